@@ -1,0 +1,102 @@
+"""Losses of one restart, as plain functions and their weighted sum.
+
+The reference sums each term over its batch; here a restart stands alone, and `vmap` and a sum
+give the reference's numbers.
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+
+def l2(lr, target, eps=0.0):
+    """Mean squared error over pixels and channels, at least eps: PULSE's L2 of one image.
+
+    max(mean((lr − target)²), eps) for two images of one shape (H, W, C). Below eps the gradient
+    is 0. Raises ValueError if the shapes differ.
+    """
+    _check_same_shape(lr, target)
+    return _at_least(eps, jnp.mean((lr - target) ** 2))
+
+
+def l1(lr, target, eps=0.0):
+    """Ten times the mean absolute error, itself at least eps: PULSE's L1 of one image.
+
+    10 max(mean |lr − target|, eps) for two images of one shape (H, W, C). Below eps the gradient
+    is 0. Raises ValueError if the shapes differ.
+    """
+    _check_same_shape(lr, target)
+    return 10 * _at_least(eps, jnp.mean(jnp.abs(lr - target)))
+
+
+def geocross(styles):
+    """Spread of the L style vectors of one image on the sphere (PULSE's GEOCROSS, section 3.2).
+
+    mean_ij(d θ_ij²) / 8 over all L² ordered pairs of rows of `styles` (L, d), where
+    θ_ij = 2 atan2(|w_i − w_j|, |w_i + w_j|) is their angle if their lengths are equal, and |v| is
+    √(v·v + 1e-9). One vector alone has no spread: 0. The reference's 512 is d here. Raises
+    ValueError if `styles` is not (L, d).
+    """
+    if styles.ndim != 2:
+        raise ValueError(f"geocross takes the styles of one image (L, d), got {styles.shape}")
+    layers, d = styles.shape
+    if layers == 1:
+        return jnp.zeros((), styles.dtype)
+
+    # Not from the Gram matrix: the angle of two nearly equal vectors would drown in its rounding.
+    a, b = styles[:, None], styles  # (L, 1, d), (L, d)
+    apart = jnp.sqrt(jnp.sum((a - b) ** 2, -1) + 1e-9)  # (L, L)
+    along = jnp.sqrt(jnp.sum((a + b) ** 2, -1) + 1e-9)
+    angle = 2 * jnp.arctan2(apart, along)
+    return jnp.mean(d * angle**2) / 8
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The weighted sum of `l2`, `l1` and `geocross` that a search minimises.
+
+    The default is PULSE's 100 L2 + 0.05 GEOCROSS; eps is where `l2` and `l1` stop improving (mean
+    squared or absolute error, images in [0, 1]). A term of weight 0 is not computed. Raises
+    ValueError for a weight that is not finite, weights that are all 0, or eps < 0.
+    """
+
+    l2: float = 100.0
+    l1: float = 0.0
+    geocross: float = 0.05
+    eps: float = 1e-3
+
+    def __post_init__(self):
+        weights = {"l2": self.l2, "l1": self.l1, "geocross": self.geocross}
+        for name, weight in weights.items():
+            if not math.isfinite(weight):
+                raise ValueError(f"the weight of {name} must be finite, got {weight}")
+        if not any(weights.values()):
+            raise ValueError(f"a loss needs a weight other than 0, got {weights}")
+        if not 0 <= self.eps < math.inf:
+            raise ValueError(f"eps must be finite and at least 0, got {self.eps}")
+
+    @property
+    def needs_styles(self):
+        return self.geocross != 0
+
+    def __call__(self, lr, target, styles):
+        """The loss of one restart, from D(x), y (both (H, W, C)) and the styles (L, d) or None."""
+        total = 0.0
+        if self.l2:
+            total += self.l2 * l2(lr, target, self.eps)
+        if self.l1:
+            total += self.l1 * l1(lr, target, self.eps)
+        if self.geocross:
+            total += self.geocross * geocross(styles)
+        return total
+
+
+def _at_least(eps, value):
+    # Unlike jnp.maximum, this has the whole gradient at equality, as the reference's clamp has.
+    return jnp.where(value < eps, eps, value)
+
+
+def _check_same_shape(lr, target):
+    if lr.shape != target.shape:
+        raise ValueError(f"the target's shape {target.shape} is not the image's {lr.shape}")
