@@ -80,16 +80,17 @@ RANGES = dict.fromkeys(Attributes._fields, (-1.0, 1.0)) | {
 }
 
 # Silhouette: half width, top, bottom, roundness of the ends, flare.
-# Opening for the face: hairline at the parting, its fall to the sides, half width. Then curls.
+# Opening for the face: hairline at the parting, its fall to the sides, half width.
+# Then curls and the blur of the edge.
 HAIR = {
-    "bald": (0.55, -0.80, -0.10, 0.05, 0.0, -0.50, 0.3, 0.44, 0.0),
-    "cropped": (0.54, -0.81, -0.02, 0.05, 0.0, -0.50, 0.25, 0.45, 0.0),
-    "side parted": (0.57, -0.87, 0.00, 0.06, 0.0, -0.52, 0.45, 0.44, 0.0),
-    "swept up": (0.55, -0.95, -0.04, 0.06, -0.1, -0.46, 0.05, 0.44, 0.2),
-    "bob": (0.64, -0.87, 0.48, 0.16, 0.1, -0.27, 0.08, 0.42, 0.0),
-    "long": (0.62, -0.86, 1.20, 0.10, 0.12, -0.58, 0.75, 0.42, 0.0),
-    "wavy": (0.68, -0.88, 0.82, 0.20, 0.15, -0.54, 0.6, 0.42, 0.7),
-    "afro": (0.80, -0.97, 0.30, 0.45, 0.0, -0.45, 0.15, 0.43, 1.0),
+    "bald": (0.55, -0.80, -0.10, 0.05, 0.0, -0.50, 0.3, 0.44, 0.0, 0.0),
+    "cropped": (0.56, -0.79, -0.02, 0.05, 0.0, -0.50, 0.15, 0.46, 0.0, 0.08),
+    "side parted": (0.59, -0.87, 0.04, 0.06, 0.0, -0.52, 0.55, 0.46, 0.0, 0.0),
+    "swept up": (0.56, -0.97, -0.04, 0.06, -0.3, -0.45, 0.05, 0.45, 0.2, 0.02),
+    "bob": (0.65, -0.87, 0.48, 0.16, 0.1, -0.27, 0.08, 0.42, 0.0, 0.0),
+    "long": (0.62, -0.86, 1.20, 0.10, 0.12, -0.58, 0.75, 0.42, 0.0, 0.0),
+    "wavy": (0.68, -0.88, 0.82, 0.20, 0.15, -0.54, 0.6, 0.42, 0.7, 0.0),
+    "afro": (0.80, -0.97, 0.30, 0.45, 0.0, -0.45, 0.15, 0.43, 1.0, 0.03),
 }
 KINDS = {  # the probability of each kind
     "hair_style": dict.fromkeys(HAIR, 1 / len(HAIR)),
@@ -104,27 +105,17 @@ KINDS = {  # the probability of each kind
     "clothing": {"crew neck": 1 / 4, "v-neck": 1 / 4, "collar": 1 / 4, "stripes": 1 / 4},
 }
 
-SKIN = (
-    (250, 222, 204),
-    (237, 195, 165),
-    (212, 160, 124),
-    (170, 116, 82),
-    (117, 76, 54),
-    (72, 46, 36),
-)
-HAIR_COLOUR = (
-    (34, 28, 30), (56, 38, 32), (98, 64, 44), (124, 60, 38), (178, 90, 46), (198, 150, 88),
-    (228, 200, 144), (150, 146, 144), (226, 222, 218),
-)  # fmt: skip
-EYE_COLOUR = (
-    (62, 38, 26),
-    (112, 72, 40),
-    (128, 112, 60),
-    (84, 128, 84),
-    (72, 124, 170),
-    (140, 156, 168),
-)
-FRAME_COLOUR = ((30, 28, 32), (96, 52, 34), (176, 140, 84), (140, 44, 52), (44, 66, 120))
+
+def palette(colours):
+    """RGB in [0, 1] from hexadecimal colours."""
+    return np.array([list(bytes.fromhex(c)) for c in colours.split()], np.float32) / 255
+
+
+SKIN = palette("fadecc edc3a5 d4a07c aa7452 754c36 482e24")
+HAIR_COLOUR = palette("221c1e 382620 62402c 7c3c26 b25a2e c69658 e4c890 969290 e2deda")
+EYE_COLOUR = palette("3e261a 704828 80703c 548054 487caa 8c9ca8")
+FRAME_COLOUR = palette("1e1c20 603422 b08c54 8c2c34 2c4278")
+LIP_PAINT = np.array([0.52, 0.10, 0.13], np.float32)
 
 
 # --- Primitives: images are (3, size, size), so that the pixels are the fast axis ---------------
@@ -175,8 +166,16 @@ def fill(distance, pixel, blur=0.0):
 
 
 def blob(x, y, rx, ry):
-    """A Gaussian bump of height one."""
-    return jnp.exp(-0.5 * ((x / rx) ** 2 + (y / ry) ** 2))
+    """A bump of height one: nearly exp(-r²/2), at the cost of a product."""
+    t = jnp.maximum(1 - ((x / rx) ** 2 + (y / ry) ** 2) / 8, 0) ** 2
+    return t * t
+
+
+def wave(t):
+    """Nearly sin(t), from two parabolas a period."""
+    t = t / (2 * np.pi)
+    t = 2 * (t - jnp.round(t))
+    return 4 * t * (1 - jnp.abs(t))
 
 
 def over(canvas, colour, alpha):
@@ -186,10 +185,9 @@ def over(canvas, colour, alpha):
 
 
 def ramp(stops, t):
-    """Colour at t in [0, 1] on a polyline through evenly spaced stops (0..255)."""
-    stops = jnp.asarray(stops, jnp.float32) / 255
-    at = jnp.linspace(0, 1, len(stops))
-    return jnp.stack([jnp.interp(t, at, stops[:, c]) for c in range(3)])
+    """Colour at t in [0, 1] on a polyline through evenly spaced colours."""
+    at = np.linspace(0, 1, len(stops))
+    return jnp.stack([jnp.interp(t, at, channel) for channel in stops.T])
 
 
 def hsv(h, s, v):
@@ -208,12 +206,14 @@ def make_grid(a, size):
     cos, sin = jnp.cos(a.tilt), jnp.sin(a.tilt)
     x = px * cos + (py - 0.2) * sin + 0.28 * a.yaw  # the turn moves the features back to the middle
     y = (py - 0.2) * cos - px * sin + 0.2
-    rx, ry, cy = 0.53 + 0.035 * a.head_width, 0.72, -0.04
-    taper = 1 - (0.26 - 0.09 * a.jaw) * smooth((y - cy) / ry, -0.1, 1.15)
-    nx, ny = x / (rx * taper), (y - cy) / ry
+    rx = 0.53 + 0.035 * a.head_width
+    y0 = y + 0.12  # the head is widest above the eyes
+    ry = jnp.where(y0 < 0, 0.64, 0.79)
+    taper = 1 - (0.20 - 0.10 * a.jaw) * smooth(y0 / 0.79, -0.1, 1.1)
+    nx, ny = x / (rx * taper), y0 / ry
     nz = jnp.sqrt(jnp.maximum(1 - nx * nx - ny * ny, 0.02))
     u = x * jnp.cos(a.yaw) - 0.95 * rx * nz * jnp.sin(a.yaw)
-    head = ellipse(x / taper, y - cy, rx, ry) * (0.5 + 0.5 * taper)
+    head = ellipse(x / taper, y0, rx, ry) * taper
     return Grid(x, y, u, y + 0 * x, head, (nx, ny, nz), 2 / size)
 
 
@@ -232,8 +232,8 @@ def shadow(colour, depth):
 
 
 def background(a, g):
-    one = hsv(a.background_hue, 0.32, 0.68 + 0.17 * a.background_value)
-    two = hsv(a.background_hue + 0.12 * a.background_turn, 0.42, 0.5 + 0.17 * a.background_value)
+    one = hsv(a.background_hue, 0.28, 0.68 + 0.17 * a.background_value)
+    two = hsv(a.background_hue + 0.12 * a.background_turn, 0.36, 0.52 + 0.17 * a.background_value)
     t = jnp.cos(a.background_angle) * g.x + jnp.sin(a.background_angle) * g.y
     glow = blob(g.x, g.y + 0.2, 0.8, 0.8)
     return over(over(one[:, None, None], two, smooth(t, -1.2, 1.2)), jnp.ones(3), 0.12 * glow)
@@ -242,18 +242,18 @@ def background(a, g):
 def hair_shape(a, g):
     """Signed distance of the silhouette, the row of `HAIR` and curl pattern."""
     table = jnp.asarray(list(HAIR.values()), jnp.float32)
-    rx, top, bottom, soft, flare, *_, curl = row = table[a.hair_style]
+    rx, top, bottom, soft, flare, *_, curl, _ = row = table[a.hair_style]
     bottom = bottom + 0.1 * a.hair_length * (bottom > 0.1)
     below = jnp.maximum(g.y + 0.15, 0)
-    x = g.x / (1 + flare * below) + 0.02 * curl * jnp.sin(9 * g.y + 4 * g.x)
+    x = g.x / (1 + flare * below) + 0.02 * curl * wave(9 * g.y + 4 * g.x)
     arch = ellipse(x, jnp.minimum(g.y + 0.15, 0), rx, -0.15 - top)
     return both(arch, g.y - bottom, 2 * soft), row
 
 
 def strands(a, g, curl):
     """Soft relief of the hair, about -1..1: combed lines that turn into curls."""
-    lines = jnp.sin(17 * (g.u - 0.3 * a.hair_part) * (1 + 0.25 * g.y) + 1.5 * jnp.sin(3 * g.y))
-    curls = jnp.sin(15 * g.u + 2 * jnp.sin(5 * g.y)) * jnp.sin(14 * g.y + 2 * jnp.sin(6 * g.u))
+    lines = wave(17 * (g.u - 0.3 * a.hair_part) * (1 + 0.25 * g.y) + 1.5 * wave(3 * g.y))
+    curls = wave(15 * g.u + 2 * wave(5 * g.y)) * wave(14 * g.y + 2 * wave(6 * g.u))
     return lines * (1 - curl) + 1.3 * curls * curl
 
 
@@ -270,7 +270,7 @@ def hair_tone(a, g, curl):
 
 
 def back_hair(canvas, a, g):
-    shape, row = hair_shape(a, g)
+    shape, _ = hair_shape(a, g)
     colour = ramp(HAIR_COLOUR, a.hair_colour)
     return over(canvas, 0.6 * colour, fill(shape, g.pixel) * (a.hair_style > 0))
 
@@ -286,17 +286,17 @@ def body(canvas, a, g):
     cloth = hsv(a.clothing_hue, 0.42, 0.52 + 0.28 * a.clothing_value)
     shoulders = ellipse(x, y - 1.3, 0.98, 0.56)
     v_neck = (jnp.abs(x) * 1.5 + y - 1.06) / 1.8
-    opening = jnp.where(a.clothing == 1, v_neck, ellipse(x, y - 0.72, 0.3, 0.16))
+    opening = jnp.where(
+        (a.clothing == 1) | (a.clothing == 2), v_neck, ellipse(x, y - 0.72, 0.3, 0.16)
+    )
     garment = both(shoulders, -opening, 0.03)
-    stripe = smooth(jnp.sin(26 * (y - 0.12 * x * x)), -0.5, 0.5) * (a.clothing == 3)
+    stripe = smooth(wave(26 * (y - 0.12 * x * x)), -0.5, 0.5) * (a.clothing == 3)
     fold = 0.16 * smooth(jnp.abs(x), 0.25, 0.9) + 0.2 * blob(x, y - 0.7, 0.4, 0.14)
     pale = 0.5 + 0.5 * cloth
     garment_colour = shadow(cloth, fold - 0.25 * side)
     garment_colour = over(garment_colour, pale, 0.6 * stripe)
     canvas = over(canvas, garment_colour, fill(garment, g.pixel))
-    flap = both(
-        box(jnp.abs(x) - 0.21 + 0.35 * (y - 0.85), y - 0.84, 0.10, 0.13, 0.03), -v_neck + 0.0, 0.02
-    )
+    flap = jnp.maximum(jnp.abs(v_neck - 0.05) - 0.055, jnp.abs(y - 0.83) - 0.11)
     collar = fill(flap, g.pixel) * (a.clothing == 2)
     rim = fill(jnp.abs(opening - 0.03) - 0.022, g.pixel) * fill(shoulders, g.pixel)
     canvas = over(canvas, 0.75 * cloth, 0.7 * rim * ((a.clothing == 0) | (a.clothing == 3)))
@@ -348,9 +348,9 @@ def head(canvas, a, g):
         u, v - 0.22, 0.1, 0.06
     )
     skin = skin * (1 - rosy * jnp.array([0.0, 0.6, 0.5])[:, None, None])
-    dots = jnp.sin(34 * u + 3 * jnp.sin(9 * v)) * jnp.sin(32 * v + 3 * jnp.sin(11 * u))
-    spread = blob(w - 0.22, v - 0.2, 0.14, 0.07) * smooth(a.freckles, 0.4, 1.0)
-    skin = skin * (1 - 0.30 * spread * smooth(dots, 0.0, 0.8))
+    dots = wave(34 * u + 3 * wave(9 * v)) * wave(32 * v + 3 * wave(11 * u))
+    spread = blob(w - 0.2, v - 0.2, 0.11, 0.06) * smooth(a.freckles, 0.4, 1.0)
+    skin = skin * (1 - 0.26 * spread * smooth(dots, 0.0, 0.8))
     return over(canvas, skin, fill(g.inside, g.pixel))
 
 
@@ -365,7 +365,7 @@ def facial_hair(canvas, a, g):
     beard = jnp.minimum(both(chin, g.inside - 0.05, 0.03), moustache)
     stubble = 0.30 * fill(jnp.minimum(both(chin, g.inside, 0.03), moustache), g.pixel, 0.12)
     colour = ramp(HAIR_COLOUR, a.hair_colour)
-    relief = 1 + 0.12 * jnp.sin(20 * u) * smooth(v, 0.3, 0.6) - 0.25 * smooth(v, 0.55, 0.8)
+    relief = 1 + 0.12 * wave(20 * u) * smooth(v, 0.3, 0.6) - 0.25 * smooth(v, 0.55, 0.8)
     shape = jnp.where(a.facial_hair == 2, moustache, jnp.where(a.facial_hair == 3, goatee, beard))
     alpha = jnp.where(a.facial_hair == 1, stubble, 0.92 * fill(shape, g.pixel, 0.03))
     return over(canvas, colour[:, None, None] * relief, alpha * (a.facial_hair > 0))
@@ -386,12 +386,12 @@ def mouth(canvas, a, g):
     steep = 1 / jnp.sqrt(1 + (0.2 * g.u / half) ** 2)
     lips = fill(jnp.maximum(upper, lower) * steep, g.pixel)
     bare = skin * jnp.array([0.88, 0.66, 0.64])
-    paint = skin * 0.25 + jnp.array([0.52, 0.10, 0.13])
+    paint = 0.25 * skin + LIP_PAINT
     colour = bare + (paint - bare) * a.lip_colour
     tone = jnp.where(v < 0, 0.82, 1.0) + 0.14 * blob(g.u, v - 0.035 - gap, 0.08, 0.015)
     canvas = over(canvas, colour[:, None, None] * tone, lips)
     line = jnp.maximum(-v - 0.4 * gap, v - 0.9 * gap) - 0.010
-    ends = (jnp.abs(g.u) - half) * 1.0
+    ends = jnp.abs(g.u) - half
     dark = fill(jnp.maximum(line, ends), g.pixel)
     canvas = over(canvas, 0.35 * bare * jnp.array([1.0, 0.6, 0.6]), 0.85 * dark)
     teeth = jnp.maximum(-v - 0.4 * gap + 0.004, v - 0.35 * gap)
@@ -414,7 +414,7 @@ def eyes(canvas, a, g):
     """White, iris, pupil and catch-light under an upper lid with lashes."""
     sign = jnp.where(g.u < 0, -1.0, 1.0)
     q = jnp.abs(g.u) - EYE
-    v = g.v + 0.10 * a.eye_slant * q - 0.0
+    v = g.v + 0.10 * a.eye_slant * q
     half = 0.145
     arc = 1 - (q / half) ** 2
     steep = jax.lax.rsqrt(1 + (1.3 * q / half) ** 2)
@@ -456,17 +456,17 @@ def brows(canvas, a, g):
 def front_hair(canvas, a, g):
     """Hair in front of the head: the silhouette less an opening for the face."""
     shape, row = hair_shape(a, g)
-    hairline, fall, width, curl = row[5:]
+    hairline, fall, width, curl, blur = row[5:]
     w = jnp.abs(g.u)
     part = 0.28 * a.hair_part
     reach = jnp.sqrt((g.u - part) ** 2 + 0.004)
-    line = hairline + fall * reach * reach / (0.3 + reach) + 0.015 * curl * jnp.sin(14 * g.u)
+    line = hairline + fall * reach * reach / (0.3 + reach) + 0.015 * curl * wave(14 * g.u)
     opening = both(w - width - 0.06 * smooth(g.v, -0.1, 0.3), line - g.v, 0.22)
     hair = both(shape, -opening, 0.02)
     there = a.hair_style > 0
     cast = fill(both(g.inside, -opening - 0.07, 0.02), g.pixel, 0.12) * fill(shape, g.pixel)
     canvas = over(canvas, 0.45 * skin_colour(a), 0.35 * cast * there)
-    return over(canvas, hair_tone(a, g, curl), fill(hair, g.pixel) * there)
+    return over(canvas, hair_tone(a, g, curl), fill(hair, g.pixel, blur) * there)
 
 
 def glasses(canvas, a, g):
@@ -475,7 +475,7 @@ def glasses(canvas, a, g):
     lens = jnp.where(
         a.glasses == 1, jnp.sqrt(q * q + v * v + 1e-8) - 0.19, box(q, v, 0.19, 0.145, 0.06)
     )
-    bridge = jnp.maximum(jnp.abs(v + 0.05 - 0.8 * q * 0) - 0.014, q + 0.18)
+    bridge = jnp.maximum(jnp.abs(v + 0.05) - 0.014, q + 0.18)
     temple = jnp.maximum(jnp.abs(v + 0.04) - 0.014, jnp.maximum(-q + 0.18, g.inside))
     frame = jnp.minimum(jnp.abs(lens) - 0.017, jnp.minimum(bridge, temple))
     there = a.glasses > 0
@@ -488,7 +488,7 @@ def glasses(canvas, a, g):
 
 
 def sample_attributes(key) -> Attributes:
-    """Independent attributes: uniform over `RANGES`, or a kind with the probabilities of `KINDS`."""
+    """Independent attributes: uniform over `RANGES`, kinds with the probabilities of `KINDS`."""
     draws = jax.random.uniform(key, (len(Attributes._fields),))
 
     def value(name, t):
@@ -515,8 +515,8 @@ def draw(attributes: Attributes, size: int) -> jax.Array:
         nostrils,
         eyes,
         brows,
-        front_hair,
         glasses,
+        front_hair,
     )
     for part in parts:
         canvas = part(canvas, attributes, grid)
