@@ -24,7 +24,7 @@ import numpy as np
 
 
 class Attributes(NamedTuple):
-    """What a face is drawn from; scalars, in the ranges of `RANGES` and the kinds of `KINDS`."""
+    """What a face is drawn from; scalars, in `RANGES`, or the number of a kind in `KINDS`."""
 
     skin: jax.Array  # 0 very light .. 1 very dark
     undertone: jax.Array  # -1 rosy .. 1 golden
@@ -64,46 +64,31 @@ class Attributes(NamedTuple):
     background_angle: jax.Array
 
 
-RANGES = dict.fromkeys(Attributes._fields, (-1.0, 1.0)) | {
-    "skin": (0.0, 1.0),
-    "freckles": (0.0, 1.0),
-    "blush": (0.0, 1.0),
-    "yaw": (-0.35, 0.35),
-    "tilt": (-0.07, 0.07),
-    "eye_colour": (0.0, 1.0),
-    "lip_colour": (0.0, 1.0),
-    "hair_colour": (0.0, 1.0),
-    "frame_colour": (0.0, 1.0),
-    "clothing_hue": (0.0, 1.0),
-    "background_hue": (0.0, 1.0),
-    "background_angle": (-np.pi, np.pi),
-}
+UNIT = ("skin", "freckles", "blush", "eye_colour", "lip_colour", "hair_colour", "frame_colour")
+UNIT += ("clothing_hue", "background_hue")
+RANGES = dict.fromkeys(Attributes._fields, (-1.0, 1.0)) | dict.fromkeys(UNIT, (0.0, 1.0))
+RANGES |= {"yaw": (-0.35, 0.35), "tilt": (-0.07, 0.07), "background_angle": (-np.pi, np.pi)}
 
 # Silhouette: half width, top, bottom, roundness of the ends, flare.
 # Opening for the face: hairline at the parting, its fall to the sides, half width.
 # Then curls and the blur of the edge.
 HAIR = {
     "bald": (0.55, -0.80, -0.10, 0.05, 0.0, -0.50, 0.3, 0.44, 0.0, 0.0),
-    "cropped": (0.56, -0.79, -0.02, 0.05, 0.0, -0.50, 0.15, 0.46, 0.0, 0.08),
-    "side parted": (0.59, -0.87, 0.04, 0.06, 0.0, -0.52, 0.55, 0.46, 0.0, 0.0),
-    "swept up": (0.56, -0.97, -0.04, 0.06, -0.3, -0.45, 0.05, 0.45, 0.2, 0.02),
+    "cropped": (0.55, -0.78, -0.02, 0.05, 0.0, -0.50, 0.15, 0.46, 0.0, 0.08),
+    "side parted": (0.58, -0.85, 0.04, 0.06, 0.0, -0.52, 0.55, 0.46, 0.0, 0.0),
+    "swept up": (0.57, -0.95, -0.04, 0.06, -0.3, -0.45, 0.05, 0.45, 0.25, 0.02),
     "bob": (0.65, -0.87, 0.48, 0.16, 0.1, -0.27, 0.08, 0.42, 0.0, 0.0),
     "long": (0.62, -0.86, 1.20, 0.10, 0.12, -0.58, 0.75, 0.42, 0.0, 0.0),
     "wavy": (0.68, -0.88, 0.82, 0.20, 0.15, -0.54, 0.6, 0.42, 0.7, 0.0),
     "afro": (0.80, -0.97, 0.30, 0.45, 0.0, -0.45, 0.15, 0.43, 1.0, 0.03),
 }
-KINDS = {  # the probability of each kind
-    "hair_style": dict.fromkeys(HAIR, 1 / len(HAIR)),
-    "facial_hair": {
-        "none": 1 / 2,
-        "stubble": 1 / 8,
-        "moustache": 1 / 8,
-        "goatee": 1 / 8,
-        "beard": 1 / 8,
-    },
-    "glasses": {"none": 1 / 2, "round": 1 / 4, "square": 1 / 4},
-    "clothing": {"crew neck": 1 / 4, "v-neck": 1 / 4, "collar": 1 / 4, "stripes": 1 / 4},
+KINDS = {  # equally likely, but half the faces have no facial hair and half no glasses
+    "hair_style": tuple(HAIR),
+    "facial_hair": ("none",) * 4 + ("stubble", "moustache", "goatee", "beard"),
+    "glasses": ("none",) * 2 + ("round", "square"),
+    "clothing": ("crew neck", "v-neck", "collar", "stripes"),
 }
+RANGES = {name: span for name, span in RANGES.items() if name not in KINDS}
 
 
 def palette(colours):
@@ -127,7 +112,6 @@ class Grid(NamedTuple):
     x: jax.Array  # on the page, upright with the head
     y: jax.Array
     u: jax.Array  # on the face: turned with the head, 0 on the nose ridge
-    v: jax.Array
     inside: jax.Array  # signed distance to the head
     normal: tuple  # of the smooth head
     pixel: float  # width
@@ -214,16 +198,17 @@ def make_grid(a, size):
     nz = jnp.sqrt(jnp.maximum(1 - nx * nx - ny * ny, 0.02))
     u = x * jnp.cos(a.yaw) - 0.95 * rx * nz * jnp.sin(a.yaw)
     head = ellipse(x / taper, y0, rx, ry) * taper
-    return Grid(x, y, u, y + 0 * x, head, (nx, ny, nz), 2 / size)
+    return Grid(x, y, u, head, (nx, ny, nz), 2 / size)
 
 
 def light(a):
-    d = jnp.stack([0.75 * a.light_x, -0.45 + 0.25 * a.light_y, 0.85 + 0 * a.light_x])
+    """Unit vector to the light, from above and in front."""
+    d = jnp.array([0.75 * a.light_x, -0.45 + 0.25 * a.light_y, 0.85])
     return d / jnp.linalg.norm(d)
 
 
 def skin_colour(a):
-    return ramp(SKIN, a.skin) * (1 + 0.035 * a.undertone * jnp.array([0.0, 0.6, -1.2]))
+    return ramp(SKIN, a.skin) * (1 + 0.05 * a.undertone * jnp.array([0.0, 0.6, -1.2]))
 
 
 def shadow(colour, depth):
@@ -246,7 +231,8 @@ def hair_shape(a, g):
     bottom = bottom + 0.1 * a.hair_length * (bottom > 0.1)
     below = jnp.maximum(g.y + 0.15, 0)
     x = g.x / (1 + flare * below) + 0.02 * curl * wave(9 * g.y + 4 * g.x)
-    arch = ellipse(x, jnp.minimum(g.y + 0.15, 0), rx, -0.15 - top)
+    up = jnp.clip((g.y + 0.15) / (top + 0.15), 0, 2)
+    arch = ellipse(x, up * jnp.sqrt(up) * (top + 0.15), rx, top + 0.15)  # rounder than an ellipse
     return both(arch, g.y - bottom, 2 * soft), row
 
 
@@ -261,10 +247,10 @@ def hair_tone(a, g, curl):
     """Shaded hair: a lit dome with a highlight band and strands."""
     lx, ly, _ = light(a)
     dome = 0.30 * (lx * g.x + ly * (g.y + 0.1)) / 0.6
-    shine = blob(
-        g.y + 0.62 - 0.25 * g.x**2 + 0.03 * strands(a, g, curl), g.x - 0.5 * lx, 0.09, 0.35
-    )
-    tone = 1 + dome + 0.13 * strands(a, g, curl)
+    relief = strands(a, g, curl)
+    band = g.y + 0.62 - 0.25 * g.x**2 + 0.03 * relief
+    shine = blob(band, g.x - 0.5 * lx, 0.09, 0.35)
+    tone = 1 + dome + 0.13 * relief
     colour = ramp(HAIR_COLOUR, a.hair_colour)[:, None, None]
     return colour * tone + 0.16 * shine * (0.3 + colour)
 
@@ -280,15 +266,14 @@ def body(canvas, a, g):
     x, y = g.x - 0.25 * a.yaw, g.y
     skin = skin_colour(a)
     neck = both(jnp.abs(x) - 0.26 - 0.25 * smooth(y, 0.7, 1.1), 0.2 - y, 0.1)
-    side = x * jnp.sign(0.001 + a.light_x) * jnp.abs(a.light_x)
+    side = x * a.light_x
     depth = 0.42 * (1 - smooth(y, 0.62, 0.95)) + 0.12 - 0.4 * side
     canvas = over(canvas, shadow(skin, depth), fill(neck, g.pixel))
     cloth = hsv(a.clothing_hue, 0.42, 0.52 + 0.28 * a.clothing_value)
     shoulders = ellipse(x, y - 1.3, 0.98, 0.56)
     v_neck = (jnp.abs(x) * 1.5 + y - 1.06) / 1.8
-    opening = jnp.where(
-        (a.clothing == 1) | (a.clothing == 2), v_neck, ellipse(x, y - 0.72, 0.3, 0.16)
-    )
+    open_neck = (a.clothing == 1) | (a.clothing == 2)
+    opening = jnp.where(open_neck, v_neck, ellipse(x, y - 0.72, 0.3, 0.16))
     garment = both(shoulders, -opening, 0.03)
     stripe = smooth(wave(26 * (y - 0.12 * x * x)), -0.5, 0.5) * (a.clothing == 3)
     fold = 0.16 * smooth(jnp.abs(x), 0.25, 0.9) + 0.2 * blob(x, y - 0.7, 0.4, 0.14)
@@ -299,7 +284,7 @@ def body(canvas, a, g):
     flap = jnp.maximum(jnp.abs(v_neck - 0.05) - 0.055, jnp.abs(y - 0.83) - 0.11)
     collar = fill(flap, g.pixel) * (a.clothing == 2)
     rim = fill(jnp.abs(opening - 0.03) - 0.022, g.pixel) * fill(shoulders, g.pixel)
-    canvas = over(canvas, 0.75 * cloth, 0.7 * rim * ((a.clothing == 0) | (a.clothing == 3)))
+    canvas = over(canvas, 0.75 * cloth, 0.7 * rim * ~open_neck)
     return over(canvas, pale, 0.9 * collar)
 
 
@@ -314,7 +299,7 @@ def ears(canvas, a, g):
 def head(canvas, a, g):
     """The head: an ellipsoid with bumps, Lambert light, ambient occlusion and a hint of gloss."""
     nx, ny, nz = g.normal
-    u, v, w = g.u, g.v, jnp.abs(g.u)
+    u, v, w = g.u, g.y, jnp.abs(g.u)
     sign = jnp.sign(u)
     wide = 1 + 0.25 * a.nose_width
 
@@ -323,7 +308,7 @@ def head(canvas, a, g):
         return bump * (w - cx) / rx * sign, bump * (v - cy) / ry
 
     bumps = (
-        slope(0.0, 0.06, 0.05 * wide, 0.15, 0.42),  # bridge of the nose
+        slope(0.0, 0.06, 0.05 * wide, 0.15, 0.50),  # bridge of the nose
         slope(0.0, 0.21, 0.085 * wide, 0.06, 0.55),  # tip
         slope(0.24, 0.0, 0.13, 0.10, -0.22),  # sockets
         slope(0.28, 0.24, 0.14, 0.12, 0.16 + 0.06 * a.smile),  # cheeks
@@ -337,7 +322,7 @@ def head(canvas, a, g):
     lambert = (nx * lx + ny * ly + nz * lz) * norm
     occlusion = (
         0.10 * blob(w - 0.20, v + 0.07, 0.12, 0.06)  # brow
-        + 0.16 * blob(u, v - 0.285, 0.09 * wide, 0.03)  # nose
+        + 0.22 * blob(u, v - 0.285, 0.09 * wide, 0.03)  # nose
         + 0.10 * blob(u, v - 0.53, 0.12, 0.03)  # lower lip
         + 0.14 * smooth(g.normal[0] ** 2 + g.normal[1] ** 2, 0.6, 1.1)  # rim
     )
@@ -356,7 +341,7 @@ def head(canvas, a, g):
 
 def facial_hair(canvas, a, g):
     """Stubble, moustache, goatee or beard, in a shade of the hair."""
-    u, v, w = g.u, g.v, jnp.abs(g.u)
+    u, v, w = g.u, g.y, jnp.abs(g.u)
     mouth = ellipse(u, v - 0.44, 0.21, 0.085)
     cheek = 0.40 - 1.1 * smooth(w, 0.12, 0.62) * 0.75 - v  # below the cheek line
     chin = both(cheek, -mouth, 0.05)
@@ -378,7 +363,7 @@ def mouth(canvas, a, g):
     across = jnp.clip((g.u / half) ** 2, 0, 4)
     arc = 1 - across
     gap = 0.075 * jnp.maximum(a.mouth_open, 0) * arc
-    v = g.v - 0.435 - 0.075 * a.smile * (0.45 - across)
+    v = g.y - 0.435 - 0.075 * a.smile * (0.45 - across)
     full = 0.045 + 0.014 * a.lip_fullness
     bow = 1 - 0.30 * blob(g.u, 0.0, 0.035, 1.0)
     upper = -v - 0.9 * full * arc * bow - 0.4 * gap
@@ -401,8 +386,8 @@ def mouth(canvas, a, g):
 
 def nostrils(canvas, a, g):
     wide = 1 + 0.25 * a.nose_width
-    hole = ellipse(jnp.abs(g.u) - 0.045 * wide, g.v - 0.262, 0.026, 0.016)
-    wing = blob(jnp.abs(g.u) - 0.095 * wide, g.v - 0.235, 0.018, 0.035)
+    hole = ellipse(jnp.abs(g.u) - 0.045 * wide, g.y - 0.262, 0.026, 0.016)
+    wing = blob(jnp.abs(g.u) - 0.095 * wide, g.y - 0.235, 0.018, 0.035)
     canvas = over(canvas, 0.45 * skin_colour(a), 0.25 * wing)
     return over(canvas, 0.35 * skin_colour(a), 0.75 * fill(hole, g.pixel, 0.02))
 
@@ -414,7 +399,7 @@ def eyes(canvas, a, g):
     """White, iris, pupil and catch-light under an upper lid with lashes."""
     sign = jnp.where(g.u < 0, -1.0, 1.0)
     q = jnp.abs(g.u) - EYE
-    v = g.v + 0.10 * a.eye_slant * q
+    v = g.y + 0.10 * a.eye_slant * q
     half = 0.145
     arc = 1 - (q / half) ** 2
     steep = jax.lax.rsqrt(1 + (1.3 * q / half) ** 2)
@@ -448,7 +433,7 @@ def brows(canvas, a, g):
     q = (jnp.abs(g.u) - EYE - 0.005) / 0.17  # -1 at the nose .. 1 at the temple
     middle = -0.215 - 0.035 * a.brow_height - 0.035 * (1 - q * q) - 0.04 * a.brow_angle * q
     thick = (0.030 + 0.013 * a.brow_weight) * (1 - 0.3 * q)
-    shape = both(jnp.abs(g.v - middle) - thick, (jnp.abs(q) - 1) * 0.17, 0.05)
+    shape = both(jnp.abs(g.y - middle) - thick, (jnp.abs(q) - 1) * 0.17, 0.05)
     colour = 0.75 * ramp(HAIR_COLOUR, a.hair_colour) + 0.1 * skin_colour(a)
     return over(canvas, colour, 0.88 * fill(shape, g.pixel, 0.015))
 
@@ -461,7 +446,7 @@ def front_hair(canvas, a, g):
     part = 0.28 * a.hair_part
     reach = jnp.sqrt((g.u - part) ** 2 + 0.004)
     line = hairline + fall * reach * reach / (0.3 + reach) + 0.015 * curl * wave(14 * g.u)
-    opening = both(w - width - 0.06 * smooth(g.v, -0.1, 0.3), line - g.v, 0.22)
+    opening = both(w - width - 0.06 * smooth(g.y, -0.1, 0.3), line - g.y, 0.22)
     hair = both(shape, -opening, 0.02)
     there = a.hair_style > 0
     cast = fill(both(g.inside, -opening - 0.07, 0.02), g.pixel, 0.12) * fill(shape, g.pixel)
@@ -471,7 +456,7 @@ def front_hair(canvas, a, g):
 
 def glasses(canvas, a, g):
     """Thin frames with a faint reflection."""
-    q, v = jnp.abs(g.u) - EYE, g.v - 0.005
+    q, v = jnp.abs(g.u) - EYE, g.y - 0.005
     lens = jnp.where(
         a.glasses == 1, jnp.sqrt(q * q + v * v + 1e-8) - 0.19, box(q, v, 0.19, 0.145, 0.06)
     )
@@ -488,13 +473,14 @@ def glasses(canvas, a, g):
 
 
 def sample_attributes(key) -> Attributes:
-    """Independent attributes: uniform over `RANGES`, kinds with the probabilities of `KINDS`."""
+    """Independent attributes: uniform over `RANGES`, kinds over `KINDS`."""
     draws = jax.random.uniform(key, (len(Attributes._fields),))
 
     def value(name, t):
         if name in KINDS:
-            edges = np.cumsum(list(KINDS[name].values()))[:-1]
-            return jnp.sum(t >= edges).astype(jnp.int32)
+            kinds = KINDS[name]
+            repeats = max(kinds.count("none") - 1, 0)
+            return jnp.maximum((t * len(kinds)).astype(jnp.int32) - repeats, 0)
         lo, hi = RANGES[name]
         return lo + (hi - lo) * t
 
