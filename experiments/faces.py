@@ -343,11 +343,11 @@ def facial_hair(canvas, a, g):
     """Stubble, moustache, goatee or beard, in a shade of the hair."""
     u, v, w = g.u, g.y, jnp.abs(g.u)
     mouth = ellipse(u, v - 0.44, 0.21, 0.085)
-    cheek = 0.40 - 1.1 * smooth(w, 0.12, 0.62) * 0.75 - v  # below the cheek line
+    cheek = 0.40 - 0.44 * smooth(w, 0.10, 0.50) - v  # below the cheek line
     chin = both(cheek, -mouth, 0.05)
     moustache = ellipse(w - 0.09, v - 0.345 - 0.35 * w * w, 0.14, 0.042)
     goatee = jnp.minimum(moustache, both(ellipse(u, v - 0.58, 0.17, 0.15), -mouth, 0.04))
-    beard = jnp.minimum(both(chin, g.inside - 0.05, 0.03), moustache)
+    beard = jnp.minimum(both(chin, g.inside - 0.05 * smooth(v, 0.2, 0.5), 0.03), moustache)
     stubble = 0.30 * fill(jnp.minimum(both(chin, g.inside, 0.03), moustache), g.pixel, 0.12)
     colour = ramp(HAIR_COLOUR, a.hair_colour)
     relief = 1 + 0.12 * wave(20 * u) * smooth(v, 0.3, 0.6) - 0.25 * smooth(v, 0.55, 0.8)
