@@ -1,0 +1,294 @@
+"""Reads published weights: PyTorch files, without torch and without running what they name.
+
+A pickle is a program that may call anything it can name. Here it may name the rows of one table,
+`_GLOBALS`, and each stands for something inert: a storage type, a dict, a view of an array.
+"""
+
+import io
+import os
+import pickle
+import pickletools
+import re
+import struct
+import sys
+import zipfile
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pulse_jax.generators.stylegan import SMOOTHING, StyleGAN
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_VERSION = 1001
+_BLUR = np.outer(SMOOTHING, SMOOTHING)
+
+_STORAGES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": jnp.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+
+
+def read_torch(path):
+    """The object in a file of `torch.save`, with numpy arrays in place of its tensors.
+
+    Reads the zip format and the one before torch 1.6, whatever device the tensors were saved from.
+    Tensors that share a storage share memory, with their offsets and strides kept, so the arrays
+    need no more memory than the file. Names outside a fixed list are refused; nothing that a file
+    names is imported or called. Raises ValueError, one line with the file and the reason, for
+    whatever can't be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            zipped = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+            file.seek(0)
+            return (_read_zip if zipped else _read_legacy)(file, size)
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ValueError(f"{path}: {' '.join(reason.split())[:300]}") from error
+
+
+def _read_zip(file, limit):
+    with zipfile.ZipFile(file) as archive:
+        infos = {info.filename: info for info in archive.infolist()}
+        pickles = [name for name in infos if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ValueError("not a PyTorch file: it has no single data.pkl")
+        folder = pickles[0].removesuffix("data.pkl")
+
+        def member(name):
+            info = infos.get(folder + name)
+            if info is None or info.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{name} is missing or compressed")
+            return archive.open(info)
+
+        byte_order = "little"
+        if folder + "byteorder" in infos:
+            byte_order = member("byteorder").read().decode()
+        if byte_order not in ("little", "big"):
+            raise ValueError("unknown byte order")
+        tree, storages = _unpickle(io.BytesIO(member("data.pkl").read()), limit)
+        for key, storage in storages.items():
+            with member(f"data/{key}") as data:
+                _fill(storage, key, data, byte_order)
+                if data.read(1):
+                    raise ValueError(f"storage {key!r} is longer than its tensors say")
+    return tree
+
+
+def _read_legacy(file, limit):
+    try:
+        magic, _ = _unpickle(file, limit)
+    except Exception:
+        magic = None
+    if magic != _LEGACY_MAGIC:
+        raise ValueError("not a PyTorch file")
+    version, _ = _unpickle(file, limit)
+    if version != _LEGACY_VERSION:
+        raise ValueError("unknown version of PyTorch's legacy format")
+    _unpickle(file, limit)  # the writer's word sizes: the storage types say all
+    tree, storages = _unpickle(file, limit)
+    keys, _ = _unpickle(file, limit)
+    if sorted(keys) != sorted(storages):
+        raise ValueError("the file's storages are not those of its tensors")
+    for key in keys:
+        storage, (count,) = storages[key], struct.unpack("<q", file.read(8))
+        if count != storage.numel:
+            raise ValueError(
+                f"storage {key!r} has {count} elements, its tensors say {storage.numel}"
+            )
+        _fill(storage, key, file, "little")
+    return tree
+
+
+def _unpickle(file, limit):
+    """The object pickled at the file's position, and its storages by key, still to be filled."""
+    start = file.tell()
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        # The unpickler allocates its memo up to the largest index; honest ones count from 0.
+        if opcode.name.endswith("PUT") and argument > count:
+            raise pickle.UnpicklingError("malformed pickle: a memo index is out of order")
+    size = file.tell() - start
+    file.seek(start)
+    unpickler = _Unpickler(io.BytesIO(file.read(size)), limit)
+    return unpickler.load(), unpickler.storages
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file, limit):
+        super().__init__(file)
+        self.limit = limit  # on the bytes of all storages: the size of the file that holds them
+        self.storages = {}
+
+    def find_class(self, module, name):
+        if (module, name) not in _GLOBALS:
+            raise pickle.UnpicklingError(f"refused to load {f'{module}.{name}'!r}")
+        return _GLOBALS[module, name]
+
+    def persistent_load(self, pid):
+        _, storage_type, key, _location, numel, *view = pid
+        if not (type(storage_type) is type(key) is str and storage_type in _STORAGES):
+            raise pickle.UnpicklingError("malformed storage")
+        if view not in ([], [None]):
+            raise pickle.UnpicklingError(f"storage {key!r} is a view of another")
+        _check_sizes(numel)
+        dtype = np.dtype(_STORAGES[storage_type])
+        if key not in self.storages:
+            self.limit -= numel * dtype.itemsize
+            if self.limit < 0:
+                raise pickle.UnpicklingError(f"storage {key!r} is larger than the file")
+            self.storages[key] = _Storage(np.empty(numel * dtype.itemsize, np.uint8), dtype)
+        storage = self.storages[key]
+        if (storage.numel, storage.dtype) != (numel, dtype):
+            raise pickle.UnpicklingError(f"storage {key!r} has two sizes or types")
+        return storage
+
+
+class _Storage(NamedTuple):
+    data: np.ndarray  # its bytes
+    dtype: np.dtype
+
+    @property
+    def numel(self):
+        return self.data.size // self.dtype.itemsize
+
+
+def _fill(storage, key, file, byte_order):
+    if file.readinto(storage.data) != storage.data.size:
+        raise ValueError(f"storage {key!r} is truncated")
+    if byte_order != sys.byteorder:
+        storage.data.view(f"u{storage.dtype.itemsize}").byteswap(inplace=True)
+
+
+def _check_sizes(*sizes):
+    if not all(type(size) is int and size >= 0 for size in sizes):
+        raise pickle.UnpicklingError("a size, offset or stride is not a natural number")
+
+
+class _StateDict(dict):
+    """An OrderedDict. Its attributes, such as a state dict's `_metadata`, are dropped."""
+
+    __slots__ = ()
+
+    def __init__(self):
+        super().__init__()
+
+    def __setstate__(self, state):
+        pass
+
+
+class _Function:
+    """A function that a pickle may call but not change."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call):
+        self.call = call
+
+    def __call__(self, *args):
+        return self.call(*args)
+
+    def __setstate__(self, state):
+        raise pickle.UnpicklingError("malformed pickle: a function with a state")
+
+
+def _tensor(storage, offset, size, stride, *_):
+    """A view of a storage. `offset` and `stride` count elements."""
+    if not isinstance(storage, _Storage) or len(size) != len(stride):
+        raise pickle.UnpicklingError("malformed tensor")
+    _check_sizes(offset, *size, *stride)
+    if 0 in size:
+        return np.empty(size, storage.dtype)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if last >= storage.numel:
+        raise pickle.UnpicklingError(f"a tensor exceeds its storage of {storage.numel} elements")
+    item = storage.dtype.itemsize
+    strides = [step * item for step in stride]
+    return np.ndarray(size, storage.dtype, storage.data, offset * item, strides)
+
+
+# All that a pickle may name.
+_GLOBALS = {
+    ("collections", "OrderedDict"): _StateDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _Function(_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Function(lambda tensor, *_: tensor),
+    **{("torch", name): name for name in _STORAGES},
+}
+
+
+def from_pulse(synthesis, mapping=None):
+    """PULSE's state dicts, of synthesis.pt and mapping.pt, as our StyleGAN: (module, params).
+
+    Resolution, channels, latent size and depth follow from the names and shapes. The parameters
+    are float32 numpy arrays; without `mapping`, those of the mapping network are absent. Raises
+    ValueError, naming the entry, if one is missing, unknown or of the wrong shape.
+    """
+    state = {**synthesis, **(mapping or {})}
+
+    def take(name, ndim):
+        value = state.pop(name, None)
+        if getattr(value, "ndim", None) != ndim:
+            raise ValueError(f"PULSE's {name!r} is missing, or no tensor with {ndim} axes")
+        return value
+
+    def dense(name):
+        return {"kernel": take(f"{name}.weight", 2).T, "bias": take(f"{name}.bias", 1)}
+
+    def conv(name):
+        kernel = take(f"{name}.weight", 4).transpose(2, 3, 1, 0)  # OIHW → HWIO
+        return {"kernel": kernel, "bias": take(f"{name}.bias", 1)}
+
+    sides = [re.match(r"blocks\.(\d+)x", name) for name in state]
+    resolution = max((int(side[1]) for side in sides if side), default=4)
+    const = take("blocks.4x4.const", 4).transpose(0, 2, 3, 1)
+    params = {"synthesis": {"const": const, "to_rgb": conv("torgb")}}
+    channels = []
+    for k in range(resolution.bit_length() - 2):
+        side = f"{4 * 2**k}x{4 * 2**k}"
+        block = f"blocks.{side}"
+        if k == 0:
+            layers = {"const": {"bias": take(f"{block}.bias", 1)}, "conv": conv(f"{block}.conv")}
+        else:
+            layers = {"conv_up": conv(f"{block}.conv0_up"), "conv": conv(f"{block}.conv1")}
+            if not np.array_equal(take(f"{block}.conv0_up.intermediate.kernel", 4)[0, 0], _BLUR):
+                raise ValueError(f"PULSE's {block!r} has another resampling filter than [1, 2, 1]")
+        for (name, layer), epilogue in zip(layers.items(), ("epi1", "epi2"), strict=True):
+            params["synthesis"][f"{side}_{name}"] = layer | {
+                "noise_strength": take(f"{block}.{epilogue}.noise.weight", 1),
+                "style": dense(f"{block}.{epilogue}.style_mod.lin"),
+            }
+        channels.append(layer["bias"].size)
+    latent_size = params["synthesis"]["4x4_const"]["style"]["kernel"].shape[0]
+    module = StyleGAN(resolution, tuple(channels), latent_size)
+    if mapping is not None:
+        depth = sum(name.endswith(".weight") for name in mapping)
+        params["mapping"] = {f"dense_{i}": dense(f"dense{i}") for i in range(depth)}
+        module = module.clone(mapping_layers=depth)
+    if state:
+        raise ValueError(
+            f"PULSE's {min(state)!r} has no place in a StyleGAN of {resolution} pixels"
+        )
+
+    noise = [jnp.zeros((1, *shape)) for shape in module.noise_shapes]
+    latent = jnp.zeros((1, latent_size))
+    expected = jax.eval_shape(module.init, jax.random.key(0), latent, noise)["params"]
+
+    def checked(path, value, like):
+        if value.shape != like.shape:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(f"{name} has shape {value.shape}, the others imply {like.shape}")
+        return np.array(value, np.float32, order="C")
+
+    expected = {network: expected[network] for network in params}
+    return module, jax.tree_util.tree_map_with_path(checked, params, expected)

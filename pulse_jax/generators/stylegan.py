@@ -1,0 +1,152 @@
+"""StyleGAN (Karras et al., CVPR 2019): mapping and synthesis networks, as PULSE uses them."""
+
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from pulse_jax.generators.layers import (
+    Dense,
+    blur,
+    conv2d,
+    equalised_kernel,
+    leaky_relu,
+    nearest_conv2d,
+    pixel_norm,
+)
+
+SQRT2 = math.sqrt(2)
+SMOOTHING = (0.25, 0.5, 0.25)  # the resampling filter [1, 2, 1], normalised
+FUSED_FROM = 128  # the output side from which the official programs fuse upsampling and convolution
+
+
+class StyleGAN(nn.Module):
+    """Mapping and synthesis networks of StyleGAN.
+
+    `channels` are those at side 4, 8, …, `resolution`. `norm_epsilon`, of the instance norm, is
+    1e-5 in PULSE and 1e-8 in the official TensorFlow program.
+    """
+
+    resolution: int
+    channels: tuple[int, ...]
+    latent_size: int = 512
+    mapping_layers: int = 8
+    norm_epsilon: float = 1e-5
+
+    activation_gain = 1.0  # of the mapping's last leaky ReLU
+
+    @property
+    def num_layers(self):
+        """Style vectors of one image: 2 log2(resolution) − 2."""
+        return 2 * len(self.channels)
+
+    @property
+    def noise_shapes(self):
+        """One noise map (1, H, W) for each layer, two at every side."""
+        return tuple((1, 2 ** (i // 2 + 2), 2 ** (i // 2 + 2)) for i in range(self.num_layers))
+
+    def setup(self):
+        if 4 * 2 ** (len(self.channels) - 1) != self.resolution:
+            raise ValueError(
+                f"{len(self.channels)} channel counts {self.channels} don't fit "
+                f"resolution {self.resolution}"
+            )
+        self.mapping_network = Mapping(self.latent_size, self.mapping_layers, name="mapping")
+        self.synthesis_network = Synthesis(self.channels, self.norm_epsilon, name="synthesis")
+
+    def mapping(self, z):
+        """Latents z (N, d) ~ N(0, I) → style vectors w (N, d)."""
+        return self.mapping_network(z)
+
+    def synthesis(self, w, noise):
+        """Style vectors (N, L, d) and a noise map (N, 1, H, W) per layer → images (N, R, R, 3).
+
+        The images are nominally in [-1, 1].
+        """
+        return self.synthesis_network(w, noise)
+
+    def __call__(self, z, noise):
+        """One latent per image, shared by all its layers."""
+        w = self.mapping(z)
+        return self.synthesis(jnp.repeat(w[:, None], self.num_layers, axis=1), noise)
+
+
+class Mapping(nn.Module):
+    latent_size: int
+    layers: int
+
+    @nn.compact
+    def __call__(self, z):
+        x = pixel_norm(z)
+        for i in range(self.layers):
+            dense = Dense(self.latent_size, gain=SQRT2, lr_multiplier=0.01, name=f"dense_{i}")
+            x = leaky_relu(dense(x))
+        return x
+
+
+class Synthesis(nn.Module):
+    channels: tuple[int, ...]
+    norm_epsilon: float
+
+    @nn.compact
+    def __call__(self, w, noise):
+        const = self.param("const", nn.initializers.ones, (1, 4, 4, self.channels[0]))
+        x = jnp.broadcast_to(const, (w.shape[0], *const.shape[1:]))
+        for i in range(2 * len(self.channels)):
+            side = 2 ** (i // 2 + 2)
+            if i == 0:
+                name, convolve = "const", None
+            elif i % 2:
+                name, convolve = "conv", same_size
+            else:
+                name, convolve = "conv_up", nearest_up if side < FUSED_FROM else fused_up
+            name = f"{side}x{side}_{name}"
+            layer = Layer(self.channels[i // 2], convolve, self.norm_epsilon, name=name)
+            x = layer(x, w[:, i], noise[i])
+        return ToRGB(name="to_rgb")(x)
+
+
+def same_size(x, kernel):
+    return conv2d(x, kernel, (1, 1))
+
+
+def nearest_up(x, kernel):
+    """Nearest ×2, convolution, blur."""
+    return blur(nearest_conv2d(x, kernel), SMOOTHING, (1, 1))
+
+
+def fused_up(x, kernel):
+    """Transposed convolution, blur: the same as `nearest_up` with the kernel flipped."""
+    return nearest_up(x, kernel[::-1, ::-1])
+
+
+class Layer(nn.Module):
+    """Convolution (but for the first layer), bias, noise, leaky ReLU, instance norm, style."""
+
+    features: int
+    convolve: Callable | None
+    norm_epsilon: float
+
+    @nn.compact
+    def __call__(self, x, w, noise):
+        if self.convolve is not None:
+            kernel = equalised_kernel(self, (3, 3, x.shape[-1], self.features), SQRT2)
+            x = self.convolve(x, kernel)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        strength = self.param("noise_strength", nn.initializers.zeros, (self.features,))
+        x = leaky_relu(x + bias + strength * noise.transpose(0, 2, 3, 1))
+
+        style = Dense(2 * self.features, name="style")(w)[:, None, None]  # (N, 1, 1, 2C)
+        scale, shift = jnp.split(style, 2, axis=-1)
+        x = x - jnp.mean(x, axis=(1, 2), keepdims=True)
+        variance = jnp.mean(x**2, axis=(1, 2), keepdims=True)
+        return x * (lax.rsqrt(variance + self.norm_epsilon) * (scale + 1)) + shift
+
+
+class ToRGB(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        kernel = equalised_kernel(self, (1, 1, x.shape[-1], 3))
+        return conv2d(x, kernel, (0, 0)) + self.param("bias", nn.initializers.zeros, (3,))
