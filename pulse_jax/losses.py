@@ -31,7 +31,7 @@ def l1(lr, target, eps=0.0):
 
 
 def geocross(styles):
-    """Spread of the L style vectors of one image on the sphere (GEOCROSS of PULSE, arXiv 2003.03808).
+    """Spread of the directions of one image's styles: GEOCROSS of PULSE (arXiv 2003.03808).
 
     mean_ij(d θ_ij²) / 8 over all L² ordered pairs of rows of `styles` (L, d), where
     θ_ij = 2 atan2(|w_i − w_j|, |w_i + w_j|) is their angle if their lengths are equal, and |v| is
