@@ -60,7 +60,7 @@ def wheel(checkout, tmp_path_factory):
 def environment(tmp_path):
     """A virtual environment that shares the packages of the running one, all but pulse_jax."""
     folder = tmp_path / "environment"
-    venv.create(folder)
+    venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
     (packages,) = folder.glob("lib/python*/site-packages")
     # Python ignores .pth files in a folder that it got from a .pth file; so an editable
