@@ -1,0 +1,119 @@
+"""What a search needs of a generator, and the style generators that provide it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pulse_jax.generators.layers import leaky_relu
+
+NOISE_TYPES = ("zero", "fixed", "trainable")
+
+
+class Generator(NamedTuple):
+    """A decoder of Gaussian variables, for one image; `vmap` it for more.
+
+    Whatever provides these functions can be searched: a GAN, a VAE, a flow. All are pure; `params` is
+    always an argument.
+
+    `resolution`: the side R of its images.
+    `sample(key) → (latents, frozen)`: two pytrees of standard normal variables, of which the search moves the
+        first. Axis 0 of a leaf of `latents` counts spheres, the others are coordinates: styles (L, d) are L points,
+        a noise map (1, H, W) is one.
+    `synthesize(params, latents, frozen) → image` (R, R, 3), nominally in [0, 1], not clipped.
+    `styles(params, latents) → (L, d)`: the style vectors that GEOCROSS compares; None if there are none.
+    """
+
+    resolution: int
+    sample: Callable[[jax.Array], tuple[Any, Any]]
+    synthesize: Callable[[Any, Any, Any], jax.Array]
+    styles: Callable[[Any, Any], jax.Array] | None = None
+
+
+def style_generator(
+    network, *, noise_type="trainable", trainable_noise_layers=5, zero_noise_layers=None, tile_latent=False
+):
+    """A StyleGAN as PULSE searches it (arXiv 2003.03808): Gaussian styles after the mapping network, and noise maps.
+
+    The mapping network's output is nearly Gaussian once its last activation is undone. So a style is
+        w = gain · leaky_relu(std · z + mean, 0.2), z ~ N(0, I),
+    per coordinate, with mean and std from `params["latent_fit"]`, and there is one z per layer, or one for all of
+    them with `tile_latent`.
+
+    `network`: a `StyleGAN` or `StyleGAN2`. `noise_type`: "zero", "fixed" (drawn, then left alone) or "trainable" (the
+    first `trainable_noise_layers` are searched too). The noise maps of `zero_noise_layers` (by default the last layer
+    alone) are zero whatever the type.
+
+    Latents: {"style": (L, d) or (1, d), "noise_0": (1, 4, 4), …}. Raises ValueError for an unknown noise type or
+    a layer that doesn't exist.
+    """
+    layers = len(network.noise_shapes)
+    zero = {layers - 1} if zero_noise_layers is None else set(zero_noise_layers)
+    if noise_type not in NOISE_TYPES:
+        raise ValueError(f"noise_type must be one of {', '.join(NOISE_TYPES)}, got {noise_type!r}")
+    if not zero <= set(range(layers)):
+        raise ValueError(f"noise layers are numbered 0 to {layers - 1}, got {max(zero - set(range(layers)))}")
+    if not 0 <= trainable_noise_layers <= layers:
+        raise ValueError(f"trainable_noise_layers must be 0 to {layers}, got {trainable_noise_layers}")
+    if noise_type == "zero":
+        zero = set(range(layers))
+    searched = set(range(trainable_noise_layers)) - zero if noise_type == "trainable" else set()
+
+    def sample(key):
+        style_key, *noise_keys = jax.random.split(key, 1 + layers)
+        vectors = 1 if tile_latent else network.num_layers
+        latents = {"style": jax.random.normal(style_key, (vectors, network.latent_size))}
+        frozen = {}
+        for i, (noise_key, shape) in enumerate(zip(noise_keys, network.noise_shapes, strict=True)):
+            noise = jnp.zeros(shape) if i in zero else jax.random.normal(noise_key, shape)
+            (latents if i in searched else frozen)[f"noise_{i}"] = noise
+        return latents, frozen
+
+    def styles(params, latents):
+        fit = params["latent_fit"]
+        w = leaky_relu(latents["style"] * fit["std"] + fit["mean"], network.activation_gain)
+        return jnp.broadcast_to(w, (network.num_layers, network.latent_size))
+
+    def synthesize(params, latents, frozen):
+        maps = latents | frozen
+        noise = [maps[f"noise_{i}"][None] for i in range(layers)]
+        w = styles(params, latents)[None]
+        return (network.apply({"params": params}, w, noise, method="synthesis")[0] + 1) / 2
+
+    return Generator(network.resolution, sample, synthesize, styles)
+
+
+def fit_latents(network, params, key, samples=1_000_000, chunk_size=10_000):
+    """Mean and standard deviation of each coordinate of W before its last activation: {"mean": (d,), "std": (d,)}.
+
+    Over w = mapping(z), z ~ N(0, I), with the last leaky ReLU undone. Streamed in chunks, so that memory doesn't grow
+    with `samples` (the reference maps a million latents in one allocation).
+    """
+
+    @jax.jit
+    def chunk(params, key):
+        z = jax.random.normal(key, (chunk_size, network.latent_size))
+        return network.apply({"params": params}, z, method="mapping")
+
+    keys = jax.random.split(key, -(-samples // chunk_size))
+    return gaussian_fit((chunk(params, k) for k in keys), network.activation_gain)
+
+
+def gaussian_fit(chunks, activation_gain=1.0):
+    """Per-coordinate mean and unbiased standard deviation of an iterable of arrays w (n, d), last activation undone.
+
+    Chunks are merged in float64 (Chan, Golub and LeVeque, 1979).
+    """
+    count, mean, squares = 0, 0.0, 0.0
+    for w in chunks:
+        w = np.asarray(w, np.float64) / activation_gain
+        x = np.where(w >= 0, w, 5 * w)
+        total = count + len(x)
+        difference = x.mean(axis=0) - mean
+        squares += ((x - x.mean(axis=0)) ** 2).sum(axis=0) + difference**2 * count * len(x) / total
+        mean += difference * len(x) / total
+        count = total
+    std = np.sqrt(squares / (count - 1))
+    return {"mean": mean.astype(np.float32), "std": std.astype(np.float32)}

@@ -1,0 +1,192 @@
+"""StyleGAN 2 (Karras et al., CVPR 2020): the skip generator, and the residual discriminator it is trained with."""
+
+import math
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from pulse_jax.generators.layers import (
+    Dense,
+    blur,
+    conv2d,
+    equalised_kernel,
+    leaky_relu,
+    pixel_norm,
+    strided_conv2d,
+    transposed_conv2d,
+    upsample,
+)
+
+SQRT2 = math.sqrt(2)
+SMOOTHING = (0.125, 0.375, 0.375, 0.125)  # the resampling filter [1, 3, 3, 1], normalised
+DOUBLED = tuple(2 * tap for tap in SMOOTHING)  # keeps the mean after zero insertion
+
+
+class StyleGAN2(nn.Module):
+    """Mapping and synthesis networks of StyleGAN 2.
+
+    `channels` are those at side 4, 8, …, `resolution`. Each layer takes its own style vector; the last
+    layer of a side's toRGB uses the vector of the next side's first layer, as in the official programs.
+    """
+
+    resolution: int
+    channels: tuple[int, ...]
+    latent_size: int = 512
+    mapping_layers: int = 8
+
+    activation_gain = SQRT2  # of the mapping's last leaky ReLU
+
+    @property
+    def num_layers(self):
+        """Style vectors of one image: 2 log2(resolution) − 2."""
+        return 2 * len(self.channels)
+
+    @property
+    def noise_shapes(self):
+        """One noise map (1, H, W) for each convolution: one at side 4, two at every other side."""
+        return tuple((1, 2 ** (i // 2 + 2), 2 ** (i // 2 + 2)) for i in range(1, self.num_layers))
+
+    def setup(self):
+        if 4 * 2 ** (len(self.channels) - 1) != self.resolution:
+            raise ValueError(
+                f"{len(self.channels)} channel counts {self.channels} don't fit resolution {self.resolution}"
+            )
+        self.mapping_network = Mapping(self.latent_size, self.mapping_layers, name="mapping")
+        self.synthesis_network = Synthesis(self.channels, name="synthesis")
+
+    def mapping(self, z):
+        """Latents z (N, d) ~ N(0, I) → style vectors w (N, d)."""
+        return self.mapping_network(z)
+
+    def synthesis(self, w, noise):
+        """Style vectors (N, L, d) and a noise map (N, 1, H, W) per convolution → images (N, R, R, 3), nominally [-1, 1]."""
+        return self.synthesis_network(w, noise)
+
+    def __call__(self, z, noise):
+        """One latent per image, shared by all its layers."""
+        w = self.mapping(z)
+        return self.synthesis(jnp.repeat(w[:, None], self.num_layers, axis=1), noise)
+
+
+class Mapping(nn.Module):
+    latent_size: int
+    layers: int
+
+    @nn.compact
+    def __call__(self, z):
+        x = pixel_norm(z)
+        for i in range(self.layers):
+            x = leaky_relu(Dense(self.latent_size, lr_multiplier=0.01, name=f"dense_{i}")(x), SQRT2)
+        return x
+
+
+class Synthesis(nn.Module):
+    channels: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, w, noise):
+        const = self.param("const", nn.initializers.normal(1.0), (1, 4, 4, self.channels[0]))
+        x = jnp.broadcast_to(const, (w.shape[0], *const.shape[1:]))
+        x = StyledConv(self.channels[0], name="4x4_conv")(x, w[:, 0], noise[0])
+        image = ToRGB(name="4x4_to_rgb")(x, w[:, 1])
+        for k, features in enumerate(self.channels[1:]):
+            side, i = 8 * 2**k, 2 * k + 1
+            x = StyledConv(features, up=True, name=f"{side}x{side}_conv_up")(x, w[:, i], noise[i])
+            x = StyledConv(features, name=f"{side}x{side}_conv")(x, w[:, i + 1], noise[i + 1])
+            image = upsample(image) + ToRGB(name=f"{side}x{side}_to_rgb")(x, w[:, i + 2])
+        return image
+
+
+class StyledConv(nn.Module):
+    """Modulated 3×3 convolution, noise, bias, leaky ReLU.
+
+    The style scales the input, and demodulation the output (equation 3 of the paper), so the kernel stays one for
+    all images of a batch.
+    """
+
+    features: int
+    up: bool = False
+
+    @nn.compact
+    def __call__(self, x, w, noise):
+        kernel = equalised_kernel(self, (3, 3, x.shape[-1], self.features))
+        style = Dense(x.shape[-1], bias_init=1.0, name="style")(w)
+        energy = jnp.sum(kernel**2, axis=(0, 1))
+        demodulation = lax.rsqrt(style**2 @ energy + 1e-8)
+        x = x * style[:, None, None]
+        if self.up:
+            x = blur(transposed_conv2d(x, kernel), DOUBLED, (1, 0))
+        else:
+            x = conv2d(x, kernel, (1, 1))
+        strength = self.param("noise_strength", nn.initializers.zeros, ())
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x = x * demodulation[:, None, None] + strength * noise.transpose(0, 2, 3, 1) + bias
+        return leaky_relu(x, SQRT2)
+
+
+class ToRGB(nn.Module):
+    """Modulated 1×1 convolution to colours, without demodulation."""
+
+    @nn.compact
+    def __call__(self, x, w):
+        kernel = equalised_kernel(self, (1, 1, x.shape[-1], 3))
+        style = Dense(x.shape[-1], bias_init=1.0, name="style")(w)
+        bias = self.param("bias", nn.initializers.zeros, (3,))
+        return conv2d(x * style[:, None, None], kernel, (0, 0)) + bias
+
+
+class Discriminator(nn.Module):
+    """Residual discriminator with one standard-deviation channel: images (N, R, R, 3) in [-1, 1] → logits (N,).
+
+    A higher logit means more like the training data. `channels` as in the generator, from side 4 up.
+    """
+
+    channels: tuple[int, ...]
+    group_size: int = 4
+
+    @nn.compact
+    def __call__(self, image):
+        side = 4 * 2 ** (len(self.channels) - 1)
+        x = Conv(self.channels[-1], 1, name=f"{side}x{side}_from_rgb")(image)
+        for features in self.channels[-2::-1]:
+            name = f"{side}x{side}"
+            y = Conv(x.shape[-1], 3, name=f"{name}_conv")(x)
+            y = Conv(features, 3, down=True, name=f"{name}_conv_down")(y)
+            x = blur(x, SMOOTHING, (1, 1))[:, ::2, ::2]
+            x = (Conv(features, 1, activate=False, name=f"{name}_skip")(x) + y) / SQRT2
+            side //= 2
+        x = jnp.concatenate([x, minibatch_deviation(x, self.group_size)], axis=-1)
+        x = Conv(self.channels[0], 3, name="4x4_conv")(x)
+        x = x.reshape(x.shape[0], -1)
+        x = leaky_relu(Dense(self.channels[0], name="dense")(x), SQRT2)
+        return Dense(1, name="logit")(x)[:, 0]
+
+
+class Conv(nn.Module):
+    """Convolution, bias and leaky ReLU; `down` filters and halves the image on the way; `activate=False` is the bare kernel."""
+
+    features: int
+    size: int
+    down: bool = False
+    activate: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = equalised_kernel(self, (self.size, self.size, x.shape[-1], self.features))
+        if self.down:
+            x = strided_conv2d(blur(x, SMOOTHING, (2, 3)), kernel)
+        else:
+            x = conv2d(x, kernel, (self.size // 2, self.size // 2))
+        if not self.activate:
+            return x
+        return leaky_relu(x + self.param("bias", nn.initializers.zeros, (self.features,)), SQRT2)
+
+
+def minibatch_deviation(x, group_size):
+    """One channel holding the mean standard deviation over each group of images: (N, H, W, C) → (N, H, W, 1)."""
+    n, h, w, c = x.shape
+    group_size = min(group_size, n)
+    groups = x.reshape(group_size, n // group_size, h, w, c)
+    deviation = jnp.sqrt(jnp.var(groups, axis=0) + 1e-8).mean(axis=(1, 2, 3))
+    return jnp.broadcast_to(jnp.tile(deviation, group_size)[:, None, None, None], (n, h, w, 1))
