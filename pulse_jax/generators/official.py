@@ -23,7 +23,7 @@ from pulse_jax.generators.stylegan import SMOOTHING, StyleGAN
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
-_BLUR = np.outer(SMOOTHING, SMOOTHING)
+_BLUR = np.outer(SMOOTHING, SMOOTHING)[None, None]
 
 _STORAGES = {
     "DoubleStorage": np.float64,
@@ -60,6 +60,8 @@ def read_torch(path):
 
 
 def _read_zip(file, limit):
+    if not zipfile.is_zipfile(file):
+        raise ValueError("truncated: the zip file's table of contents is missing")
     with zipfile.ZipFile(file) as archive:
         infos = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in infos if name.endswith("/data.pkl")]
@@ -70,7 +72,7 @@ def _read_zip(file, limit):
         def member(name):
             info = infos.get(folder + name)
             if info is None or info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{name} is missing or compressed")
+                raise ValueError(f"{name!r} is missing or compressed")
             return archive.open(info)
 
         byte_order = "little"
@@ -115,10 +117,13 @@ def _read_legacy(file, limit):
 def _unpickle(file, limit):
     """The object pickled at the file's position, and its storages by key, still to be filled."""
     start = file.tell()
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        # The unpickler allocates its memo up to the largest index; honest ones count from 0.
-        if opcode.name.endswith("PUT") and argument > count:
-            raise pickle.UnpicklingError("malformed pickle: a memo index is out of order")
+    try:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+            # The unpickler allocates its memo up to the largest index; honest ones count from 0.
+            if opcode.name.endswith("PUT") and argument > count:
+                raise ValueError(f"memo index {argument}")
+    except ValueError as error:
+        raise pickle.UnpicklingError("truncated or malformed pickle") from error
     size = file.tell() - start
     file.seek(start)
     unpickler = _Unpickler(io.BytesIO(file.read(size)), limit)
@@ -147,7 +152,7 @@ class _Unpickler(pickle.Unpickler):
         if key not in self.storages:
             self.limit -= numel * dtype.itemsize
             if self.limit < 0:
-                raise pickle.UnpicklingError(f"storage {key!r} is larger than the file")
+                raise pickle.UnpicklingError(f"truncated: storage {key!r} exceeds the file")
             self.storages[key] = _Storage(np.empty(numel * dtype.itemsize, np.uint8), dtype)
         storage = self.storages[key]
         if (storage.numel, storage.dtype) != (numel, dtype):
@@ -166,7 +171,7 @@ class _Storage(NamedTuple):
 
 def _fill(storage, key, file, byte_order):
     if file.readinto(storage.data) != storage.data.size:
-        raise ValueError(f"storage {key!r} is truncated")
+        raise ValueError(f"truncated: storage {key!r} is incomplete")
     if byte_order != sys.byteorder:
         storage.data.view(f"u{storage.dtype.itemsize}").byteswap(inplace=True)
 
@@ -227,14 +232,19 @@ _GLOBALS = {
 }
 
 
-def from_pulse(synthesis, mapping=None):
-    """PULSE's state dicts, of synthesis.pt and mapping.pt, as our StyleGAN: (module, params).
+def from_pulse(synthesis, mapping=None, gaussian_fit=None):
+    """PULSE's state dicts, of synthesis.pt, mapping.pt and gaussian_fit.pt, as (StyleGAN, params).
 
     Resolution, channels, latent size and depth follow from the names and shapes. The parameters
-    are float32 numpy arrays; without `mapping`, those of the mapping network are absent. Raises
-    ValueError, naming the entry, if one is missing, unknown or of the wrong shape.
+    are float32 numpy arrays: {"synthesis": …} and, where the dict is given, {"mapping": …} and
+    {"latent_fit": {"mean", "std"}}. Raises ValueError, naming the entry, if one is missing,
+    unknown or of the wrong shape.
     """
-    state = {**synthesis, **(mapping or {})}
+    state = {}
+    for part in (synthesis, mapping or {}, gaussian_fit or {}):
+        if not isinstance(part, dict) or not all(isinstance(name, str) for name in part):
+            raise ValueError(f"PULSE's files hold state dicts, not a {type(part).__name__}")
+        state |= part
 
     def take(name, ndim):
         value = state.pop(name, None)
@@ -250,7 +260,7 @@ def from_pulse(synthesis, mapping=None):
         return {"kernel": kernel, "bias": take(f"{name}.bias", 1)}
 
     sides = [re.match(r"blocks\.(\d+)x", name) for name in state]
-    resolution = max((int(side[1]) for side in sides if side), default=4)
+    resolution = max([4, *(int(side[1]) for side in sides if side)])
     const = take("blocks.4x4.const", 4).transpose(0, 2, 3, 1)
     params = {"synthesis": {"const": const, "to_rgb": conv("torgb")}}
     channels = []
@@ -261,28 +271,33 @@ def from_pulse(synthesis, mapping=None):
             layers = {"const": {"bias": take(f"{block}.bias", 1)}, "conv": conv(f"{block}.conv")}
         else:
             layers = {"conv_up": conv(f"{block}.conv0_up"), "conv": conv(f"{block}.conv1")}
-            if not np.array_equal(take(f"{block}.conv0_up.intermediate.kernel", 4)[0, 0], _BLUR):
+            if not np.array_equal(take(f"{block}.conv0_up.intermediate.kernel", 4), _BLUR):
                 raise ValueError(f"PULSE's {block!r} has another resampling filter than [1, 2, 1]")
         for (name, layer), epilogue in zip(layers.items(), ("epi1", "epi2"), strict=True):
             params["synthesis"][f"{side}_{name}"] = layer | {
                 "noise_strength": take(f"{block}.{epilogue}.noise.weight", 1),
                 "style": dense(f"{block}.{epilogue}.style_mod.lin"),
             }
-        channels.append(layer["bias"].size)
+        channels.append(layers["conv"]["bias"].size)
     latent_size = params["synthesis"]["4x4_const"]["style"]["kernel"].shape[0]
     module = StyleGAN(resolution, tuple(channels), latent_size)
     if mapping is not None:
-        depth = sum(name.endswith(".weight") for name in mapping)
+        depth = max(1, sum(name.endswith(".weight") for name in mapping))
         params["mapping"] = {f"dense_{i}": dense(f"dense{i}") for i in range(depth)}
         module = module.clone(mapping_layers=depth)
+    if gaussian_fit is not None:
+        params["latent_fit"] = {"mean": take("mean", 1), "std": take("std", 1)}
     if state:
         raise ValueError(
             f"PULSE's {min(state)!r} has no place in a StyleGAN of {resolution} pixels"
         )
 
-    noise = [jnp.zeros((1, *shape)) for shape in module.noise_shapes]
-    latent = jnp.zeros((1, latent_size))
+    latent = jax.ShapeDtypeStruct((1, latent_size), np.float32)
+    noise = [jax.ShapeDtypeStruct((1, *shape), np.float32) for shape in module.noise_shapes]
     expected = jax.eval_shape(module.init, jax.random.key(0), latent, noise)["params"]
+    fit = jax.ShapeDtypeStruct((latent_size,), np.float32)
+    expected["latent_fit"] = {"mean": fit, "std": fit}
+    expected = {part: expected[part] for part in params}
 
     def checked(path, value, like):
         if value.shape != like.shape:
@@ -290,5 +305,4 @@ def from_pulse(synthesis, mapping=None):
             raise ValueError(f"{name} has shape {value.shape}, the others imply {like.shape}")
         return np.array(value, np.float32, order="C")
 
-    expected = {network: expected[network] for network in params}
     return module, jax.tree_util.tree_map_with_path(checked, params, expected)
