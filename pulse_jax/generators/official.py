@@ -43,17 +43,17 @@ def read_torch(path):
     """The object in a file of `torch.save`, with numpy arrays in place of its tensors.
 
     Reads the zip format and the one before torch 1.6, whatever device the tensors were saved from.
-    Tensors that share a storage share memory, with their offsets and strides kept, so the arrays
-    need no more memory than the file. Names outside a fixed list are refused; nothing that a file
-    names is imported or called. Raises ValueError, one line with the file and the reason, for
-    whatever can't be read.
+    Tensors that share a storage share memory, with their offsets and strides kept: the arrays need
+    no more memory than the file, reading them up to three times that. Names outside a fixed list
+    are refused; nothing that a file names is imported or called. Raises ValueError, one line with
+    the file and the reason, for whatever can't be read.
     """
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             zipped = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
             file.seek(0)
-            return (_read_zip if zipped else _read_legacy)(file, size)
+            return _read_zip(file, size) if zipped else _read_legacy(file, size)
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ValueError(f"{path}: {' '.join(reason.split())[:300]}") from error
@@ -73,6 +73,8 @@ def _read_zip(file, limit):
             info = infos.get(folder + name)
             if info is None or info.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(f"{name!r} is missing or compressed")
+            if info.compress_size > limit:
+                raise ValueError(f"truncated: {name!r} exceeds the file")
             return archive.open(info)
 
         byte_order = "little"
@@ -90,6 +92,7 @@ def _read_zip(file, limit):
 
 
 def _read_legacy(file, limit):
+    file = io.BytesIO(file.read())  # a read past its end allocates nothing, whatever a pickle says
     try:
         magic, _ = _unpickle(file, limit)
     except Exception:
