@@ -1,0 +1,36 @@
+"""PULSE in JAX: many high-resolution pictures that downscale to one of low resolution."""
+
+from pulse_jax import generators, images, losses, operators, optimizers, sphere
+from pulse_jax.generators import Generator, style_generator
+from pulse_jax.generators.checkpoint import load, load_discriminator
+from pulse_jax.losses import Loss
+from pulse_jax.operators import OPERATORS
+from pulse_jax.optimizers import OPTIMIZERS, SCHEDULES, SCHEMES
+from pulse_jax.search import STATUS, Search, SearchInfo, SearchState, best, build, run, status
+
+__all__ = [
+    "OPERATORS",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "SCHEMES",
+    "STATUS",
+    "Generator",
+    "Loss",
+    "Search",
+    "SearchInfo",
+    "SearchState",
+    "best",
+    "build",
+    "generators",
+    "images",
+    "load",
+    "load_discriminator",
+    "losses",
+    "operators",
+    "optimizers",
+    "run",
+    "sphere",
+    "status",
+    "style_generator",
+]
+__version__ = "0.1.0"
