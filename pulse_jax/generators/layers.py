@@ -1,8 +1,8 @@
 """Building blocks of the style generators: convolutions, resampling filters, equalised layers.
 
-Images are NHWC, kernels HWIO. Every convolution here has stride 1: resampling convolutions are written in
-polyphase form, so that nothing is multiplied with inserted zeros, and every input gradient is again such a
-convolution. XLA's CPU compiler runs no other form fast inside a loop.
+Images are NHWC, kernels HWIO. Every convolution here has stride 1: resampling convolutions are
+written in polyphase form, so that nothing is multiplied with inserted zeros, and every input
+gradient is again such a convolution. XLA's CPU compiler runs no other form fast inside a loop.
 """
 
 import functools
@@ -17,10 +17,11 @@ from jax import lax
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv2d(x, kernel, padding):
-    """Cross-correlation of `x` (N, H, W, I) with `kernel` (h, w, I, O); `padding` = (low, high) for both axes.
+    """Cross-correlation of `x` (N, H, W, I) with a square `kernel` (h, h, I, O).
 
-    The derivative rule states the input gradient as the correlation of the cotangent with the flipped,
-    transposed kernel. All its parts can be differentiated again.
+    `padding` = (low, high), of zeros, for both axes. The derivative rule states the input gradient
+    as the correlation of the cotangent with the flipped, transposed kernel. All its parts can be
+    differentiated again.
     """
     return lax.conv_general_dilated(
         x, kernel, (1, 1), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -43,42 +44,46 @@ conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
 def _kernel_gradient(x, cotangent, size, padding):
-    """The gradient of `conv2d` with respect to its kernel; dead code where the weights are frozen."""
-
-    def as_convolution(x, cotangent):
-        return lax.conv_general_dilated(
-            x, cotangent, (1, 1), (padding, padding), dimension_numbers=("CHWN", "IHWO", "HWNC")
-        )
-
-    def as_products(x, cotangent):
-        # One image's patches fit in the cache, a whole batch's don't: about twice as fast on a CPU.
-        (_, height, width, outputs), inputs = cotangent.shape, x.shape[-1]
-
-        def add_image(total, pair):
-            image, cotangent = pair
-            shifts = [
-                image[i : i + height, j : j + width] for i in range(size) for j in range(size)
-            ]
-            patches = jnp.concatenate(shifts, axis=-1).reshape(height * width, -1)
-            return total + cotangent.reshape(height * width, outputs).T @ patches, None
-
-        x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
-        start = jnp.zeros((outputs, size * size * inputs), x.dtype)
-        total, _ = lax.scan(add_image, start, (x, cotangent))
-        return total.reshape(outputs, size, size, inputs).transpose(1, 2, 3, 0)
-
-    return lax.platform_dependent(x, cotangent, cpu=as_products, default=as_convolution)
+    """The gradient of `conv2d` for its kernel; dead code where the weights are frozen."""
+    return lax.platform_dependent(
+        x,
+        cotangent,
+        cpu=functools.partial(_as_products, size=size, padding=padding),
+        default=functools.partial(_as_convolution, padding=padding),
+    )
 
 
-# A 3-tap kernel spread over the 2 output phases a and the 2 input taps t of a polyphase convolution: [a, t, u].
+def _as_convolution(x, cotangent, padding):
+    return lax.conv_general_dilated(
+        x, cotangent, (1, 1), (padding, padding), dimension_numbers=("CHWN", "IHWO", "HWNC")
+    )
+
+
+def _as_products(x, cotangent, size, padding):
+    """One image's patches fit in the cache, a whole batch's don't: about twice as fast on a CPU."""
+    (_, height, width, outputs), inputs = cotangent.shape, x.shape[-1]
+
+    def add_image(total, pair):
+        image, cotangent = pair
+        shifts = [image[i : i + height, j : j + width] for i in range(size) for j in range(size)]
+        patches = jnp.concatenate(shifts, axis=-1).reshape(height * width, -1)
+        return total + cotangent.reshape(height * width, outputs).T @ patches, None
+
+    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    start = jnp.zeros((outputs, size * size * inputs), x.dtype)
+    total, _ = lax.scan(add_image, start, (x, cotangent))
+    return total.reshape(outputs, size, size, inputs).transpose(1, 2, 3, 0)
+
+
+# A 3-tap kernel u, spread over 2 output phases a and 2 input taps t of a polyphase form: [a, t, u].
 _NEAREST = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float32)
 _TRANSPOSED = np.array([[[0, 0, 1], [1, 0, 0]], [[0, 0, 0], [0, 1, 0]]], np.float32)
-# The same for a convolution with stride 2, over the 2 positions t and the 2 input phases a: [t, a, u].
+# The same for stride 2, over the 2 positions t and the 2 input phases a: [t, a, u].
 _STRIDED = np.array([[[1, 0, 0], [0, 1, 0]], [[0, 0, 1], [0, 0, 0]]], np.float32)
 
 
 def _polyphase_up(x, kernel, phases):
-    """(N, H, W, I) → (N, 2H+2, 2W+2, O) with a 3×3 kernel, at the cost of a 2×2 convolution into 4·O channels."""
+    """(N, H, W, I) → (N, 2H+2, 2W+2, O), at the cost of a 2×2 convolution into 4 O channels."""
     phases = phases.astype(kernel.dtype)
     small = jnp.einsum("atu,bsv,uvio->tsiabo", phases, phases, kernel, precision="highest")
     small = small.reshape(2, 2, kernel.shape[2], -1)
@@ -89,20 +94,26 @@ def _polyphase_up(x, kernel, phases):
 
 
 def nearest_conv2d(x, kernel):
-    """Nearest-neighbour ×2, then a 3×3 cross-correlation with zero padding 1: (N, H, W, I) → (N, 2H, 2W, O)."""
+    """Nearest-neighbour ×2, then a 3×3 cross-correlation with zero padding 1.
+
+    (N, H, W, I) → (N, 2H, 2W, O).
+    """
     return _polyphase_up(x, kernel, _NEAREST)[:, 1:-1, 1:-1]
 
 
 def transposed_conv2d(x, kernel):
-    """Transposed 3×3 convolution with stride 2: (N, H, W, I) → (N, 2H+2, 2W+2, O), whose last row and column are 0.
+    """Transposed 3×3 convolution with stride 2: the input, zeros inserted, with the flipped kernel.
 
-    Cross-correlating the zero-inserted input with the flipped kernel gives the same.
+    (N, H, W, I) → (N, 2H+2, 2W+2, O), whose last row and column are 0.
     """
     return _polyphase_up(x, kernel, _TRANSPOSED)
 
 
 def strided_conv2d(x, kernel):
-    """3×3 cross-correlation with stride 2, no padding: (N, 2H+2, 2W+2, I) → (N, H, W, O); the input's last row and column don't count."""
+    """3×3 cross-correlation with stride 2, no padding.
+
+    (N, 2H+2, 2W+2, I) → (N, H, W, O); the input's last row and column don't count.
+    """
     n, h, w, inputs = x.shape
     x = x.reshape(n, h // 2, 2, w // 2, 2, inputs).transpose(0, 1, 3, 2, 4, 5)
     phases = _STRIDED.astype(kernel.dtype)
@@ -114,9 +125,10 @@ def strided_conv2d(x, kernel):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def blur(x, taps, padding):
-    """Correlate each channel with the separable filter `taps` ⊗ `taps`; zero `padding` = (low, high) for both axes.
+    """Correlate each channel with the separable filter `taps` ⊗ `taps`.
 
-    Its own derivative rule is the filter turned round: XLA would add up padded copies, six times as slow.
+    `padding` = (low, high), of zeros, for both axes. The derivative rule is the filter turned
+    round: XLA's own adds up padded copies, six times as slow.
     """
     for axis in (1, 2):
         widths = [(0, 0)] * x.ndim
@@ -138,7 +150,10 @@ blur.defvjp(lambda x, taps, padding: (blur(x, taps, padding), None), _blur_backw
 
 
 def upsample(x):
-    """Zero insertion ×2 and the filter [1, 3, 3, 1] / 4 along both axes: (N, H, W, C) → (N, 2H, 2W, C)."""
+    """Zero insertion ×2 and the filter [1, 3, 3, 1] / 4 along both axes.
+
+    (N, H, W, C) → (N, 2H, 2W, C).
+    """
     for axis in (1, 2):
         size = x.shape[axis]
         widths = [(0, 0)] * x.ndim
@@ -147,7 +162,7 @@ def upsample(x):
         before = lax.slice_in_dim(padded, 0, size, axis=axis)
         after = lax.slice_in_dim(padded, 2, size + 2, axis=axis)
         pairs = jnp.stack([(before + 3 * x) / 4, (3 * x + after) / 4], axis + 1)
-        x = pairs.reshape(x.shape[:axis] + (2 * size,) + x.shape[axis + 1 :])
+        x = pairs.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
     return x
 
 
@@ -162,9 +177,10 @@ def pixel_norm(z):
 
 
 class Dense(nn.Module):
-    """x · kernel · gain · lr_multiplier / sqrt(fan_in) + bias · lr_multiplier ("equalised learning rate").
+    """x · kernel · gain · lr_multiplier / sqrt(fan_in) + bias · lr_multiplier.
 
-    The stored weights have standard deviation 1 / lr_multiplier. Karras et al., ICLR 2018, section 4.1.
+    "Equalised learning rate" (Karras et al., ICLR 2018, section 4.1): the stored weights have
+    standard deviation 1 / lr_multiplier.
     """
 
     features: int
@@ -182,6 +198,9 @@ class Dense(nn.Module):
 
 
 def equalised_kernel(module, shape, gain=1.0):
-    """The parameter `kernel` of a module, (h, w, I, O), stored with standard deviation 1, times gain / sqrt(fan_in)."""
+    """A module's parameter `kernel` (h, w, I, O), times gain / sqrt(fan_in).
+
+    It is stored with standard deviation 1.
+    """
     kernel = module.param("kernel", nn.initializers.normal(1.0), shape)
     return kernel * (gain / math.sqrt(math.prod(shape[:3])))

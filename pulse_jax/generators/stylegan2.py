@@ -1,4 +1,4 @@
-"""StyleGAN 2 (Karras et al., CVPR 2020): the skip generator, and the residual discriminator it is trained with."""
+"""StyleGAN 2 (Karras et al., CVPR 2020): the skip generator, the residual discriminator."""
 
 import math
 
@@ -26,8 +26,8 @@ DOUBLED = tuple(2 * tap for tap in SMOOTHING)  # keeps the mean after zero inser
 class StyleGAN2(nn.Module):
     """Mapping and synthesis networks of StyleGAN 2.
 
-    `channels` are those at side 4, 8, …, `resolution`. Each layer takes its own style vector; the last
-    layer of a side's toRGB uses the vector of the next side's first layer, as in the official programs.
+    `channels` are those at side 4, 8, …, `resolution`. Each convolution takes its own style vector;
+    a side's ToRGB shares that of the next side's first convolution, as in the official programs.
     """
 
     resolution: int
@@ -50,7 +50,8 @@ class StyleGAN2(nn.Module):
     def setup(self):
         if 4 * 2 ** (len(self.channels) - 1) != self.resolution:
             raise ValueError(
-                f"{len(self.channels)} channel counts {self.channels} don't fit resolution {self.resolution}"
+                f"{len(self.channels)} channel counts {self.channels} don't fit "
+                f"resolution {self.resolution}"
             )
         self.mapping_network = Mapping(self.latent_size, self.mapping_layers, name="mapping")
         self.synthesis_network = Synthesis(self.channels, name="synthesis")
@@ -60,7 +61,10 @@ class StyleGAN2(nn.Module):
         return self.mapping_network(z)
 
     def synthesis(self, w, noise):
-        """Style vectors (N, L, d) and a noise map (N, 1, H, W) per convolution → images (N, R, R, 3), nominally [-1, 1]."""
+        """Style vectors (N, L, d), a noise map (N, 1, H, W) per convolution → images (N, R, R, 3).
+
+        The images are nominally in [-1, 1].
+        """
         return self.synthesis_network(w, noise)
 
     def __call__(self, z, noise):
@@ -101,8 +105,8 @@ class Synthesis(nn.Module):
 class StyledConv(nn.Module):
     """Modulated 3×3 convolution, noise, bias, leaky ReLU.
 
-    The style scales the input, and demodulation the output (equation 3 of the paper), so the kernel stays one for
-    all images of a batch.
+    The style scales the input, and demodulation the output (equation 3 of the paper), so the
+    kernel stays one for all images of a batch.
     """
 
     features: int
@@ -137,9 +141,11 @@ class ToRGB(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Residual discriminator with one standard-deviation channel: images (N, R, R, 3) in [-1, 1] → logits (N,).
+    """Residual discriminator: images (N, R, R, 3) in [-1, 1] → logits (N,).
 
-    A higher logit means more like the training data. `channels` as in the generator, from side 4 up.
+    A higher logit means more like the training data. `channels` as in the generator, from side 4
+    up. One feature is the standard deviation over groups of `group_size` images: N is a multiple
+    of that, or less.
     """
 
     channels: tuple[int, ...]
@@ -164,7 +170,10 @@ class Discriminator(nn.Module):
 
 
 class Conv(nn.Module):
-    """Convolution, bias and leaky ReLU; `down` filters and halves the image on the way; `activate=False` is the bare kernel."""
+    """Convolution, bias and leaky ReLU.
+
+    `down` filters and halves the image on the way; `activate=False` is the bare kernel.
+    """
 
     features: int
     size: int
@@ -184,9 +193,15 @@ class Conv(nn.Module):
 
 
 def minibatch_deviation(x, group_size):
-    """One channel holding the mean standard deviation over each group of images: (N, H, W, C) → (N, H, W, 1)."""
+    """One channel with the mean standard deviation over each group: (N, H, W, C) → (N, H, W, 1).
+
+    Of G groups, image i is in group i mod G. Raises ValueError if N isn't a multiple of
+    `group_size`, nor less.
+    """
     n, h, w, c = x.shape
     group_size = min(group_size, n)
+    if n % group_size:
+        raise ValueError(f"{n} images don't divide into groups of {group_size}")
     groups = x.reshape(group_size, n // group_size, h, w, c)
     deviation = jnp.sqrt(jnp.var(groups, axis=0) + 1e-8).mean(axis=(1, 2, 3))
     return jnp.broadcast_to(jnp.tile(deviation, group_size)[:, None, None, None], (n, h, w, 1))
