@@ -55,8 +55,8 @@ def style_generator(
         raise ValueError(f"noise_type must be one of {', '.join(NOISE_TYPES)}, got {noise_type!r}")
     if not zero <= set(range(layers)):
         raise ValueError(f"noise layers are numbered 0 to {layers - 1}, got {max(zero - set(range(layers)))}")
-    if not 0 <= trainable_noise_layers <= layers:
-        raise ValueError(f"trainable_noise_layers must be 0 to {layers}, got {trainable_noise_layers}")
+    if trainable_noise_layers < 0:
+        raise ValueError(f"trainable_noise_layers must be at least 0, got {trainable_noise_layers}")
     if noise_type == "zero":
         zero = set(range(layers))
     searched = set(range(trainable_noise_layers)) - zero if noise_type == "trainable" else set()
