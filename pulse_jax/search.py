@@ -102,7 +102,7 @@ def build(generator, operator, loss, optimizer):
             value_fn=lambda latents: objective(latents)[0],
         )
         latents = optax.apply_updates(state.latents, updates)
-        info = SearchInfo(error, value, optax.global_norm(grad))
+        info = SearchInfo(error, value, optax.tree.norm(grad))
         return SearchState(latents, state.frozen, optimizer_state, state.step + 1, best), info
 
     return Search(init, step, loss.eps)
