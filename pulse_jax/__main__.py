@@ -121,10 +121,9 @@ def run(_):
         schedule = pulse_jax.SCHEDULES[FLAGS.lr_schedule](FLAGS.learning_rate, FLAGS.steps)
         optimizer = pulse_jax.SCHEMES[FLAGS.scheme](pulse_jax.OPTIMIZERS[FLAGS.opt_name](schedule))
         loss = parse_loss(FLAGS.loss_str, FLAGS.eps)
+        prepare_folder(output, configuration(seed, params))
         pictures, failures = read_pictures(generator.resolution)
-        output.mkdir(parents=True, exist_ok=True)
-        write(output / "config.json", json.dumps(configuration(seed, params), indent=2) + "\n")
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         sys.exit(f"pulse_jax: {one_line(error)}")
     use_compilation_cache()
     print(f"{FLAGS.generator}, seed {seed}: {len(pictures)} pictures × {FLAGS.restarts} restarts")
@@ -333,7 +332,7 @@ def save(picture, output, resolution):
 
 def save_intermediate(batch, step, pngs, lrs):
     """The best images so far, as the reference names them: OUT/NAME/HR/NAME_00.png, and LR."""
-    for (picture, k), image, lr in zip(batch, pngs, lrs, strict=True):
+    for (picture, k), image, lr in zip(batch, pngs, lrs, strict=False):  # padding is last
         name = picture.name if FLAGS.restarts == 1 else f"{picture.name}_{k}"
         file = f"{name}_{step:0{len(str(FLAGS.steps - 1))}d}.png"
         for kind, pixels in (("HR", image), ("LR", lr)):
@@ -341,6 +340,15 @@ def save_intermediate(batch, step, pngs, lrs):
                 folder = Path(FLAGS.output_dir) / picture.name / kind
                 folder.mkdir(parents=True, exist_ok=True)
                 images.save_image(folder / file, pixels)
+
+
+def prepare_folder(output, configuration):
+    """Make the output folder, with config.json. Raises ValueError if it can't be written to."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write(output / "config.json", json.dumps(configuration, indent=2) + "\n")
+    except OSError as error:
+        raise ValueError(f"--output_dir={output} can't be written: {error.strerror}") from error
 
 
 def configuration(seed, params):

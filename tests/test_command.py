@@ -1,0 +1,336 @@
+"""The command: what it writes, what it promises about seeds, and how it takes bad input."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from PIL import Image
+
+import pulse_jax
+from pulse_jax import __main__ as command
+from pulse_jax import images
+from pulse_jax.generators import checkpoint
+from pulse_jax.generators.stylegan2 import StyleGAN2
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    """A folder with a StyleGAN 2 of 8×8 pixels and random weights."""
+    folder = tmp_path_factory.mktemp("generator")
+    network = StyleGAN2(resolution=8, channels=(6, 4), latent_size=5, mapping_layers=1)
+    noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
+    params = network.init(jax.random.key(0), jnp.zeros((1, 5)), noise)["params"]
+    strengths = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf + 0.1 * ("noise_strength" in str(path)), params
+    )
+    fit = {"mean": np.zeros(5, np.float32), "std": np.ones(5, np.float32)}
+    checkpoint.save(folder, generator=(network, strengths | {"latent_fit": fit}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(generator, cache, tmp_path):
+    """Run the command in this process, with few steps; returns the output folder."""
+
+    def run(*arguments, output="out", seed=0):
+        folder = tmp_path / output
+        defaults = ["--restarts=3", "--batch_size=4", "--steps=3"]
+        defaults += [] if seed is None else [f"--seed={seed}"]
+        folders = [f"--generator={generator}", f"--output_dir={folder}", f"--cache_dir={cache}"]
+        with flagsaver.flagsaver():
+            command.run(command.parse(["pulse_jax", *folders, *defaults, *arguments]))
+        return folder
+
+    return run
+
+
+def fails(run, capsys, *arguments):
+    """The one line on stderr of a run that has to fail."""
+    with pytest.raises(SystemExit) as exit:
+        run(*arguments)
+    if isinstance(exit.value.code, str):  # what the interpreter prints, with exit code 1
+        lines = [exit.value.code]
+    else:
+        assert exit.value.code != 0
+        lines = [s for s in capsys.readouterr().err.splitlines() if s.startswith("pulse_jax: ")]
+    assert len(lines) == 1 and "\n" not in lines[0], lines
+    return lines[0]
+
+
+def write_picture(path, side=4, seed=0, mode="RGB"):
+    path.parent.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(60, 200, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+def read_rows(folder):
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".png", ".npz")}
+
+
+def test_what_is_written(run, generator, tmp_path, capsys):
+    write_picture(tmp_path / "in" / "a.png", seed=1)
+    write_picture(tmp_path / "in" / "b.JPG", seed=2)
+    write_picture(tmp_path / "in" / "wide.bmp", side=2, seed=3)
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    output = run(f"--input_dir={tmp_path / 'in'}", "--operator=area")
+
+    operator = pulse_jax.operators.area(2)
+    expected = {f"{kind}_0{k}.png" for kind in ("hr", "lr") for k in (1, 2, 3)}
+    assert {p.name for p in (output / "a").iterdir()} == expected | {"grid.png", "latents.npz"}
+    rows = read_rows(output)
+    assert [(r["image"], r["restart"]) for r in rows] == [
+        (name, str(k)) for name in ("wide.bmp", "a.png", "b.JPG") for k in (1, 2, 3)
+    ]
+    target = images.load_image(tmp_path / "in" / "a.png")
+    for row in rows[3:6]:
+        hr = images.load_image(output / "a" / f"hr_0{row['restart']}.png")
+        lr = images.load_image(output / "a" / f"lr_0{row['restart']}.png")
+        assert hr.shape == (8, 8, 3)
+        assert np.abs(lr - operator(hr)).max() <= 0.5 / 255 + 1e-6
+        assert float(row["l2_saved"]) == pytest.approx(np.mean((operator(hr) - target) ** 2))
+        assert row["status"] == "missed eps" and row["seed"] == "0"
+        assert 0 <= int(row["best_step"]) < 3
+
+    # The latents give the pictures again.
+    module, params = pulse_jax.load(generator)
+    with np.load(output / "a" / "latents.npz") as file:
+        restarts, latents = file["restart"], {n: file[n] for n in file.files if n != "restart"}
+    assert restarts.tolist() == [1, 2, 3]
+    again = jax.vmap(lambda latents: module.synthesize(params, latents, {}))(latents)
+    for k, image in enumerate(again, 1):
+        png = images.load_image(output / "a" / f"hr_0{k}.png")
+        assert np.abs(png - image.clip(0, 1)).max() <= 0.5 / 255 + 1e-5
+
+    grid = images.load_image(output / "a" / "grid.png")
+    first = images.load_image(output / "a" / "hr_01.png")
+    assert np.array_equal(grid[:8, 18:26], first)  # after the input and its bicubic enlargement
+    assert np.array_equal(grid[:8, :8], images.resize_nearest(target, 2))
+
+    config = json.loads((output / "config.json").read_text())
+    assert config["flags"]["operator"] == "area" and config["seed"] == 0 and config["slots"] == 4
+    assert config["generator"]["sha256"] == checkpoint.digest(params)
+    with (output / "timings.csv").open(newline="") as file:
+        timings = list(csv.DictReader(file))
+    assert [int(t["restarts"]) for t in timings] == [3, 4, 2]
+    assert "notes.txt" in capsys.readouterr().out
+
+
+def test_success_counts_what_was_saved(run, tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    rows = read_rows(run(f"--input_dir={tmp_path / 'in'}"))
+    middle = sorted(float(row["l2_saved"]) for row in rows)[1]
+    rows = read_rows(run(f"--input_dir={tmp_path / 'in'}", f"--eps={middle * 1.001}"))
+    for row in rows:
+        met = float(row["l2_saved"]) <= middle * 1.001
+        assert row["status"] == ("converged" if met else "missed eps")
+    assert {row["status"] for row in rows} == {"converged", "missed eps"}
+
+
+def test_a_restart_depends_on_seed_pixels_and_number_alone(run, tmp_path):
+    write_picture(tmp_path / "in" / "a.png", seed=1)
+    write_picture(tmp_path / "in" / "b.png", seed=2)
+    write_picture(tmp_path / "alone" / "z.png", seed=2)
+    both = run(f"--input_dir={tmp_path / 'in'}", output="both")
+    alone = run(f"--input_dir={tmp_path / 'alone'}", "--restarts=2", output="alone_out")
+    other = run(f"--input_dir={tmp_path / 'alone'}", seed=7, output="other")
+    for name in ("hr_01.png", "hr_02.png"):
+        assert contents(both / "b")[name] == contents(alone / "z")[name]
+        assert contents(other / "z")[name] != contents(alone / "z")[name]
+    assert contents(both / "b")["hr_01.png"] != contents(both / "b")["hr_02.png"]
+    assert contents(both / "b")["hr_01.png"] != contents(both / "a")["hr_01.png"]
+
+
+def test_an_unset_seed_is_drawn_told_and_recorded(run, tmp_path, capsys, monkeypatch):
+    write_picture(tmp_path / "in" / "a.png")
+    folder = f"--input_dir={tmp_path / 'in'}"
+    monkeypatch.setattr(command.secrets, "randbelow", lambda bound: bound - 1)
+    drawn = run(folder, seed=None, output="drawn")
+    assert "seed 4294967295" in capsys.readouterr().out
+    assert json.loads((drawn / "config.json").read_text())["seed"] == 2**32 - 1
+    again = run(folder, seed=2**32 - 1, output="again")
+    assert contents(drawn / "a") == contents(again / "a")
+
+
+def test_the_flags_of_the_reference(run, tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    reference = "-duplicates 2 -batch_size 2 -seed 5 -loss_str 100*L2+0.05*GEOCROSS+0.1*L1 -eps 0.5"
+    reference += (
+        " -noise_type fixed -num_trainable_noise_layers 2 -tile_latent -bad_noise_layers 0.2"
+    )
+    reference += " -opt_name sgdm -learning_rate 0.1 -steps 2 -lr_schedule linear1cycle"
+    output = run("-input_dir", str(tmp_path / "in"), *reference.split(), "-save_intermediate")
+    names = {p.relative_to(output / "a").as_posix() for p in (output / "a").rglob("*.png")}
+    steps = {f"a_{k}_{step}.png" for k in (1, 2) for step in (0, 1)}
+    assert names == {f"{kind}/{name}" for kind in ("HR", "LR") for name in steps} | {
+        *("hr_01.png", "hr_02.png", "lr_01.png", "lr_02.png", "grid.png")
+    }
+    assert (output / "a/HR/a_2_1.png").read_bytes() == (output / "a/hr_02.png").read_bytes()
+    with np.load(output / "a" / "latents.npz") as file:
+        assert file["style"].shape == (2, 1, 5)
+        assert not file["noise_0"].any() and file["noise_1"].any() and not file["noise_2"].any()
+
+
+def test_intermediate_images_of_one_restart_have_the_names_of_the_reference(run, tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    output = run(
+        f"--input_dir={tmp_path / 'in'}", "--restarts=1", "--steps=12", "--save_intermediate"
+    )
+    names = sorted(p.name for p in (output / "a" / "HR").iterdir())
+    assert names == [f"a_{step:02d}.png" for step in range(12)]
+
+
+def test_larger_pictures_are_brought_to_the_input_size(run, tmp_path, capsys):
+    write_picture(tmp_path / "in" / "a.png", side=12)
+    output = run(f"--input_dir={tmp_path / 'in'}", "--input_size=4", "--operator=area")
+    assert "a.png: brought from 12 to 4 pixels (area)" in capsys.readouterr().out
+    target = pulse_jax.operators.area(3)(images.load_image(tmp_path / "in" / "a.png"))
+    hr = images.load_image(output / "a" / "hr_01.png")
+    error = np.mean((pulse_jax.operators.area(2)(hr) - target) ** 2)
+    assert float(read_rows(output)[0]["l2_saved"]) == pytest.approx(error)
+
+
+def test_stop_at_eps(run, tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    output = run(f"--input_dir={tmp_path / 'in'}", "--steps=40", "--eps=1", "--stop_at_eps")
+    assert (output / "timings.csv").read_text().splitlines()[1].split(",")[3] == "10"
+
+
+def test_pictures_of_one_stem_keep_apart(run, tmp_path):
+    write_picture(tmp_path / "in" / "a.png", seed=1)
+    write_picture(tmp_path / "in" / "a.bmp", seed=2)
+    output = run(f"--input_dir={tmp_path / 'in'}")
+    assert (output / "a.png" / "hr_01.png").exists() and (output / "a.bmp" / "hr_01.png").exists()
+
+
+def test_a_restart_that_is_not_finite_is_told_and_spares_the_others(run, tmp_path, monkeypatch):
+    write_picture(tmp_path / "in" / "a.png")
+    folder = f"--input_dir={tmp_path / 'in'}"
+    whole = run(folder, output="whole")
+
+    key = command.restart_key
+    broken = jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32))
+    monkeypatch.setattr(command, "restart_key", lambda *a: broken if a[2] == 2 else key(*a))
+    normal = jax.random.normal
+
+    def normal_or_nan(key, shape=(), dtype=float):
+        bad = (
+            jax.random.key_data(key) == jax.random.key_data(jax.random.split(broken, 6)[0])
+        ).all()
+        return jnp.where(bad, jnp.nan, normal(key, shape, dtype))
+
+    monkeypatch.setattr(jax.random, "normal", normal_or_nan)
+    output = run(folder, output="broken")
+    assert [r["status"] for r in read_rows(output)] == ["missed eps", "not finite", "missed eps"]
+    assert not (output / "a" / "hr_02.png").exists()
+    for name in ("hr_01.png", "hr_03.png"):
+        assert contents(output / "a")[name] == contents(whole / "a")[name]
+
+
+def test_bad_pictures_are_told_and_the_others_done(run, tmp_path, capsys):
+    folder = tmp_path / "in"
+    write_picture(folder / "good.png")
+    good = (folder / "good.png").read_bytes()
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "cut.png").write_bytes(good[: len(good) // 2])
+    (folder / "text.jpg").write_text("no picture")
+    write_picture(folder / "odd.png", side=3)
+    write_picture(folder / "large.png", side=16)
+    Image.new("RGB", (4, 5)).save(folder / "oblong.png")
+    with pytest.raises(SystemExit) as exit:
+        run(f"--input_dir={folder}")
+    assert exit.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    lines = {Path(s.split(": ")[1]).name: s for s in lines if s.startswith("pulse_jax: ")}
+    assert lines.keys() == {f"{n}.png" for n in ("empty", "cut", "odd", "large", "oblong")} | {
+        "text.jpg"
+    }
+    assert "4×5 pixels, not square" in lines["oblong.png"]
+    assert "3 pixels" in lines["odd.png"] and "--input_size" in lines["odd.png"]
+    assert "16 pixels" in lines["large.png"] and "--input_size" in lines["large.png"]
+    assert {row["image"] for row in read_rows(tmp_path / "out")} == {"good.png"}
+    assert (tmp_path / "out" / "good" / "hr_03.png").exists()
+
+
+def test_a_picture_that_cannot_be_saved_spares_the_others(run, tmp_path, capsys):
+    write_picture(tmp_path / "in" / "a.png", seed=1)
+    write_picture(tmp_path / "in" / "b.png", seed=2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").write_text("a file where the folder should be")
+    assert str(tmp_path / "out" / "a") in fails(run, capsys, f"--input_dir={tmp_path / 'in'}")
+    assert {row["image"] for row in read_rows(tmp_path / "out")} == {"b.png"}
+
+
+@pytest.mark.parametrize(
+    ("argument", "named"),
+    [
+        ("--input_dir=nowhere", ["nowhere"]),
+        ("--input_dir={empty}", ["{empty}"]),
+        ("--generator=nothing", ["'nothing'"]),
+        ("--operator=blur", ["--operator=blur", "bicubic"]),
+        ("--scheme=cube", ["--scheme=cube", "rescale"]),
+        ("--opt_name=adamw", ["--opt_name=adamw", "adamax"]),
+        ("--lr_schedule=cosine", ["--lr_schedule=cosine", "linear1cycle"]),
+        ("--noise_type=pink", ["--noise_type=pink", "trainable"]),
+        ("--eps=-0.1", ["--eps=-0.1"]),
+        ("--eps=nan", ["eps", "nan"]),
+        ("--eps=small", ["--eps=small"]),
+        ("--steps=0", ["--steps=0"]),
+        ("--steps=2.5", ["--steps=2.5"]),
+        ("--restarts=0", ["--restarts=0"]),
+        ("--batch_size=0", ["--batch_size=0"]),
+        ("--learning_rate=0", ["learning rate", "0"]),
+        ("--seed=-1", ["--seed=-1"]),
+        ("--loss_str=100*L3", ["--loss_str=100*L3", "'L3'"]),
+        ("--loss_str=many*L2", ["--loss_str=many*L2", "'many*L2'"]),
+        ("--bad_noise_layers=1,2", ["--bad_noise_layers=1,2"]),
+        ("--bad_noise_layers=9", ["9"]),
+        ("--num_trainable_noise_layers=-1", ["--num_trainable_noise_layers=-1"]),
+        ("--output_dir={file}", ["--output_dir={file}"]),
+        ("--output_dir={file}/in/it", ["--output_dir={file}/in/it"]),
+        ("--unknown=3", ["unknown"]),
+        ("picture.png", ["picture.png", "--input_dir"]),
+    ],
+)
+def test_bad_flags_end_in_one_line(run, tmp_path, capsys, argument, named):
+    write_picture(tmp_path / "in" / "a.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    places = {name: tmp_path / name for name in ("empty", "file")}
+    line = fails(run, capsys, f"--input_dir={tmp_path / 'in'}", argument.format(**places))
+    for text in named:
+        assert text.format(**places) in line
+    assert not list(tmp_path.glob("out/*/hr_*.png"))
+
+
+def test_the_module_runs_from_another_folder(generator, cache, tmp_path):
+    write_picture(tmp_path / "input" / "a.png")
+    arguments = [f"--generator={generator}", f"--cache_dir={cache}", "--input_dir=input"]
+    result = subprocess.run(
+        [sys.executable, "-m", "pulse_jax", *arguments, "--steps=1", "--restarts=1"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "runs" / "a" / "hr_01.png").exists()
+    assert "Traceback" not in result.stderr and "Warning" not in result.stderr
