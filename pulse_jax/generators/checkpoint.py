@@ -1,4 +1,4 @@
-"""Generators on disk: a folder with `spec.json` (the architecture) and Orbax folders (the weights)."""
+"""Generators on disk: a folder with `spec.json` (architectures) and Orbax folders (weights)."""
 
 import dataclasses
 import hashlib
@@ -29,9 +29,10 @@ def bundled():
 def load(name_or_path, **latent_space):
     """A generator and its parameters: `(Generator, params)`.
 
-    `name_or_path`: a bundled generator's name, a folder written by `save`, or a folder with PULSE's `synthesis.pt`
-    and `gaussian_fit.pt` or `mapping.pt`. `latent_space`: arguments of `style_generator`. Raises ValueError if
-    there is no such generator, or part of it is missing or damaged.
+    `name_or_path`: a bundled generator's name, a folder written by `save`, or a folder with PULSE's
+    `synthesis.pt` and `gaussian_fit.pt` or `mapping.pt` (from which the fit is then computed).
+    `latent_space`: arguments of `style_generator`. Raises ValueError, in one line with the folder's
+    name, if there is no such generator or part of it is missing or damaged.
     """
     network, params = load_network(name_or_path)
     return style_generator(network, **latent_space), params
@@ -48,15 +49,16 @@ def load_network(name_or_path):
 def load_discriminator(name_or_path):
     """The discriminator that a generator was trained against: (score, params).
 
-    `score(params, images)`: images (N, R, R, 3) in [0, 1] → logits (N,), higher for more realistic. One of its
-    features is how much the images of a batch differ, so compare batches of like make-up.
+    `score(params, images)`: images (N, R, R, 3) in [0, 1] → logits (N,), higher for more realistic.
+    One of its features is how much the images of a batch differ, in groups of 4: compare batches of
+    like make-up, with N a multiple of 4 or less than it. Raises ValueError as `load` does.
     """
     module, params = _read(find(name_or_path), "discriminator")
     return lambda params, images: module.apply({"params": params}, 2 * images - 1), params
 
 
 def find(name_or_path):
-    """The folder of a generator, from a bundled one's name or a path. Raises ValueError if there is none."""
+    """The folder of a generator, a bundled one's name or a path. ValueError if there is none."""
     known = bundled()
     folder = known.get(str(name_or_path), Path(name_or_path))
     if not any((folder / name).is_file() for name in ("spec.json", "synthesis.pt")):
@@ -68,20 +70,27 @@ def find(name_or_path):
 
 
 def save(folder, **networks):
-    """Write networks as `name=(module, params)`, such as generator and discriminator, into `folder`.
+    """Write networks, given as `name=(module, params)`, into `folder`.
 
-    The weights go into an Orbax folder each, the architectures into `spec.json`, written last.
+    The weights go into an Orbax folder each. `spec.json`, written last, holds the architectures and
+    the SHA-256 of every file. `load` reads the `generator`, whose parameters include `latent_fit`,
+    `load_discriminator` the `discriminator`.
     """
     folder = Path(folder).absolute()
     names = {module: name for name, module in ARCHITECTURES.items()}
-    spec = {}
     with ocp.StandardCheckpointer() as checkpointer:
-        for name, (module, params) in networks.items():
-            params = jax.tree.map(np.asarray, params)
-            checkpointer.save(folder / name, params, force=True)
-            fields = [f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name")]
-            spec[name] = {"architecture": names[type(module)]} | {f: getattr(module, f) for f in fields}
-            spec[name]["sha256"] = digest(params)
+        for name, (_, params) in networks.items():
+            checkpointer.save(folder / name, jax.tree.map(np.asarray, params), force=True)
+    spec = {}
+    for name, (module, _) in networks.items():
+        (folder / name / "commit_success.txt").unlink(missing_ok=True)  # it tells where we are
+        entry = {"architecture": names[type(module)]}
+        for field in dataclasses.fields(module):
+            if field.name not in ("parent", "name"):
+                entry[field.name] = getattr(module, field.name)
+        files = sorted(path for path in (folder / name).rglob("*") if path.is_file())
+        entry["files"] = {f.relative_to(folder).as_posix(): _sha256(f.read_bytes()) for f in files}
+        spec[name] = entry | {"sha256": _sha256(json.dumps(entry).encode())}
     temporary = folder / "spec.json.part"
     temporary.write_text(json.dumps(spec, indent=2) + "\n")
     os.replace(temporary, folder / "spec.json")
@@ -97,38 +106,43 @@ def digest(params):
     return result.hexdigest()
 
 
+def _sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
 def _read(folder, name):
     """One network of a folder written by `save`: (module, params)."""
     try:
-        spec = json.loads((folder / "spec.json").read_text())[name]
-        expected = spec.pop("sha256")
-        module = ARCHITECTURES[spec.pop("architecture")]
-        spec["channels"] = tuple(spec["channels"])
-        module = module(**spec)
+        entry = json.loads((folder / "spec.json").read_text())[name]
+        if entry.pop("sha256") != _sha256(json.dumps(entry).encode()):
+            raise ValueError("spec.json is damaged")
+        # Before Orbax looks at them: it meets a bad file with tracebacks on stderr.
+        for file, sha256 in entry.pop("files").items():
+            if _sha256((folder / file).read_bytes()) != sha256:
+                raise ValueError(f"{file} is damaged")
+        module = ARCHITECTURES[entry.pop("architecture")]
+        module = module(**entry | {"channels": tuple(entry["channels"])})
         with ocp.StandardCheckpointer() as checkpointer:
-            params = checkpointer.restore((folder / name).absolute())
+            return module, checkpointer.restore((folder / name).absolute())
     except Exception as error:  # Orbax, JSON and the modules raise what they like
-        raise ValueError(f"generator {folder}: its {name} can't be read: {_reason(error)}") from error
-    if digest(params) != expected:
-        raise ValueError(f"generator {folder}: its {name} is damaged, the sha256 is another")
-    return module, params
-
-
-def _reason(error):
-    """What went wrong, in one line."""
-    text = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{type(error).__name__}: {text[0]}" if isinstance(error, KeyError) else text[0]
+        reason = " ".join(str(error).split())[:300]
+        if isinstance(error, KeyError):
+            reason = f"spec.json has no known {reason}"
+        raise ValueError(f"generator {folder}: can't read its {name}: {reason}") from error
 
 
 def _load_pulse(folder):
-    """The folder that PULSE downloads to: state dicts, and the fit or the mapping network to compute it from."""
-    mapping, fit = folder / "mapping.pt", folder / "gaussian_fit.pt"
-    state = official.read_torch(mapping) if mapping.is_file() else None
-    network, params = official.from_pulse(official.read_torch(folder / "synthesis.pt"), state)
-    if fit.is_file():
-        params["latent_fit"] = dict(official.read_torch(fit))
-    elif state is not None:
+    """The folder that PULSE downloads to: state dicts, and the latent fit or what to fit it to."""
+    synthesis, mapping, fit = (
+        official.read_torch(path) if path.is_file() else None
+        for path in (folder / f"{name}.pt" for name in ("synthesis", "mapping", "gaussian_fit"))
+    )
+    if mapping is None and fit is None:
+        raise ValueError(f"generator {folder}: needs gaussian_fit.pt or mapping.pt")
+    try:
+        network, params = official.from_pulse(synthesis, mapping, fit)
+    except ValueError as error:
+        raise ValueError(f"generator {folder}: {error}") from error
+    if fit is None:
         params["latent_fit"] = fit_latents(network, params, jax.random.key(0))
-    else:
-        raise ValueError(f"generator {folder}: needs gaussian_fit.pt or mapping.pt beside synthesis.pt")
     return network, params
