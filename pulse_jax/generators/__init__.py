@@ -15,15 +15,16 @@ NOISE_TYPES = ("zero", "fixed", "trainable")
 class Generator(NamedTuple):
     """A decoder of Gaussian variables, for one image; `vmap` it for more.
 
-    Whatever provides these functions can be searched: a GAN, a VAE, a flow. All are pure; `params` is
-    always an argument.
+    Whatever provides these functions can be searched: a GAN, a VAE, a flow. All are pure; `params`
+    is always an argument.
 
     `resolution`: the side R of its images.
-    `sample(key) → (latents, frozen)`: two pytrees of standard normal variables, of which the search moves the
-        first. Axis 0 of a leaf of `latents` counts spheres, the others are coordinates: styles (L, d) are L points,
-        a noise map (1, H, W) is one.
+    `sample(key) → (latents, frozen)`: two pytrees of standard normal variables, of which the search
+        moves the first. Axis 0 of a leaf of `latents` counts spheres, the others are coordinates:
+        styles (L, d) are L points, a noise map (1, H, W) is one.
     `synthesize(params, latents, frozen) → image` (R, R, 3), nominally in [0, 1], not clipped.
-    `styles(params, latents) → (L, d)`: the style vectors that GEOCROSS compares; None if there are none.
+    `styles(params, latents) → (L, d)`: the style vectors that GEOCROSS compares; None if there are
+        none.
     """
 
     resolution: int
@@ -33,28 +34,36 @@ class Generator(NamedTuple):
 
 
 def style_generator(
-    network, *, noise_type="trainable", trainable_noise_layers=5, zero_noise_layers=None, tile_latent=False
+    network,
+    *,
+    noise_type="trainable",
+    trainable_noise_layers=5,
+    zero_noise_layers=None,
+    tile_latent=False,
 ):
-    """A StyleGAN as PULSE searches it (arXiv 2003.03808): Gaussian styles after the mapping network, and noise maps.
+    """A `Generator` from a StyleGAN, in PULSE's latent space (arXiv 2003.03808).
 
-    The mapping network's output is nearly Gaussian once its last activation is undone. So a style is
+    The mapping network's output is nearly Gaussian once its last activation is undone. So a style
+    is, per coordinate,
         w = gain · leaky_relu(std · z + mean, 0.2), z ~ N(0, I),
-    per coordinate, with mean and std from `params["latent_fit"]`, and there is one z per layer, or one for all of
+    with mean and std from `params["latent_fit"]`. There is one z for each layer, or one for all of
     them with `tile_latent`.
 
-    `network`: a `StyleGAN` or `StyleGAN2`. `noise_type`: "zero", "fixed" (drawn, then left alone) or "trainable" (the
-    first `trainable_noise_layers` are searched too). The noise maps of `zero_noise_layers` (by default the last layer
-    alone) are zero whatever the type.
+    `network`: a `StyleGAN` or `StyleGAN2`. `noise_type`: "zero", "fixed" (drawn, then left alone)
+    or "trainable" (the first `trainable_noise_layers`, or all if there are fewer, are searched
+    too). The noise maps of `zero_noise_layers` (by default the last layer's alone) are zero
+    whatever the type.
 
-    Latents: {"style": (L, d) or (1, d), "noise_0": (1, 4, 4), …}. Raises ValueError for an unknown noise type or
-    a layer that doesn't exist.
+    Latents: {"style": (L, d) or (1, d), "noise_0": (1, 4, 4), …}; the other noise maps are frozen.
+    Raises ValueError for an unknown noise type, a layer to zero that doesn't exist, or a negative
+    number of layers.
     """
     layers = len(network.noise_shapes)
     zero = {layers - 1} if zero_noise_layers is None else set(zero_noise_layers)
     if noise_type not in NOISE_TYPES:
         raise ValueError(f"noise_type must be one of {', '.join(NOISE_TYPES)}, got {noise_type!r}")
-    if not zero <= set(range(layers)):
-        raise ValueError(f"noise layers are numbered 0 to {layers - 1}, got {max(zero - set(range(layers)))}")
+    if unknown := zero - set(range(layers)):
+        raise ValueError(f"noise layers are numbered 0 to {layers - 1}, got {max(unknown)}")
     if trainable_noise_layers < 0:
         raise ValueError(f"trainable_noise_layers must be at least 0, got {trainable_noise_layers}")
     if noise_type == "zero":
@@ -86,10 +95,11 @@ def style_generator(
 
 
 def fit_latents(network, params, key, samples=1_000_000, chunk_size=10_000):
-    """Mean and standard deviation of each coordinate of W before its last activation: {"mean": (d,), "std": (d,)}.
+    """Fits a Gaussian to W before its last activation: {"mean": (d,), "std": (d,)}, float32.
 
-    Over w = mapping(z), z ~ N(0, I), with the last leaky ReLU undone. Streamed in chunks, so that memory doesn't grow
-    with `samples` (the reference maps a million latents in one allocation).
+    Over w = mapping(z), z ~ N(0, I), with the last leaky ReLU undone. At least `samples` of them,
+    in chunks, so that memory doesn't grow with their number (the reference maps a million latents
+    in one allocation).
     """
 
     @jax.jit
@@ -102,9 +112,10 @@ def fit_latents(network, params, key, samples=1_000_000, chunk_size=10_000):
 
 
 def gaussian_fit(chunks, activation_gain=1.0):
-    """Per-coordinate mean and unbiased standard deviation of an iterable of arrays w (n, d), last activation undone.
+    """The same for given style vectors: an iterable of arrays w (n, d).
 
-    Chunks are merged in float64 (Chan, Golub and LeVeque, 1979).
+    The mean and the unbiased standard deviation of each coordinate. Chunks are merged in float64
+    (Chan, Golub and LeVeque, 1979).
     """
     count, mean, squares = 0, 0.0, 0.0
     for w in chunks:
