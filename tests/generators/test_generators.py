@@ -1,0 +1,199 @@
+"""The generator contract, and the latent space in which PULSE searches a StyleGAN."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import golden, relative_error
+
+from pulse_jax import losses, operators, optimizers, search
+from pulse_jax.generators import Generator, fit_latents, gaussian_fit, style_generator
+from pulse_jax.generators.stylegan import StyleGAN
+from pulse_jax.generators.stylegan2 import StyleGAN2
+
+STYLEGAN = StyleGAN(resolution=16, channels=(4, 3, 2), latent_size=5, mapping_layers=2)
+STYLEGAN2 = StyleGAN2(resolution=16, channels=(4, 3, 2), latent_size=5, mapping_layers=2)
+both_networks = pytest.mark.parametrize("network", [STYLEGAN, STYLEGAN2], ids=["1", "2"])
+
+
+def noise_layers(tree):
+    return {int(name.removeprefix("noise_")) for name in tree if name != "style"}
+
+
+def layers_by_role(network, **latent_space):
+    """The noise layers that `sample` gives to the search, leaves as drawn, and leaves at zero."""
+    latents, frozen = style_generator(network, **latent_space).sample(jax.random.key(0))
+    maps = latents | frozen
+    shapes = [maps[f"noise_{i}"].shape for i in range(len(network.noise_shapes))]
+    assert tuple(shapes) == network.noise_shapes
+    zero = {i for i in noise_layers(maps) if not maps[f"noise_{i}"].any()}
+    return noise_layers(latents), noise_layers(frozen) - zero, zero
+
+
+@pytest.mark.parametrize(
+    ("latent_space", "searched", "fixed", "zero"),
+    [
+        ({}, {0, 1, 2, 3}, set(), {4}),
+        ({"trainable_noise_layers": 2}, {0, 1}, {2, 3}, {4}),
+        ({"trainable_noise_layers": 18}, {0, 1, 2, 3}, set(), {4}),
+        ({"trainable_noise_layers": 3, "zero_noise_layers": (1,)}, {0, 2}, {3, 4}, {1}),
+        ({"zero_noise_layers": ()}, {0, 1, 2, 3, 4}, set(), set()),
+        ({"noise_type": "fixed"}, set(), {0, 1, 2, 3}, {4}),
+        ({"noise_type": "fixed", "zero_noise_layers": (0, 3)}, set(), {1, 2, 4}, {0, 3}),
+        ({"noise_type": "zero"}, set(), set(), {0, 1, 2, 3, 4}),
+        ({"noise_type": "zero", "zero_noise_layers": ()}, set(), set(), {0, 1, 2, 3, 4}),
+    ],
+)
+def test_noise_maps_are_searched_fixed_or_zero(latent_space, searched, fixed, zero):
+    assert layers_by_role(STYLEGAN2, **latent_space) == (searched, fixed, zero)
+
+
+def test_stylegan_1_has_a_noise_map_more():
+    assert layers_by_role(STYLEGAN) == ({0, 1, 2, 3, 4}, set(), {5})
+
+
+@pytest.mark.parametrize(
+    ("latent_space", "message"),
+    [
+        ({"noise_type": "random"}, "zero, fixed, trainable, got 'random'"),
+        ({"zero_noise_layers": (2, 5)}, "0 to 4, got 5"),
+        ({"zero_noise_layers": (-1,)}, "0 to 4, got -1"),
+        ({"trainable_noise_layers": -2}, "at least 0, got -2"),
+    ],
+)
+def test_latent_spaces_that_do_not_exist_are_refused(latent_space, message):
+    with pytest.raises(ValueError, match=message):
+        style_generator(STYLEGAN2, **latent_space)
+
+
+def test_samples_are_standard_normal_and_differ():
+    generator = style_generator(STYLEGAN2, zero_noise_layers=(), trainable_noise_layers=3)
+    keys = jax.random.split(jax.random.key(1), 400)
+    latents, frozen = jax.vmap(generator.sample)(keys)
+    assert latents["style"].shape == (400, 6, 5)
+    leaves = [np.asarray(leaf).reshape(400, -1) for leaf in jax.tree.leaves((latents, frozen))]
+    values = np.concatenate(leaves, axis=1)  # a row for each sample
+    assert np.unique(values[:2]).size >= values[:2].size - 2  # nothing is drawn twice
+    assert abs(values.mean()) <= 5 / np.sqrt(values.size)
+    assert abs((values**2).mean() - 1) <= 5 * np.sqrt(2 / values.size)
+
+
+def latent_fit(size):
+    generator = np.random.default_rng(3)
+    mean, std = generator.normal(size=size), generator.uniform(0.5, 2, size)
+    return {"mean": mean.astype("f4"), "std": std.astype("f4")}
+
+
+@both_networks
+@pytest.mark.parametrize("tile_latent", [False, True])
+def test_styles_are_affine_in_z_up_to_a_leaky_relu(network, tile_latent):
+    generator = style_generator(network, tile_latent=tile_latent)
+    latents, _ = generator.sample(jax.random.key(2))
+    z = np.asarray(latents["style"], np.float64)
+    assert z.shape == ((1 if tile_latent else 6), 5)
+    fit = latent_fit(5)
+    x = fit["std"] * z + fit["mean"]
+    gain = {StyleGAN: 1, StyleGAN2: np.sqrt(2)}[type(network)]
+    expected = np.broadcast_to(gain * np.where(x > 0, x, 0.2 * x), (6, 5))
+    assert relative_error(generator.styles({"latent_fit": fit}, latents), expected) <= 1e-6
+
+
+def random_params(network):
+    """Parameters of the right shapes, none of them 0, and a latent fit."""
+    generator = np.random.default_rng(4)
+    noise = [jnp.ones((1, *shape)) for shape in network.noise_shapes]
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.ones((1, 5)), noise)["params"]
+    params = jax.tree.map(lambda leaf: generator.normal(size=leaf.shape).astype("f4"), shapes)
+    return params | {"latent_fit": latent_fit(5)}
+
+
+@both_networks
+def test_an_image_is_that_of_its_styles_and_noise_maps(network):
+    generator, params = style_generator(network, trainable_noise_layers=2), random_params(network)
+    latents, frozen = generator.sample(jax.random.key(4))
+    noise = [(latents | frozen)[f"noise_{i}"][None] for i in range(len(network.noise_shapes))]
+
+    synthesize = jax.jit(generator.synthesize)
+    image = synthesize(params, latents, frozen)
+    w = generator.styles(params, latents)[None]
+    expected = network.apply({"params": params}, w, noise, method="synthesis")[0]
+    assert image.shape == (16, 16, 3)
+    assert relative_error(2 * image - 1, expected) <= 1e-5
+    for name in ("style", "noise_0", "noise_1"):  # each has a part in it
+        other = latents | {name: latents[name][..., ::-1]}
+        assert jnp.abs(synthesize(params, other, frozen) - image).max() > 1e-3
+
+
+# The latent fit.
+
+
+def test_gaussian_fit_equals_the_reference():
+    arrays = golden("sg1_torch_r128_mapping")
+    fit = gaussian_fit([arrays["w"]])
+    assert fit["mean"].dtype == fit["std"].dtype == np.float32
+    assert relative_error(fit["mean"], arrays["fit_mean"]) <= 1e-7
+    assert relative_error(fit["std"], arrays["fit_std"]) <= 1e-7
+
+
+def test_gaussian_fit_does_not_depend_on_the_chunks():
+    w = golden("sg1_torch_r128_mapping")["w"]
+    whole = gaussian_fit([w])
+    for cuts in ([1], [7, 8, 250], range(1, 300)):
+        parts = gaussian_fit(iter(np.split(w, cuts)))
+        for name in ("mean", "std"):
+            assert relative_error(parts[name], whole[name]) <= 1e-7
+
+
+def test_gaussian_fit_undoes_the_gain():
+    w = golden("sg1_torch_r128_mapping")["w"]
+    scaled, plain = gaussian_fit([np.sqrt(2) * w], np.sqrt(2)), gaussian_fit([w])
+    assert relative_error(scaled["mean"], plain["mean"]) <= 1e-7
+    assert relative_error(scaled["std"], plain["std"]) <= 1e-7
+
+
+@both_networks
+def test_latents_are_fitted_as_one_big_batch_would_be(network):
+    z = jax.random.normal(jax.random.key(6), (20_000, 5))
+    params = random_params(network)
+    params["mapping"] = jax.tree.map(lambda leaf: 100 * leaf, params["mapping"])
+    w = network.apply({"params": params}, z, method="mapping")
+    expected = gaussian_fit([w], network.activation_gain)
+    fit = fit_latents(network, params, jax.random.key(8), samples=20_000, chunk_size=1_000)
+    error = 5 * np.sqrt(2 / 20_000)  # of the difference of two independent estimates
+    assert (np.abs(fit["mean"] - expected["mean"]) <= error * expected["std"]).all()
+    assert relative_error(fit["std"], expected["std"]) <= error
+
+
+# Another generator.
+
+
+def linear_decoder(side, size):
+    """The simplest generator there is: an image that is linear in one Gaussian vector."""
+
+    def sample(key):
+        return jax.random.normal(key, (1, size)), None
+
+    def synthesize(params, latents, frozen):
+        return 0.5 + (latents[0] @ params).reshape(side, side, 3)
+
+    return Generator(side, sample, synthesize)
+
+
+def test_a_generator_need_not_be_a_stylegan():
+    generator = linear_decoder(8, 20)
+    params = 0.05 * jax.random.normal(jax.random.key(0), (20, 8 * 8 * 3))
+    latents, frozen = generator.sample(jax.random.key(1))
+    target = operators.area(4)(generator.synthesize(params, latents, frozen))
+    with pytest.raises(ValueError, match="geocross"):
+        search.build(generator, operators.area(4), losses.Loss(), optax.sgd(1.0))
+
+    loss = losses.Loss(l2=100, geocross=0, eps=1e-5)
+    optimizer = optimizers.SCHEMES["rescale"](optax.adam(0.1))
+    linear = search.build(generator, operators.area(4), loss, optimizer)
+    latents, frozen = jax.vmap(generator.sample)(jax.random.split(jax.random.key(2), 3))
+    state, info = search.run(linear, params, target, jax.vmap(linear.init)(latents, frozen), 200)
+    assert (info.l2[:, 0] > 1e-3).all()
+    assert (state.best.l2 <= 1e-5).all()
+    image = generator.synthesize(params, state.best.latents[0], None)
+    assert jnp.mean((operators.area(4)(image) - target) ** 2) <= 1.01e-5
