@@ -144,7 +144,8 @@ def run(
     group ends if all its restarts have met eps.
 
     Returns (state, info) of the B restarts; leaves of info are (B, steps), NaN after an early stop.
-    Raises ValueError for fewer than one restart, step, slot or step in a chunk.
+    Raises ValueError for fewer than one restart, step, slot or step in a chunk, and for a target of
+    the wrong shape.
     """
     if state.step.ndim != 1:
         raise ValueError(f"run takes the states of many restarts, got steps {state.step.shape}")
@@ -154,6 +155,8 @@ def run(
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
+    if target.shape[:-3] not in ((), (restarts,)):
+        raise ValueError(f"target must be one image or {restarts} images, got {target.shape}")
     targets = jnp.broadcast_to(target, (restarts, *target.shape[-3:]))
     length = max(n for n in range(1, chunk + 1) if steps % n == 0)  # one scan, one compilation
 

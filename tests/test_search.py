@@ -1,0 +1,358 @@
+"""The search: best iterates, independent restarts, slots, and the program that is compiled."""
+
+import functools
+import re
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import relative_error
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from pulse_jax import SCHEMES, Generator, Loss, best, build, operators, run, status, style_generator
+from pulse_jax.generators.stylegan import StyleGAN
+from pulse_jax.generators.stylegan2 import StyleGAN2
+from pulse_jax.search import STATUS
+
+NAN, INF = np.nan, np.inf
+PROGRAMS = ClosedJaxpr, Jaxpr
+
+
+def take(tree, rows):
+    """Some rows, or one, of the leaves."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], tree)
+
+
+def same_bytes(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)
+
+
+# --- A linear generator: (8, 8, 3) images from two styles and a frozen noise map. ---
+
+
+def linear_generator(traces=None):
+    """`params` is the matrix; `traces`, a list, grows when an image is traced."""
+
+    def sample(key):
+        style_key, noise_key = jax.random.split(key)
+        noise = 0.01 * jax.random.normal(noise_key, (1, 8, 8))
+        return {"style": jax.random.normal(style_key, (2, 16))}, {"noise": noise}
+
+    def synthesize(params, latents, frozen):
+        if traces is not None:
+            traces.append(None)
+        image = jnp.einsum("ld,ldhwc->hwc", latents["style"], params)
+        return 0.5 + image + frozen["noise"][0, :, :, None]
+
+    return Generator(8, sample, synthesize, lambda params, latents: latents["style"])
+
+
+GENERATOR, AREA = linear_generator(), operators.area(4)
+MATRIX = 0.1 * jax.random.normal(jax.random.key(0), (2, 16, 8, 8, 3))
+LINEAR = build(GENERATOR, AREA, Loss(), SCHEMES["rescale"](optax.adam(0.1)))
+SAMPLES = jax.vmap(GENERATOR.sample)(jax.random.split(jax.random.key(1), 10))
+STARTS, FOUND = take(SAMPLES, slice(5)), take(SAMPLES, slice(5, None))
+IMAGES = jax.vmap(GENERATOR.synthesize, (None, 0, 0))(MATRIX, *FOUND)
+TARGETS = np.asarray(jax.vmap(AREA)(IMAGES))  # (5, 2, 2, 3), all of which can be met
+
+
+def start(restarts, search=LINEAR):
+    """The states of so many restarts, at most five."""
+    return take(jax.vmap(search.init)(*STARTS), slice(restarts))
+
+
+# --- Small random StyleGANs. ---
+
+every_network = pytest.mark.parametrize("network", [StyleGAN, StyleGAN2])
+TARGET = jnp.full((8, 8, 3), 0.4)
+
+
+@functools.cache
+def style_search(network):
+    network = network(16, (8, 8, 4), latent_size=8, mapping_layers=2)
+    noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 8)), noise)["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), shapes)
+    params["latent_fit"] = {"mean": jnp.zeros(8), "std": jnp.ones(8)}
+    generator = style_generator(network)
+    search = build(generator, operators.bicubic(2), Loss(), SCHEMES["rescale"](optax.adam(0.1)))
+    keys = jax.random.split(jax.random.key(1), 4)
+    latents, frozen = jax.vmap(generator.sample)(keys)
+    state = jax.vmap(search.init)(latents, frozen)
+    return SimpleNamespace(generator=generator, params=params, search=search, state=state)
+
+
+@every_network
+def test_the_whole_flow(network):
+    s = style_search(network)
+    state, info = run(s.search, s.params, TARGET, s.state, steps=10)
+    assert info.l2.shape == info.loss.shape == info.grad_norm.shape == (4, 10)
+    assert (state.step == 10).all()
+
+    result = best(state)
+    assert (result.l2 < info.l2[:, 0]).all()
+    np.testing.assert_array_equal(result.l2, info.l2.min(1))  # none has met eps
+    np.testing.assert_array_equal(result.step, info.l2.argmin(1))
+    synthesize = jax.jit(jax.vmap(s.generator.synthesize, (None, 0, 0)))
+    lrs = jax.vmap(operators.bicubic(2))(synthesize(s.params, result.latents, state.frozen))
+    assert relative_error(jnp.mean((lrs - TARGET) ** 2, (1, 2, 3)), result.l2) <= 1e-5
+
+
+def test_a_restart_that_is_not_finite_leaves_the_others_alone():
+    s = style_search(StyleGAN2)
+    broken = s.state.latents | {"style": s.state.latents["style"].at[2, 0, 0].set(NAN)}
+    expected = run(s.search, s.params, TARGET, s.state, steps=10)
+    actual = run(s.search, s.params, TARGET, s.state._replace(latents=broken), steps=10)
+    assert same_bytes(take(actual, [0, 1, 3]), take(expected, [0, 1, 3]))
+    assert np.isnan(actual[1].l2[2]).all()
+    assert status(best(actual[0]).l2, s.search.eps).tolist() == [1, 1, 2, 1]
+
+
+# --- Which iterate is the best. ---
+
+# (l2 at each step, loss at each step, best step, its status), with eps = 1.
+SCRIPTS = {
+    "lowest l2 as long as none meets eps": ([3, 2, 2.5], [1, 9, 0], 1, "missed eps"),
+    "lowest loss among those that meet it": ([3, 0.9, 0.5, 0.8], [0, 5, 4, 3], 3, "converged"),
+    "lower loss outside eps": ([0.9, 2, 0.8], [5, 0, 6], 0, "converged"),
+    "higher loss once eps is met": ([1.5, 0.9], [1, 5], 1, "converged"),
+    "eps itself meets it": ([0.5, 1, 2], [2, 1, 0], 1, "converged"),
+    "the first of equals within eps": ([0.5, 0.4], [1, 1], 0, "converged"),
+    "the first of equals outside eps": ([2, 2], [1, 0], 0, "missed eps"),
+    "nan first": ([NAN, 2, NAN, 3], [NAN, 0, NAN, 0], 1, "missed eps"),
+    "nan last": ([0.5, NAN], [1, NAN], 0, "converged"),
+    "inf first": ([INF, 2], [INF, 0], 1, "missed eps"),
+    "a loss of nan": ([2, 0.5, 3], [1, NAN, 0], 0, "missed eps"),
+    "a loss of -inf": ([0.5, 0.4], [1, -INF], 0, "converged"),
+    "nothing finite": ([NAN, INF], [NAN, INF], 0, "not finite"),
+}
+
+
+class ScriptedLoss:
+    eps, needs_styles = 1.0, True
+
+    def __call__(self, lr, target, styles):
+        return styles
+
+
+def test_the_best_iterate():
+    """Each restart reads its l2 and loss from a script in its latents, next to the time."""
+
+    def now(latents):
+        return latents["script"][:, latents["time"][0, 0].astype(int)]
+
+    def tick(updates, state, params=None):
+        return jax.tree.map(jnp.zeros_like, updates) | {"time": jnp.ones((1, 1))}, state
+
+    generator = Generator(
+        1,
+        sample=None,
+        synthesize=lambda params, latents, frozen: jnp.sqrt(now(latents)[0]).reshape(1, 1, 1),
+        styles=lambda params, latents: now(latents)[1],
+    )
+    clock = optax.GradientTransformation(lambda params: optax.EmptyState(), tick)
+    search = build(generator, lambda image: image, ScriptedLoss(), clock)
+
+    steps = max(len(l2s) for l2s, *_ in SCRIPTS.values())
+    scripts = np.full((len(SCRIPTS), 2, steps), NAN)
+    for row, (l2s, losses, *_) in zip(scripts, SCRIPTS.values(), strict=True):
+        row[:, : len(l2s)] = l2s, losses
+    latents = {"script": jnp.asarray(scripts, jnp.float32), "time": jnp.zeros((len(SCRIPTS), 1, 1))}
+    state, info = run(
+        search, None, jnp.zeros((1, 1, 1)), jax.vmap(search.init)(latents, None), steps
+    )
+    np.testing.assert_array_equal(info.loss, latents["script"][:, 1])
+    result = best(state)
+    for i, (name, (l2s, losses, step, outcome)) in enumerate(SCRIPTS.items()):
+        assert (result.step[i], result.latents["time"][i, 0, 0]) == (step, step), name
+        assert STATUS[status(result.l2[i], search.eps)] == outcome, name
+        expected = (INF, INF) if outcome == "not finite" else (l2s[step], losses[step])
+        np.testing.assert_allclose((result.l2[i], result.loss[i]), expected, 1e-6, err_msg=name)
+
+
+# --- Many restarts: targets, slots, compilation, chunks. ---
+
+
+def test_each_restart_may_have_its_own_target():
+    targets, state = TARGETS[:2], start(2)
+    together = run(LINEAR, MATRIX, targets, state, steps=10)
+    for i, target in enumerate(targets):
+        alone = run(LINEAR, MATRIX, target, state, steps=10)
+        assert same_bytes(take(together, i), take(alone, i))
+        assert not same_bytes(take(together, 1 - i), take(alone, 1 - i))
+
+
+def test_one_compilation_serves_all_targets_weights_and_groups():
+    traces = []
+    search = build(linear_generator(traces), AREA, Loss(), optax.sgd(0.1))
+    run(search, MATRIX, TARGETS[0], start(2, search), steps=20, slots=2)
+    first = len(traces)
+    run(search, 2 * MATRIX, TARGETS, start(5, search), steps=40, slots=2)
+    assert len(traces) == first > 0
+
+
+@pytest.mark.parametrize("restarts", [1, 5])
+def test_groups_fill_the_slots(restarts):
+    targets, state = TARGETS[:restarts], start(restarts)
+    together = run(LINEAR, MATRIX, targets, state, steps=10, slots=2)
+    for rows in np.split(np.arange(restarts), range(2, restarts, 2)):
+        full = np.resize(rows, 2)
+        by_hand = run(LINEAR, MATRIX, targets[full], take(state, full), steps=10)
+        assert same_bytes(take(together, rows), take(by_hand, slice(len(rows))))
+    assert len(set(together[1].loss[:, -1].tolist())) == restarts
+
+
+@pytest.mark.parametrize(("steps", "chunk"), [(7, 10), (14, 10), (13, 10), (14, 1)])
+def test_chunks_are_steps_one_after_another(steps, chunk):
+    target, expected, infos = TARGETS[0], start(2), []
+    state, info = run(LINEAR, MATRIX, target, expected, steps, chunk=chunk)
+    step = jax.jit(jax.vmap(LINEAR.step, (None, None, 0)))
+    for _ in range(steps):
+        expected, measured = step(MATRIX, target, expected)
+        infos.append(measured)
+    expected_info = jax.tree.map(lambda *leaves: np.stack(leaves, 1), *infos)
+    assert (state.step == steps).all()
+    pairs = zip(
+        jax.tree.leaves((state.latents, best(state).latents, info)),
+        jax.tree.leaves((expected.latents, best(expected).latents, expected_info)),
+        strict=True,
+    )
+    assert all(relative_error(a, b) <= 1e-5 for a, b in pairs)
+
+
+def test_stops_when_a_group_has_met_eps():
+    targets = np.concatenate([TARGETS[:2], np.full_like(TARGETS[:2], 100)])  # out of reach
+    arguments = LINEAR, MATRIX, targets, start(4), 60
+    _, full = run(*arguments, slots=2)
+    state, info = run(*arguments, slots=2, stop_at_eps=True)
+
+    met = [int(np.argmax(l2 <= LINEAR.eps)) for l2 in full.l2[:2]]
+    stop = 10 * (max(met) // 10 + 1)
+    assert 0 < stop < 60
+    assert state.step.tolist() == [stop, stop, 60, 60]
+    assert same_bytes(take(info, [2, 3]), take(full, [2, 3]))
+    for ours, theirs in zip(info, full, strict=True):
+        assert ours.shape == (4, 60)
+        assert same_bytes(ours[:2, :stop], theirs[:2, :stop])
+        assert np.isnan(ours[:2, stop:]).all()
+    assert status(best(state).l2, LINEAR.eps).tolist() == [0, 0, 1, 1]
+
+
+def test_on_chunk_sees_each_group_after_each_chunk():
+    seen = []
+    state, _ = run(
+        LINEAR,
+        MATRIX,
+        TARGETS[0],
+        start(3),
+        steps=20,
+        slots=2,
+        on_chunk=lambda rows, state: seen.append((rows, state)),
+    )
+    rows_and_steps = [(rows.tolist(), group.step.tolist()) for rows, group in seen]
+    assert rows_and_steps == [([0, 1], [10] * 2), ([0, 1], [20] * 2), ([2], [10]), ([2], [20])]
+    assert same_bytes(seen[1][1], take(state, [0, 1]))
+    assert same_bytes(seen[3][1], take(state, [2]))
+
+
+# --- What is compiled. ---
+
+
+def constants(program):
+    """Sizes of the arrays inside a program, its inner programs included."""
+    yield from map(np.size, getattr(program, "consts", ()))
+    for equation in program.eqns:
+        yield from (np.size(x.val) for x in equation.invars if isinstance(x, Literal))
+        parameters = jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, PROGRAMS))
+        for inner in parameters:
+            if isinstance(inner, PROGRAMS):
+                yield from constants(inner)
+
+
+def test_weights_and_targets_are_arguments():
+    s = style_search(StyleGAN2)
+    matrix = 8 * 16  # of the operator
+    program = jax.make_jaxpr(functools.partial(run, s.search, steps=10))
+    assert max(constants(program(s.params, TARGET, s.state))) <= matrix
+
+    def closed_over(target, state):
+        return run(s.search, s.params, target, state, steps=10)
+
+    assert max(constants(jax.make_jaxpr(closed_over)(TARGET, s.state))) > matrix
+
+
+@pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="reads the program of XLA's CPU compiler"
+)
+@every_network
+def test_convolutions_are_in_canonical_form(network):
+    """Others are slow in a loop on a CPU. And no gradient of the weights is left, or its loop."""
+    s = style_search(network)
+    program = jax.jit(functools.partial(run, s.search, steps=10))
+    hlo = program.lower(s.params, TARGET, s.state).compile().as_text()
+    labels = re.findall(r" convolution\(.*dim_labels=([^, ]+)", hlo)
+    # One at side 4 and two each at 8 and 16, forward and backward; 1×1 ones become products.
+    assert labels == 10 * ["b01f_01io->b01f"]
+    assert hlo.count(" while(") == 1
+
+
+# --- Optimisers and errors. ---
+
+
+def test_the_optimizer_is_passed_the_objective():
+    def update(updates, state, params, *, value, grad, value_fn):
+        return updates, (value, grad, value_fn(params), value_fn({"style": params["style"] + 1}))
+
+    recorder = optax.GradientTransformationExtraArgs(lambda params: None, update)
+    search = build(GENERATOR, AREA, Loss(), recorder)
+    step, initial = jax.jit(search.step), take(start(1, search), 0)
+    state, info = step(MATRIX, TARGETS[0], initial)
+    value, grad, again, elsewhere = state.optimizer
+    assert value == info.loss
+    assert relative_error(again, value) <= 1e-6
+    assert relative_error(optax.tree.norm(grad), info.grad_norm) <= 1e-6
+
+    moved = initial._replace(latents={"style": initial.latents["style"] + 1})
+    assert relative_error(elsewhere, step(MATRIX, TARGETS[0], moved)[1].loss) <= 1e-6
+
+
+def test_an_optimizer_with_a_line_search():
+    search = build(GENERATOR, AREA, Loss(), SCHEMES["rescale"](optax.lbfgs()))
+    initial = start(3, search)
+    state, info = run(search, MATRIX, TARGETS[:3], initial, steps=10)
+    assert (best(state).l2 < 0.05 * info.l2[:, 0]).all()
+    radii = [np.linalg.norm(s.latents["style"], axis=-1) for s in (state, initial)]
+    assert relative_error(*radii) <= 1e-5
+
+
+def test_a_loss_of_styles_needs_a_generator_with_styles():
+    generator = GENERATOR._replace(styles=None)
+    with pytest.raises(ValueError, match="geocross"):
+        build(generator, AREA, Loss(geocross=0.05), optax.sgd(0.1))
+    search = build(generator, AREA, Loss(geocross=0), optax.sgd(0.1))
+    _, info = run(search, MATRIX, TARGETS[:2], start(2, search), steps=1)
+    np.testing.assert_allclose(info.loss, 100 * info.l2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"slots": 0}, "slots must be at least 1, got 0"),
+        ({"chunk": -1}, "chunk must be at least 1, got -1"),
+        ({"state": start(0)}, "restarts must be at least 1, got 0"),
+        ({"state": take(start(1), 0)}, r"many restarts, got steps \(\)"),
+        ({"target": jnp.zeros((4, 4, 3))}, r"\(4, 4, 3\).*\(2, 2, 3\)"),
+        ({"target": jnp.zeros((5, 2, 2, 3))}, r"2 images, got \(5, 2, 2, 3\)"),
+        ({"target": jnp.zeros((1, 2, 2, 2, 3))}, r"2 images, got \(1, 2, 2, 2, 3\)"),
+    ],
+)
+def test_bad_arguments(arguments, told):
+    good = {"target": jnp.zeros((2, 2, 3)), "state": start(2), "steps": 10}
+    with pytest.raises(ValueError, match=told):
+        run(LINEAR, MATRIX, **good | arguments)
