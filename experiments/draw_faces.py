@@ -1,0 +1,43 @@
+"""Draw faces, and the small pictures that they downscale to.
+
+    python experiments/draw_faces.py --output_dir=runs/faces --count=4 --factor=8
+
+Writes truth/face_01.png … and input/face_01.png …, whose side is size / factor. Different seeds
+give different faces; the examples of checkpoints/faces64 are the inputs with the default flags.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs as a script, too
+
+import pulse_jax
+from experiments.faces import face
+from pulse_jax import images
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("output_dir", "runs/faces", "Folder for the pictures.")
+flags.DEFINE_integer("count", 4, "Faces to draw.", lower_bound=1)
+flags.DEFINE_integer("size", 64, "Side of the faces.", lower_bound=8)
+flags.DEFINE_integer("factor", 8, "Of downscaling.", lower_bound=1)
+flags.DEFINE_enum("operator", "bicubic", list(pulse_jax.OPERATORS), "How they are downscaled.")
+flags.DEFINE_integer("seed", 2000, "Of the faces; the trainer draws its own with seed 0.")
+
+
+def main(_):
+    operator = pulse_jax.OPERATORS[FLAGS.operator](FLAGS.factor)
+    keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.count)
+    faces = jax.jit(jax.vmap(lambda key: face(key, FLAGS.size)[0]))(keys)
+    for kind, pictures in (("truth", faces), ("input", jax.vmap(operator)(faces))):
+        folder = Path(FLAGS.output_dir) / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        for k, picture in enumerate(np.asarray(pictures), 1):
+            images.save_image(folder / f"face_{k:02d}.png", picture)
+
+
+if __name__ == "__main__":
+    app.run(main)
