@@ -111,8 +111,8 @@ def build(generator, operator, loss, optimizer):
 def _is_better(a, b, eps):
     """Whether `Best` a is to be kept rather than b; never if it isn't finite."""
     finite = jnp.isfinite(a.l2) & jnp.isfinite(a.loss)
-    met, both_met = a.l2 <= eps, (a.l2 <= eps) & (b.l2 <= eps)
-    return finite & jnp.where(both_met, a.loss < b.loss, met | (a.l2 < b.l2))
+    both_met = (a.l2 <= eps) & (b.l2 <= eps)
+    return finite & jnp.where(both_met, a.loss < b.loss, a.l2 < b.l2)
 
 
 def _select(condition, a, b):
