@@ -41,6 +41,7 @@ flags.DEFINE_integer("mapping_layers", 4, "Dense layers from z to w.", lower_bou
 flags.DEFINE_integer("images", 250_000, "Images to train on, from the start of the run.", 1)
 flags.DEFINE_integer("batch_size", 16, "Images in a step.", lower_bound=1)
 flags.DEFINE_float("learning_rate", 2.5e-3, "Of Adam, for both networks.")
+flags.DEFINE_float("noise_rate", 0.02, "Learning rate of the noise strengths, as a share.")
 flags.DEFINE_float("r1_gamma", 1.0, "Weight of the gradient penalty on real images.")
 flags.DEFINE_integer("r1_interval", 16, "Steps from one gradient penalty to the next.", 1)
 flags.DEFINE_float("mixing", 0.9, "Share of images whose layers take two styles.")
@@ -63,18 +64,19 @@ def main(_):
     channels = tuple(int(c) for c in FLAGS.channels)
     generator = StyleGAN2(FLAGS.resolution, channels, FLAGS.latent_size, FLAGS.mapping_layers)
     discriminator = Discriminator(channels)
-    optimizer = optax.adam(FLAGS.learning_rate, b1=0.0, b2=0.99)
+    optimizer = make_optimizer()
     batch = folder_batches(FLAGS.data_dir) if FLAGS.data_dir else face_batches()
     step = make_step(generator, discriminator, optimizer)
     sample = jax.jit(lambda params: generate(generator, params, jax.random.key(1), 64, 0.0))
 
-    state = initial_state(generator, discriminator, optimizer, jax.random.key(FLAGS.seed))
+    start = jax.jit(lambda key: initial_state(generator, discriminator, optimizer, key))
+    state = start(jax.random.key(FLAGS.seed))
     options = ocp.CheckpointManagerOptions(max_to_keep=2)
     with ocp.CheckpointManager(output / "state", options=options) as manager:
         if manager.latest_step() is not None:
             state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state))
         first, last = int(state.step), -(-FLAGS.images // FLAGS.batch_size)
-        start = time.perf_counter()
+        began = time.perf_counter()
         for i in tqdm(range(first, last), initial=first, total=last, unit="step", smoothing=0.01):
             state, metrics = step(state, batch(i), regularise=i % FLAGS.r1_interval == 0)
             if (i + 1) % FLAGS.save_steps and i + 1 < last:
@@ -82,13 +84,28 @@ def main(_):
             manager.save(i + 1, args=ocp.args.StandardSave(state))
             manager.wait_until_finished()
             seen = (i + 1) * FLAGS.batch_size
-            rate = (i + 1 - first) * FLAGS.batch_size / (time.perf_counter() - start)
+            rate = (i + 1 - first) * FLAGS.batch_size / (time.perf_counter() - began)
             row = {"images": seen, "images_per_second": rate, **metrics}
             append_row(output / "metrics.csv", {name: float(value) for name, value in row.items()})
             pictures = (np.asarray(sample(state.average)) + 1) / 2
             sheet = images.grid(pictures.reshape(8, 8, *pictures.shape[1:]))
             images.save_image(output / f"samples_{seen:08d}.png", sheet)
             export(output / "generator", generator, discriminator, state)
+
+
+def make_optimizer():
+    """Adam; the noise strengths learn more slowly, else speckle comes before the details it hides."""
+
+    def is_noise_strength(path, _):
+        return path[-1].key == "noise_strength"
+
+    return optax.chain(
+        optax.adam(FLAGS.learning_rate, b1=0.0, b2=0.99),
+        optax.masked(
+            optax.scale(FLAGS.noise_rate),
+            lambda params: jax.tree_util.tree_map_with_path(is_noise_strength, params),
+        ),
+    )
 
 
 def make_step(generator, discriminator, optimizer):
