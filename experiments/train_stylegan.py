@@ -94,7 +94,7 @@ def main(_):
 
 
 def make_optimizer():
-    """Adam; the noise strengths learn more slowly, else speckle comes before the details it hides."""
+    """Adam; noise strengths learn more slowly, else speckle stands in for details it hides."""
 
     def is_noise_strength(path, _):
         return path[-1].key == "noise_strength"
