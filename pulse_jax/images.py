@@ -1,12 +1,13 @@
 """Pictures: files through Pillow on one side, float32 arrays (H, W, 3) in [0, 1] on the other."""
 
-import contextlib
-import os
+import io
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pulse_jax.files import one_line, write
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -26,7 +27,7 @@ def list_images(folder):
     try:
         entries = sorted(Path(folder).iterdir())
     except OSError as error:
-        raise ImageError(f"{folder}: can't be read: {_reason(error)}") from error
+        raise ImageError(f"{folder}: can't be read: {one_line(error)}") from error
     images, skipped = [], []
     for entry in entries:
         hidden = entry.name.startswith(".")
@@ -58,8 +59,11 @@ def load_image(path):
             # From a stream, as Pillow maps a path into memory and then garbles rotated TIFFs.
             with open(path, "rb") as stream, Image.open(stream, formats=_FORMATS) as file:
                 return _to_float(ImageOps.exif_transpose(file))
+    except UnidentifiedImageError as error:
+        reason = "not a PNG, JPEG, WebP, BMP or TIFF image that Pillow can decode"
+        raise ImageError(f"{path}: can't be read: {reason}") from error
     except Exception as error:  # on a damaged file, decoders raise whatever they stumble over
-        raise ImageError(f"{path}: can't be read: {_reason(error)}") from error
+        raise ImageError(f"{path}: can't be read: {one_line(error)}") from error
 
 
 def save_image(path, image):
@@ -68,18 +72,14 @@ def save_image(path, image):
     The file appears at `path` whole or not at all. Raises ImageError where the image has another
     shape or isn't finite, or the file can't be written.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if np.ndim(image) != 3 or np.shape(image)[2] != 3:
             raise ValueError(f"an image is (H, W, 3), not {np.shape(image)}")
-        Image.fromarray(to_uint8(image)).save(temporary, format="PNG")
-        os.replace(temporary, path)
+        png = io.BytesIO()
+        Image.fromarray(to_uint8(image)).save(png, format="PNG")
+        write(path, png.getvalue())
     except (OSError, ValueError) as error:
-        raise ImageError(f"{path}: can't be written: {_reason(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):  # gone already, if all went well
-            temporary.unlink()
+        raise ImageError(f"{path}: can't be written: {one_line(error)}") from error
 
 
 def to_uint8(image):
@@ -124,11 +124,3 @@ def _to_float(image):
     rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
     colour, alpha = rgba[..., :3], rgba[..., 3:]
     return colour * alpha + (1 - alpha)
-
-
-def _reason(error):
-    """An exception's message as one line, without the path that the caller names."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not a PNG, JPEG, WebP, BMP or TIFF image that Pillow can decode"
-    message = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(message.split())

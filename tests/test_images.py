@@ -1,6 +1,7 @@
 """Every kind of file is written here with Pillow, then read back and compared pixel by pixel."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -284,12 +285,14 @@ def test_a_failing_save_leaves_the_old_file(tmp_path, monkeypatch, failing):
     def disk_full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    def half_written(image, target, **kwargs):
-        target.write_bytes(b"\x89PNG")
+    write_bytes = Path.write_bytes
+
+    def half_written(path, content):
+        write_bytes(path, content[:4])
         disk_full()
 
     if failing == "write":
-        monkeypatch.setattr(Image.Image, "save", half_written)
+        monkeypatch.setattr(Path, "write_bytes", half_written)
     else:
         monkeypatch.setattr(os, "replace", disk_full)
     with pytest.raises(ImageError, match=r"a\.png: can't be written: No space left on device"):

@@ -3,13 +3,13 @@
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from pulse_jax.files import one_line, write
 from pulse_jax.generators import fit_latents, official, style_generator
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
@@ -91,9 +91,7 @@ def save(folder, **networks):
         files = sorted(path for path in (folder / name).rglob("*") if path.is_file())
         entry["files"] = {f.relative_to(folder).as_posix(): _sha256(f.read_bytes()) for f in files}
         spec[name] = entry | {"sha256": _sha256(json.dumps(entry).encode())}
-    temporary = folder / "spec.json.part"
-    temporary.write_text(json.dumps(spec, indent=2) + "\n")
-    os.replace(temporary, folder / "spec.json")
+    write(folder / "spec.json", json.dumps(spec, indent=2) + "\n")
 
 
 def digest(params):
@@ -118,14 +116,15 @@ def _read(folder, name):
             raise ValueError("spec.json is damaged")
         # Before Orbax looks at them: it meets a bad file with tracebacks on stderr.
         for file, sha256 in entry.pop("files").items():
-            if _sha256((folder / file).read_bytes()) != sha256:
-                raise ValueError(f"{file} is damaged")
+            path = folder / file
+            if not path.is_file() or _sha256(path.read_bytes()) != sha256:
+                raise ValueError(f"{file} is missing or damaged")
         module = ARCHITECTURES[entry.pop("architecture")]
         module = module(**entry | {"channels": tuple(entry["channels"])})
         with ocp.StandardCheckpointer() as checkpointer:
             return module, checkpointer.restore((folder / name).absolute())
     except Exception as error:  # Orbax, JSON and the modules raise what they like
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)[:300]
         if isinstance(error, KeyError):
             reason = f"spec.json has no known {reason}"
         raise ValueError(f"generator {folder}: can't read its {name}: {reason}") from error

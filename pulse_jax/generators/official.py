@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pulse_jax.files import one_line
 from pulse_jax.generators.stylegan import SMOOTHING, StyleGAN
 
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -55,8 +56,7 @@ def read_torch(path):
             file.seek(0)
             return _read_zip(file, size) if zipped else _read_legacy(file, size)
     except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ValueError(f"{path}: {' '.join(reason.split())[:300]}") from error
+        raise ValueError(f"{path}: {one_line(error)[:300]}") from error
 
 
 def _read_zip(file, limit):
