@@ -14,6 +14,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+SQRT2 = math.sqrt(2)
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv2d(x, kernel, padding):

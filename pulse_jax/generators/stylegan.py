@@ -1,6 +1,5 @@
 """StyleGAN (Karras et al., CVPR 2019): mapping and synthesis networks, as PULSE uses them."""
 
-import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -8,39 +7,30 @@ from flax import linen as nn
 from jax import lax
 
 from pulse_jax.generators.layers import (
+    SQRT2,
     Dense,
     blur,
     conv2d,
     equalised_kernel,
     leaky_relu,
     nearest_conv2d,
-    pixel_norm,
 )
+from pulse_jax.generators.style_network import StyleNetwork
 
-SQRT2 = math.sqrt(2)
 SMOOTHING = (0.25, 0.5, 0.25)  # the resampling filter [1, 2, 1], normalised
 FUSED_FROM = 128  # the output side from which the official programs fuse upsampling and convolution
 
 
-class StyleGAN(nn.Module):
+class StyleGAN(StyleNetwork):
     """Mapping and synthesis networks of StyleGAN.
 
     `channels` are those at side 4, 8, …, `resolution`. `norm_epsilon`, of the instance norm, is
     1e-5 in PULSE and 1e-8 in the official TensorFlow program.
     """
 
-    resolution: int
-    channels: tuple[int, ...]
-    latent_size: int = 512
-    mapping_layers: int = 8
     norm_epsilon: float = 1e-5
 
-    activation_gain = 1.0  # of the mapping's last leaky ReLU
-
-    @property
-    def num_layers(self):
-        """Style vectors of one image: 2 log2(resolution) − 2."""
-        return 2 * len(self.channels)
+    activation_gain = 1.0  # of the mapping's leaky ReLUs
 
     @property
     def noise_shapes(self):
@@ -48,42 +38,8 @@ class StyleGAN(nn.Module):
         return tuple((1, 2 ** (i // 2 + 2), 2 ** (i // 2 + 2)) for i in range(self.num_layers))
 
     def setup(self):
-        if 4 * 2 ** (len(self.channels) - 1) != self.resolution:
-            raise ValueError(
-                f"{len(self.channels)} channel counts {self.channels} don't fit "
-                f"resolution {self.resolution}"
-            )
-        self.mapping_network = Mapping(self.latent_size, self.mapping_layers, name="mapping")
+        super().setup()
         self.synthesis_network = Synthesis(self.channels, self.norm_epsilon, name="synthesis")
-
-    def mapping(self, z):
-        """Latents z (N, d) ~ N(0, I) → style vectors w (N, d)."""
-        return self.mapping_network(z)
-
-    def synthesis(self, w, noise):
-        """Style vectors (N, L, d) and a noise map (N, 1, H, W) per layer → images (N, R, R, 3).
-
-        The images are nominally in [-1, 1].
-        """
-        return self.synthesis_network(w, noise)
-
-    def __call__(self, z, noise):
-        """One latent per image, shared by all its layers."""
-        w = self.mapping(z)
-        return self.synthesis(jnp.repeat(w[:, None], self.num_layers, axis=1), noise)
-
-
-class Mapping(nn.Module):
-    latent_size: int
-    layers: int
-
-    @nn.compact
-    def __call__(self, z):
-        x = pixel_norm(z)
-        for i in range(self.layers):
-            dense = Dense(self.latent_size, gain=SQRT2, lr_multiplier=0.01, name=f"dense_{i}")
-            x = leaky_relu(dense(x))
-        return x
 
 
 class Synthesis(nn.Module):

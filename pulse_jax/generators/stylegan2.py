@@ -1,46 +1,34 @@
 """StyleGAN 2 (Karras et al., CVPR 2020): the skip generator, the residual discriminator."""
 
-import math
-
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
 from pulse_jax.generators.layers import (
+    SQRT2,
     Dense,
     blur,
     conv2d,
     equalised_kernel,
     leaky_relu,
-    pixel_norm,
     strided_conv2d,
     transposed_conv2d,
     upsample,
 )
+from pulse_jax.generators.style_network import StyleNetwork
 
-SQRT2 = math.sqrt(2)
 SMOOTHING = (0.125, 0.375, 0.375, 0.125)  # the resampling filter [1, 3, 3, 1], normalised
 DOUBLED = tuple(2 * tap for tap in SMOOTHING)  # keeps the mean after zero insertion
 
 
-class StyleGAN2(nn.Module):
+class StyleGAN2(StyleNetwork):
     """Mapping and synthesis networks of StyleGAN 2.
 
     `channels` are those at side 4, 8, …, `resolution`. Each convolution takes its own style vector;
     a side's ToRGB shares that of the next side's first convolution, as in the official programs.
     """
 
-    resolution: int
-    channels: tuple[int, ...]
-    latent_size: int = 512
-    mapping_layers: int = 8
-
-    activation_gain = SQRT2  # of the mapping's last leaky ReLU
-
-    @property
-    def num_layers(self):
-        """Style vectors of one image: 2 log2(resolution) − 2."""
-        return 2 * len(self.channels)
+    activation_gain = SQRT2  # of the mapping's leaky ReLUs
 
     @property
     def noise_shapes(self):
@@ -48,41 +36,8 @@ class StyleGAN2(nn.Module):
         return tuple((1, 2 ** (i // 2 + 2), 2 ** (i // 2 + 2)) for i in range(1, self.num_layers))
 
     def setup(self):
-        if 4 * 2 ** (len(self.channels) - 1) != self.resolution:
-            raise ValueError(
-                f"{len(self.channels)} channel counts {self.channels} don't fit "
-                f"resolution {self.resolution}"
-            )
-        self.mapping_network = Mapping(self.latent_size, self.mapping_layers, name="mapping")
+        super().setup()
         self.synthesis_network = Synthesis(self.channels, name="synthesis")
-
-    def mapping(self, z):
-        """Latents z (N, d) ~ N(0, I) → style vectors w (N, d)."""
-        return self.mapping_network(z)
-
-    def synthesis(self, w, noise):
-        """Style vectors (N, L, d), a noise map (N, 1, H, W) per convolution → images (N, R, R, 3).
-
-        The images are nominally in [-1, 1].
-        """
-        return self.synthesis_network(w, noise)
-
-    def __call__(self, z, noise):
-        """One latent per image, shared by all its layers."""
-        w = self.mapping(z)
-        return self.synthesis(jnp.repeat(w[:, None], self.num_layers, axis=1), noise)
-
-
-class Mapping(nn.Module):
-    latent_size: int
-    layers: int
-
-    @nn.compact
-    def __call__(self, z):
-        x = pixel_norm(z)
-        for i in range(self.layers):
-            x = leaky_relu(Dense(self.latent_size, lr_multiplier=0.01, name=f"dense_{i}")(x), SQRT2)
-        return x
 
 
 class Synthesis(nn.Module):

@@ -1,0 +1,68 @@
+"""What StyleGAN 1 and 2 have in common: all but the synthesis network."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from pulse_jax.generators.layers import SQRT2, Dense, leaky_relu, pixel_norm
+
+
+class StyleNetwork(nn.Module):
+    """A mapping network, and the synthesis network that an architecture adds.
+
+    An architecture has `activation_gain`, of the mapping's leaky ReLUs, `noise_shapes`, those of
+    one image's noise maps (1, H, W), and in `setup` a `synthesis_network`. `channels` are those at
+    side 4, 8, …, `resolution`.
+    """
+
+    resolution: int
+    channels: tuple[int, ...]
+    latent_size: int = 512
+    mapping_layers: int = 8
+
+    @property
+    def num_layers(self):
+        """Style vectors of one image: 2 log2(resolution) − 2."""
+        return 2 * len(self.channels)
+
+    def setup(self):
+        if 4 * 2 ** (len(self.channels) - 1) != self.resolution:
+            raise ValueError(
+                f"{len(self.channels)} channel counts {self.channels} don't fit "
+                f"resolution {self.resolution}"
+            )
+        self.mapping_network = Mapping(
+            self.latent_size, self.mapping_layers, self.activation_gain, name="mapping"
+        )
+
+    def mapping(self, z):
+        """Latents z (N, d) ~ N(0, I) → style vectors w (N, d)."""
+        return self.mapping_network(z)
+
+    def synthesis(self, w, noise):
+        """Style vectors (N, L, d), noise maps (N, 1, H, W) → images (N, R, R, 3).
+
+        `noise` holds a map for each of `noise_shapes`. The images are nominally in [-1, 1].
+        """
+        return self.synthesis_network(w, noise)
+
+    def __call__(self, z, noise):
+        """One latent per image, shared by all its layers."""
+        w = self.mapping(z)
+        return self.synthesis(jnp.repeat(w[:, None], self.num_layers, axis=1), noise)
+
+
+class Mapping(nn.Module):
+    """Each layer's gain is √2, part of it in the weights and part after the activation."""
+
+    latent_size: int
+    layers: int
+    activation_gain: float
+
+    @nn.compact
+    def __call__(self, z):
+        x = pixel_norm(z)
+        gain = SQRT2 / self.activation_gain
+        for i in range(self.layers):
+            dense = Dense(self.latent_size, gain=gain, lr_multiplier=0.01, name=f"dense_{i}")
+            x = leaky_relu(dense(x), self.activation_gain)
+        return x
