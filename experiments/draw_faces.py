@@ -6,17 +6,14 @@ Writes truth/face_01.png … and input/face_01.png …, whose side is size / fac
 give different faces; the examples of checkpoints/faces64 are the inputs with the default flags.
 """
 
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 from absl import app, flags
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs as a script, too
+from faces import face
 
 import pulse_jax
-from experiments.faces import face
 from pulse_jax import images
 
 FLAGS = flags.FLAGS

@@ -20,11 +20,9 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import app, flags, logging
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs as a script, too
+from faces import face
 
 import pulse_jax
-from experiments.faces import face
 from pulse_jax import images
 
 FLAGS = flags.FLAGS
@@ -50,33 +48,30 @@ def main(_):
 
     face_key, restart_key = jax.random.split(jax.random.key(FLAGS.seed))
     draw = jax.jit(jax.vmap(lambda key: face(key, generator.resolution)[0]))
-    truth = draw(jax.random.split(face_key, FLAGS.faces))
-    inputs = jax.vmap(operator)(truth).clip(0, 1)
-    samples = jax.vmap(generator.sample)(
-        jax.random.split(restart_key, FLAGS.faces * FLAGS.restarts)
-    )
-    state = jax.vmap(search.init)(*samples)
+    degrade = jax.jit(jax.vmap(operator))
+    truth = as_saved(draw(jax.random.split(face_key, FLAGS.faces)))
+    inputs = as_saved(degrade(truth))
     targets = inputs.repeat(FLAGS.restarts, axis=0)
+    samples = jax.vmap(generator.sample)(jax.random.split(restart_key, len(targets)))
+    state = jax.vmap(search.init)(*samples)
     state, info = pulse_jax.run(search, params, targets, state, FLAGS.steps, slots=FLAGS.restarts)
 
     synthesize = jax.jit(jax.vmap(generator.synthesize, (None, 0, 0)))
     latents = state.best.latents
-    results = np.asarray(synthesize(params, latents, state.frozen)).clip(0, 1)
-    first = {
-        name: leaf[:1].repeat(len(leaf), axis=0) for name, leaf in (latents | state.frozen).items()
-    }
-    same_noise = {"style": latents["style"]} | {n: first[n] for n in latents if n != "style"}
-    frozen = {name: first[name] for name in state.frozen}
-    alike = np.asarray(synthesize(params, same_noise, frozen)).clip(0, 1)
-
-    l2 = np.asarray(state.best.l2)
+    results = as_saved(synthesize(params, latents, state.frozen))
+    l2 = np.mean((np.asarray(degrade(results)) - targets) ** 2, axis=(1, 2, 3))
     met = np.asarray(info.l2) <= FLAGS.eps
+
+    # The noise maps of the first restart for all.
+    maps = {name: leaf[:1].repeat(len(leaf), axis=0) for name, leaf in latents.items()}
+    frozen = {name: leaf[:1].repeat(len(leaf), axis=0) for name, leaf in state.frozen.items()}
+    alike = as_saved(synthesize(params, maps | {"style": latents["style"]}, frozen))
     own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
     figures = {
         "success": float((l2 <= FLAGS.eps).mean()),
         "sharpness": float(laplacian_energy(results).mean() / laplacian_energy(truth).mean()),
         "diversity": float(np.mean([pairwise_rms(group) for group in by_face(alike)])),
-        "diversity of two faces": float(pairwise_rms(np.asarray(truth))),
+        "difference of two faces": float(pairwise_rms(truth)),
         "median l2": float(np.median(l2)),
         "median steps to eps": float(np.median(np.where(met.any(1), met.argmax(1), FLAGS.steps))),
         "settings": {flag.name: flag.value for flag in own},
@@ -84,10 +79,15 @@ def main(_):
     output = Path(FLAGS.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     (output / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
-    enlarged = [images.resize_nearest(lr, FLAGS.factor) for lr in np.asarray(inputs)]
-    rows = zip(np.asarray(truth), enlarged, by_face(results), strict=True)
+    enlarged = [images.resize_nearest(lr, FLAGS.factor) for lr in inputs]
+    rows = zip(truth, enlarged, by_face(results), strict=True)
     images.save_image(output / "evaluation.png", images.grid([[t, lr, *r] for t, lr, r in rows]))
     print(json.dumps(figures, indent=2))
+
+
+def as_saved(batch):
+    """Images as 8-bit files hold them."""
+    return images.to_uint8(batch).astype(np.float32) / 255
 
 
 def by_face(array):
@@ -96,7 +96,7 @@ def by_face(array):
 
 def laplacian_energy(batch):
     """Mean square of the 4-neighbour Laplacian of each image: (N, H, W, C) → (N,)."""
-    x = np.asarray(batch)
+    x = batch
     centre = x[:, 1:-1, 1:-1]
     neighbours = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
     return np.mean((neighbours - 4 * centre) ** 2, axis=(1, 2, 3))

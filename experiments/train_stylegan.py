@@ -10,7 +10,6 @@ hour, and after two hours they are good.
 """
 
 import csv
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +20,10 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from absl import app, flags, logging
+from faces import face
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs as a script, too
-
-from experiments.faces import face
 from pulse_jax import images
 from pulse_jax.generators import checkpoint, fit_latents
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2

@@ -1,22 +1,21 @@
 """Upsample a folder of small pictures: for each, several high-resolution ones that downscale to it.
 
-    pulse_jax                                    # the bundled examples
+    pulse_jax                                    # the examples of the bundled generator
     pulse_jax --input_dir=small --output_dir=large --restarts=16
 
-Every flag of the reference's run.py is taken, with its meaning.
+The flags of PULSE's run.py go by their own names; what differs is said at the flag.
 """
 
 import csv
 import importlib.metadata
 import io
 import json
-import os
+import math
 import platform
 import secrets
 import sys
 import time
 import zlib
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,73 +28,80 @@ from tqdm import tqdm
 
 import pulse_jax
 from pulse_jax import images
+from pulse_jax.files import one_line, write
 from pulse_jax.generators import NOISE_TYPES, checkpoint, style_generator
 from pulse_jax.losses import Loss, l2
 from pulse_jax.search import STATUS
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "input_dir", None, "Folder of square pictures; by default the generator's examples."
-)
+flags.DEFINE_string("input_dir", None, "Folder of square pictures; default: the examples.")
 flags.DEFINE_string("output_dir", "runs", "Folder for the results.")
-flags.DEFINE_string(
-    "cache_dir",
-    "~/.cache/pulse_jax",
-    "Folder for compiled programs, so that the next run starts fast.",
-)
+flags.DEFINE_string("cache_dir", "~/.cache/pulse_jax", "Folder for compiled programs.")
 flags.DEFINE_string("generator", "faces64", "A bundled generator, or a folder that holds one.")
 flags.DEFINE_enum("operator", "bicubic", list(pulse_jax.OPERATORS), "How pictures are downscaled.")
-flags.DEFINE_enum(
-    "scheme", "rescale", list(pulse_jax.SCHEMES), "How latents are kept on the sphere."
-)
-flags.DEFINE_integer("input_size", None, "Bring larger pictures to this side first.", lower_bound=1)
+flags.DEFINE_enum("scheme", "rescale", list(pulse_jax.SCHEMES), "How latents keep to the sphere.")
+flags.DEFINE_integer("input_size", None, "First bring larger pictures to this side.", 1)
 flags.DEFINE_integer("restarts", 8, "Results for each picture.", lower_bound=1)
 flags.DEFINE_alias("duplicates", "restarts")
 flags.DEFINE_integer("batch_size", 8, "Restarts that are searched at once.", lower_bound=1)
 flags.DEFINE_integer(
-    "seed", None, "Of everything random; drawn and told if not given.", 0, 2**32 - 1
+    "seed", None, "Of everything random; default: a new one, which is told.", 0, 2**32 - 1
 )
 flags.DEFINE_string("loss_str", "100*L2+0.05*GEOCROSS", "Weighted sum of L2, L1 and GEOCROSS.")
-flags.DEFINE_float("eps", 1e-3, "A result with a mean squared error up to this is a success.", 0)
-flags.DEFINE_enum("noise_type", "trainable", NOISE_TYPES, "What the noise maps are.")
-flags.DEFINE_integer("num_trainable_noise_layers", 5, "Noise maps that are searched.", 0)
-flags.DEFINE_string(
-    "bad_noise_layers", None, "Layers without noise, as in 3.17; by default the generator's last."
+flags.DEFINE_float(
+    "eps",
+    1e-3,
+    "Mean squared error, of values from 0 to 1, that is good enough to stop lowering.",
+    0,
 )
+flags.DEFINE_enum(
+    "noise_type", "trainable", NOISE_TYPES, "Noise maps: none, drawn once, or searched as well."
+)
+flags.DEFINE_integer("num_trainable_noise_layers", 5, "How many of them are searched.", 0)
+flags.DEFINE_string("bad_noise_layers", None, "Those without noise, as in 3.17; default: the last.")
 flags.DEFINE_bool("tile_latent", False, "Search one style for all layers instead of one for each.")
 flags.DEFINE_enum("opt_name", "adam", list(pulse_jax.OPTIMIZERS), "Optimiser.")
-flags.DEFINE_float("learning_rate", 0.4, "Its largest learning rate.")
+flags.DEFINE_float("learning_rate", 0.4, "Largest learning rate.")
 flags.DEFINE_integer("steps", 100, "Steps of each restart.", lower_bound=1)
-flags.DEFINE_enum("lr_schedule", "linear1cycledrop", list(pulse_jax.SCHEDULES), "Learning rate.")
-flags.DEFINE_bool("stop_at_eps", False, "Stop a batch once all its restarts have met eps.")
-flags.DEFINE_bool("save_intermediate", False, "Write the best image so far after every step.")
+flags.DEFINE_enum(
+    "lr_schedule", "linear1cycledrop", list(pulse_jax.SCHEDULES), "Course of the learning rate."
+)
+flags.DEFINE_bool("stop_at_eps", False, "Stop a batch once all its restarts have met --eps.")
+flags.DEFINE_bool("save_intermediate", False, "Also write the best image so far at every step.")
 
 
-@dataclass
+@dataclass(eq=False)
 class Picture:
-    """A picture to upsample, and what has been found for it, by restart."""
+    """A picture to upsample, and what has been found for it so far."""
 
     path: Path
-    name: str  # of its folder in the output
-    target: np.ndarray  # (h, w, 3) in [0, 1]
-    results: dict = field(default_factory=dict)  # (image, downscaled image), if they are finite
-    latents: dict = field(default_factory=dict)  # name → array, searched and frozen ones
-    rows: dict = field(default_factory=dict)  # of results.csv
+    target: np.ndarray  # (h, h, 3) in [0, 1]
+    folder: Path  # for its results
+    rows: list = field(default_factory=list)  # of results.csv, one for each restart done
+    images: list = field(default_factory=list)  # those for the overview
+    latents: list = field(default_factory=list)  # name → array, one for each restart done
+    error: str = ""  # why its results can't be saved
 
     @property
     def side(self):
-        return self.target.shape[0]
+        return len(self.target)
 
 
 def main():
     """The console script: flags in, files out."""
     for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__]):
         FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # what --help lists
-    app.run(run, flags_parser=parse)
+    try:
+        app.run(run, flags_parser=parse)
+    except KeyboardInterrupt:
+        sys.exit("pulse_jax: interrupted; the results so far are saved")
 
 
 def parse(argv):
     """absl's parser, with errors in one line."""
+    if {"-h", "-help", "--help"} & set(argv):
+        print(__doc__, FLAGS.main_module_help(), sep="\n")
+        sys.exit(0)
     try:
         rest = FLAGS(argv)
     except flags.Error as error:
@@ -107,102 +113,116 @@ def parse(argv):
 
 def run(_):
     logging.set_verbosity(logging.WARNING)  # Orbax tells its steps
-    output = Path(FLAGS.output_dir)
     seed = secrets.randbelow(2**32) if FLAGS.seed is None else FLAGS.seed
+    output = Path(FLAGS.output_dir).expanduser()
     try:
         network, params = checkpoint.load_network(FLAGS.generator)
         generator = style_generator(
             network,
             noise_type=FLAGS.noise_type,
             trainable_noise_layers=FLAGS.num_trainable_noise_layers,
-            zero_noise_layers=parse_layers(FLAGS.bad_noise_layers),
+            zero_noise_layers=parse_layers(FLAGS.bad_noise_layers, len(network.noise_shapes)),
             tile_latent=FLAGS.tile_latent,
         )
-        schedule = pulse_jax.SCHEDULES[FLAGS.lr_schedule](FLAGS.learning_rate, FLAGS.steps)
-        optimizer = pulse_jax.SCHEMES[FLAGS.scheme](pulse_jax.OPTIMIZERS[FLAGS.opt_name](schedule))
-        loss = parse_loss(FLAGS.loss_str, FLAGS.eps)
-        prepare_folder(output, configuration(seed, params))
-        pictures, failures = read_pictures(generator.resolution)
-    except ValueError as error:
+        loss, optimizer = parse_loss(FLAGS.loss_str, FLAGS.eps), make_optimizer()
+        pictures, failures = read_pictures(output, generator.resolution)
+        prepare(output, configuration(seed, params))
+    except (ValueError, OSError) as error:
         sys.exit(f"pulse_jax: {one_line(error)}")
-    use_compilation_cache()
     print(f"{FLAGS.generator}, seed {seed}: {len(pictures)} pictures × {FLAGS.restarts} restarts")
 
-    sides = sorted({picture.side for picture in pictures})
-    batches = {side: list(batched(side, pictures)) for side in sides}
-    done, timings = [], []
-    total = sum(map(len, batches.values())) * FLAGS.steps
-    with tqdm(total=total, unit="step", disable=not total) as progress:
-        for side in sides:
+    batches = {side: list(batched(pictures, side)) for side in sorted({p.side for p in pictures})}
+    steps = FLAGS.steps * sum(map(len, batches.values()))
+    timings = []
+    with tqdm(total=steps, unit="step", disable=not steps) as progress:
+        for side, sized in batches.items():
             operator = pulse_jax.OPERATORS[FLAGS.operator](generator.resolution // side)
-            search_batch = make_search(generator, params, operator, loss, optimizer, seed, progress)
-            for batch in batches[side]:
-                timings.append(search_batch(batch))
-                for picture in {p.name: p for p, _ in batch}.values():
-                    if len(picture.rows) < FLAGS.restarts:
-                        continue  # the rest is in the next batch
-                    try:
-                        save(picture, output, generator.resolution)
-                        done.append(picture)
-                    except (ValueError, OSError) as error:
-                        failures.append(one_line(error))
-                        progress.write(f"pulse_jax: {failures[-1]}", file=sys.stderr)
-                if done:
-                    rows = [picture.rows[k] for picture in done for k in sorted(picture.rows)]
-                    write(output / "results.csv", table(rows))
-                write(output / "timings.csv", table(timings))
-    summarise(done, failures, output)
+            search = make_search(generator, params, operator, loss, optimizer, seed, progress)
+            for batch in sized:
+                timings.append(search(batch))
+                rows = [row for picture in pictures for row in picture.rows]
+                for name, table in (("results.csv", rows), ("timings.csv", timings)):
+                    complaint = attempt(write, output / name, as_csv(table))
+                    failures += [complaint] if complaint else []
+    failures += [picture.error for picture in pictures if picture.error]
+    summarise(pictures, failures, output)
     if failures:
         sys.exit(1)
 
 
+def attempt(function, *arguments):
+    """Call it; if that can't read or write a file, print and return why, in one line."""
+    try:
+        function(*arguments)
+        return ""
+    except ValueError as error:
+        complaint = one_line(error)
+    except OSError as error:
+        complaint = f"{error.filename2 or error.filename}: {one_line(error)}"
+    tqdm.write(f"pulse_jax: {complaint}", file=sys.stderr)
+    return complaint
+
+
 def parse_loss(text, eps):
     """A `Loss` from the reference's notation: 100*L2+0.05*GEOCROSS."""
-    weights = {}
-    for term in text.split("+"):
-        weight, _, name = term.rpartition("*")
-        name = name.strip().lower()
-        try:
-            weights[name] = weights.get(name, 0) + float(weight or 1)
-        except ValueError:
-            raise ValueError(
-                f"--loss_str={text}: {term!r} is not of the form weight*TERM"
-            ) from None
-    if unknown := weights.keys() - {"l2", "l1", "geocross"}:
-        raise ValueError(f"--loss_str={text}: {min(unknown).upper()!r} is none of L2, L1, GEOCROSS")
-    return Loss(**({"l2": 0, "l1": 0, "geocross": 0} | weights), eps=eps)
-
-
-def parse_layers(text):
-    """Layer numbers from the reference's notation, 3.17; None stays None."""
+    weights = {"l2": 0.0, "l1": 0.0, "geocross": 0.0}
+    if not math.isfinite(eps):
+        raise ValueError(f"--eps={eps}: not finite")
     try:
-        return None if text is None else [int(layer) for layer in text.split(".") if layer]
+        for term in text.split("+"):
+            weight, _, name = term.rpartition("*")
+            weights[name.strip().lower()] += float(weight or 1)
+        return Loss(**weights, eps=eps)
+    except KeyError:
+        raise ValueError(f"--loss_str={text}: {name!r} is none of L2, L1, GEOCROSS") from None
+    except ValueError as error:
+        raise ValueError(f"--loss_str={text}: {error}") from None
+
+
+def parse_layers(text, layers):
+    """Layer numbers from the reference's notation, 3.17, those that exist; None stays None."""
+    if text is None:
+        return None
+    try:
+        numbers = {int(number) for number in text.split(".") if number}
     except ValueError:
-        raise ValueError(
-            f"--bad_noise_layers={text}: not layer numbers with dots between"
-        ) from None
+        raise ValueError(f"--bad_noise_layers={text}: not numbers with dots between") from None
+    missing = numbers - set(range(layers))
+    if missing:
+        print(
+            f"--bad_noise_layers={text}: there is no layer {max(missing)}, only 0 to {layers - 1}"
+        )
+    return numbers - missing
 
 
-def read_pictures(resolution):
+def make_optimizer():
+    try:
+        schedule = pulse_jax.SCHEDULES[FLAGS.lr_schedule](FLAGS.learning_rate, FLAGS.steps)
+    except ValueError as error:
+        raise ValueError(f"--learning_rate={FLAGS.learning_rate}: {error}") from error
+    return pulse_jax.SCHEMES[FLAGS.scheme](pulse_jax.OPTIMIZERS[FLAGS.opt_name](schedule))
+
+
+def read_pictures(output, resolution):
     """The pictures that can be used, and a line, printed too, for each that can't."""
-    folder = FLAGS.input_dir
-    if folder is None:
+    if FLAGS.input_dir is None:
         folder = checkpoint.find(FLAGS.generator) / "examples"
         if not folder.is_dir():
             raise ValueError(f"--generator={FLAGS.generator} has no examples: give --input_dir")
+    else:
+        folder = Path(FLAGS.input_dir).expanduser()
     paths, skipped = images.list_images(folder)
     for path in skipped:
         print(f"skipped {path}: not a picture")
-    stems = Counter(path.stem.lower() for path in paths)
+    # Where pictures differ in their suffix alone, the folders of their results keep it.
+    unique = len({path.stem for path in paths}) == len(paths)
     pictures, failures = [], []
-    for path in paths:
-        # Two pictures that differ in their suffix alone keep it.
-        name = path.stem if stems[path.stem.lower()] == 1 else path.name
-        try:
-            pictures.append(Picture(path, name, read_target(path, resolution)))
-        except ValueError as error:
-            failures.append(one_line(error))
-            print(f"pulse_jax: {failures[-1]}", file=sys.stderr)
+
+    def read(path):
+        target = read_target(path, resolution)
+        pictures.append(Picture(path, target, output / (path.stem if unique else path.name)))
+
+    failures = [complaint for path in paths if (complaint := attempt(read, path))]
     return pictures, failures
 
 
@@ -225,30 +245,31 @@ def read_target(path, resolution):
         if size < height:
             print(f"{path}: brought from {height} to {size} pixels ({FLAGS.operator})")
             image = np.clip(operator(height // size)(jnp.asarray(image)), 0, 1)
-        operator(resolution // size)(jnp.zeros((resolution, resolution, 3)))
+        whole = jax.ShapeDtypeStruct((resolution, resolution, 3), jnp.float32)
+        jax.eval_shape(operator(resolution // size).apply, whole)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return np.asarray(image)
 
 
-def batched(side, pictures):
+def batched(pictures, side):
     """(picture, restart) pairs of one size, in lists of at most `--batch_size`."""
     pairs = [(p, k) for p in pictures if p.side == side for k in range(1, FLAGS.restarts + 1)]
     return [pairs[i : i + FLAGS.batch_size] for i in range(0, len(pairs), FLAGS.batch_size)]
 
 
 def make_search(generator, params, operator, loss, optimizer, seed, progress):
-    """A function that searches (picture, restart) pairs and notes the results in the pictures."""
+    """A function that searches a batch of pairs, writes the results and returns the timing."""
     search = pulse_jax.build(generator, operator, loss, optimizer)
     draw = jax.jit(lambda keys: jax.vmap(search.init)(*jax.vmap(generator.sample)(keys)))
     synthesize = jax.jit(jax.vmap(generator.synthesize, (None, 0, 0)))
     degrade = jax.jit(jax.vmap(operator))
 
     def render(state):
-        """The best images as 8-bit files hold them, and their downscaled versions."""
-        pictures = synthesize(params, state.best.latents, state.frozen)
-        pictures = np.rint(255 * np.clip(pictures, 0, 1)) / 255  # NaN stays
-        return pictures, degrade(pictures)
+        """The best images as 8-bit files hold them, and these downscaled."""
+        hrs = synthesize(params, state.best.latents, state.frozen)
+        hrs = np.rint(255 * np.clip(hrs, 0, 1)) / np.float32(255)  # NaN stays
+        return hrs, np.asarray(degrade(hrs))
 
     def search_batch(batch):
         began, steps = time.perf_counter(), 0
@@ -258,38 +279,31 @@ def make_search(generator, params, operator, loss, optimizer, seed, progress):
             progress.update(int(state.step[0]) - steps)
             steps = int(state.step[0])
             if FLAGS.save_intermediate:
-                save_intermediate(batch, steps - 1, *render(state))
+                for pair, hr, lr in zip(batch, *render(state), strict=False):  # padding is last
+                    save(pair[0], save_intermediate, *pair, steps - 1, hr, lr)
 
+        for picture, k in batch:
+            if k == 1:
+                save(picture, clear, picture.folder)
+        # Padded, so that one compilation serves all batches.
         padded = batch + batch[-1:] * (FLAGS.batch_size - len(batch))
         state, _ = pulse_jax.run(
             search,
             params,
-            jnp.stack([picture.target for picture, _ in padded]),
+            np.stack([picture.target for picture, _ in padded]),
             draw(jnp.stack([restart_key(seed, picture.target, k) for picture, k in padded])),
             FLAGS.steps,
             chunk=1 if FLAGS.save_intermediate else 10,
             stop_at_eps=FLAGS.stop_at_eps,
             on_chunk=on_chunk,
         )
-        progress.update(FLAGS.steps - steps)  # not taken, after an early stop
-        pngs, lrs = render(state)
+        progress.update(FLAGS.steps - steps)  # those not taken, after an early stop
+        hrs, lrs = render(state)
         latents = {name: np.asarray(v) for name, v in (state.best.latents | state.frozen).items()}
         for row, (picture, k) in enumerate(batch):
-            l2_saved = float(l2(lrs[row], picture.target))
-            code = int(pulse_jax.status(l2_saved, FLAGS.eps))
-            picture.rows[k] = {
-                "image": picture.path.name,
-                "restart": k,
-                "seed": seed,
-                "l2": float(state.best.l2[row]),
-                "l2_saved": l2_saved,
-                "loss": float(state.best.loss[row]),
-                "best_step": int(state.best.step[row]),
-                "status": STATUS[code],
-            }
-            if np.isfinite(l2_saved):
-                picture.results[k] = pngs[row], np.asarray(lrs[row])
-            picture.latents[k] = {name: value[row] for name, value in latents.items()}
+            picture.latents.append({name: value[row] for name, value in latents.items()})
+            picture.rows.append(record(picture, k, seed, state.best, row, lrs[row]))
+            save(picture, save_restart, picture, k, hrs[row], lrs[row])
         return {
             "side": batch[0][0].side,
             "restarts": len(batch),
@@ -302,53 +316,86 @@ def make_search(generator, params, operator, loss, optimizer, seed, progress):
 
 
 def restart_key(seed, target, restart):
-    """A key from the seed, the picture's pixels and the restart's number, and nothing else."""
-    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(target.tobytes()))
-    return jax.random.fold_in(key, restart)
+    """A key from the seed, the picture's 8-bit pixels and the restart's number alone."""
+    pixels = zlib.crc32(images.to_uint8(target).tobytes())
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), pixels), restart)
 
 
-def save(picture, output, resolution):
-    """The files of one picture: each restart, also downscaled again, an overview, the latents."""
-    folder = output / picture.name
-    folder.mkdir(parents=True, exist_ok=True)
-    for k, (image, lr) in sorted(picture.results.items()):
-        images.save_image(folder / f"hr_{k:02d}.png", image)
-        images.save_image(folder / f"lr_{k:02d}.png", lr)
-    enlarged = images.resize_nearest(picture.target, resolution // picture.side)
-    smooth = Image.fromarray(images.to_uint8(picture.target)).resize(
-        (resolution,) * 2, Image.BICUBIC
-    )
-    overview = [enlarged, np.asarray(smooth) / 255]
-    overview += [image for _, (image, _) in sorted(picture.results.items())]
-    images.save_image(folder / "grid.png", images.grid([overview]))
-    restarts = sorted(picture.latents)
-    arrays = {
-        name: np.stack([picture.latents[k][name] for k in restarts]) for name in picture.latents[1]
+def record(picture, restart, seed, best, slot, lr):
+    """A row of results.csv. Success is measured on the image as saved: clipped, with 8 bits."""
+    l2_saved = float(l2(lr, picture.target))
+    return {
+        "image": picture.path.name,
+        "restart": restart,
+        "seed": seed,
+        "l2": float(best.l2[slot]),
+        "l2_saved": l2_saved,
+        "loss": float(best.loss[slot]),
+        "best_step": int(best.step[slot]),
+        "status": STATUS[int(pulse_jax.status(l2_saved, FLAGS.eps))],
     }
-    buffer = io.BytesIO()
-    np.savez(buffer, restart=restarts, **arrays)
-    write(folder / "latents.npz", buffer.getvalue())
 
 
-def save_intermediate(batch, step, pngs, lrs):
-    """The best images so far, as the reference names them: OUT/NAME/HR/NAME_00.png, and LR."""
-    for (picture, k), image, lr in zip(batch, pngs, lrs, strict=False):  # padding is last
-        name = picture.name if FLAGS.restarts == 1 else f"{picture.name}_{k}"
-        file = f"{name}_{step:0{len(str(FLAGS.steps - 1))}d}.png"
-        for kind, pixels in (("HR", image), ("LR", lr)):
-            if np.isfinite(pixels).all():
-                folder = Path(FLAGS.output_dir) / picture.name / kind
-                folder.mkdir(parents=True, exist_ok=True)
-                images.save_image(folder / file, pixels)
+def save(picture, function, *arguments):
+    """Write something of a picture; the first failure is its last, and spares the others."""
+    picture.error = picture.error or attempt(function, *arguments)
 
 
-def prepare_folder(output, configuration):
-    """Make the output folder, with config.json. Raises ValueError if it can't be written to."""
+def clear(folder):
+    """Make a picture's folder, without the results of an earlier run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in ("hr_*.png", "lr_*.png", "HR/*.png", "LR/*.png"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def save_restart(picture, restart, hr, lr):
+    """A restart's image, also downscaled again; with the last one the overview and the latents."""
+    if np.isfinite(hr).all():
+        images.save_image(picture.folder / f"hr_{restart:02d}.png", hr)
+        images.save_image(picture.folder / f"lr_{restart:02d}.png", lr)
+        picture.images.append(hr)
+    if restart == FLAGS.restarts:
+        save_overview(picture, len(hr))
+        arrays = {name: np.stack([z[name] for z in picture.latents]) for name in picture.latents[0]}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write(picture.folder / "latents.npz", buffer.getvalue())
+        picture.images.clear()
+        picture.latents.clear()
+
+
+def save_overview(picture, size):
+    """grid.png: the input, its bicubic enlargement, the results."""
+    enlarged = images.resize_nearest(picture.target, size // picture.side)
+    smooth = Image.fromarray(images.to_uint8(picture.target)).resize((size, size), Image.BICUBIC)
+    row = [enlarged, np.asarray(smooth) / 255, *picture.images]
+    images.save_image(picture.folder / "grid.png", images.grid([row]))
+
+
+def save_intermediate(picture, restart, step, hr, lr):
+    """The best image so far, named as in the reference: HR/NAME_00.png and LR/NAME_00.png."""
+    name = picture.folder.name if FLAGS.restarts == 1 else f"{picture.folder.name}_{restart}"
+    for kind, image in (("HR", hr), ("LR", lr)):
+        if np.isfinite(image).all():
+            (picture.folder / kind).mkdir(exist_ok=True)
+            images.save_image(picture.folder / kind / f"{name}_{step:02d}.png", image)
+
+
+def prepare(output, configuration):
+    """The output folder with config.json, and the folder for compiled programs."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         write(output / "config.json", json.dumps(configuration, indent=2) + "\n")
     except OSError as error:
         raise ValueError(f"--output_dir={output} can't be written: {error.strerror}") from error
+    cache = Path(FLAGS.cache_dir).expanduser()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # only costs time
+        print(f"--cache_dir={cache} can't be used: {error.strerror}", file=sys.stderr)
+    else:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def configuration(seed, params):
@@ -367,52 +414,25 @@ def configuration(seed, params):
     }
 
 
-def use_compilation_cache():
-    """Keep compiled programs in `--cache_dir`; a folder that can't be used only costs time."""
-    folder = Path(FLAGS.cache_dir).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        print(f"--cache_dir={FLAGS.cache_dir} can't be used: {one_line(error)}", file=sys.stderr)
-    else:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
 def summarise(pictures, failures, output):
     """A line for each picture, and one for all."""
     for picture in pictures:
-        rows = picture.rows.values()
-        best = min(
-            (row["l2_saved"] for row in rows if np.isfinite(row["l2_saved"])), default=np.nan
-        )
-        converged = sum(row["status"] == STATUS[0] for row in rows)
-        miss = "" if converged else f", misses --eps={FLAGS.eps:g} by {best - FLAGS.eps:.2g}"
-        print(f"{picture.name}: {converged} of {len(rows)} converged, best l2 {best:.2e}{miss}")
-    failed = f", {len(failures)} failed" if failures else ""
-    print(f"{len(pictures)} pictures done{failed}; results in {output}")
+        best = min((row["l2_saved"] for row in picture.rows), key=lambda x: (math.isnan(x), x))
+        met = sum(row["status"] == STATUS[0] for row in picture.rows)
+        missed = f", {best - FLAGS.eps:.2g} above --eps={FLAGS.eps:g}" if best > FLAGS.eps else ""
+        counts = f"{met} of {FLAGS.restarts} converged"
+        print(f"{picture.path.name}: {counts}, best l2 {best:.2e}{missed}")
+    saved = sum(not picture.error for picture in pictures)
+    failed = f", {len(failures)} failures" if failures else ""
+    print(f"{saved} pictures done{failed}; results in {output}")
 
 
-def table(rows):
-    """Rows as the text of a CSV file."""
+def as_csv(rows):
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def write(path, content):
-    """Write text or bytes so that the file is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def one_line(error):
-    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from experiments.faces import HAIR, KINDS, RANGES, Attributes, draw, face, sample_attributes
+from faces import HAIR, KINDS, RANGES, Attributes, draw, face, sample_attributes
 
 faces = jax.jit(jax.vmap(face, (0, None)), static_argnums=1)
 drawn = jax.jit(jax.vmap(draw, (0, None)), static_argnums=1)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import train_stylegan
 from absl.testing import flagsaver
 
 import pulse_jax
-from experiments import train_stylegan
 from pulse_jax import images
 from pulse_jax.generators import checkpoint
 
