@@ -6,7 +6,7 @@ from pulse_jax.generators.checkpoint import load, load_discriminator
 from pulse_jax.losses import Loss
 from pulse_jax.operators import OPERATORS
 from pulse_jax.optimizers import OPTIMIZERS, SCHEDULES, SCHEMES
-from pulse_jax.search import STATUS, Search, SearchInfo, SearchState, best, build, run, status
+from pulse_jax.search import STATUS, Search, SearchInfo, SearchState, build, run, status
 
 __all__ = [
     "OPERATORS",
@@ -19,7 +19,6 @@ __all__ = [
     "Search",
     "SearchInfo",
     "SearchState",
-    "best",
     "build",
     "generators",
     "images",

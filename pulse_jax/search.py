@@ -119,11 +119,6 @@ def _select(condition, a, b):
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
-def best(state):
-    """The `Best` iterate so far of one restart or of many."""
-    return state.best
-
-
 def status(l2, eps):
     """Index into `STATUS`: 0 if l2 ≤ eps, 1 if it misses eps, 2 if it isn't finite."""
     return jnp.where(jnp.isfinite(l2), jnp.where(l2 <= eps, 0, 1), 2)
@@ -139,9 +134,10 @@ def run(
     all; the last group is filled up by repeating a restart, so that one compilation serves every
     group and every target of that size.
 
-    The steps of a group are scans of at most `chunk` steps. After each, `on_chunk(rows, state)` is
-    called with the indices of the group's restarts and their state; and with `stop_at_eps` the
-    group ends if all its restarts have met eps.
+    The steps of a group are scans of equal length, the largest divisor of `steps` up to `chunk`:
+    1 where there is no other, as for 101 steps. After each scan, `on_chunk(rows, state)` is called
+    with the indices of the group's restarts and their state; and with `stop_at_eps` the group ends
+    if all its restarts have met eps.
 
     Returns (state, info) of the B restarts; leaves of info are (B, steps), NaN after an early stop.
     Raises ValueError for fewer than one restart, step, slot or step in a chunk, and for a target of
@@ -158,7 +154,9 @@ def run(
     if target.shape[:-3] not in ((), (restarts,)):
         raise ValueError(f"target must be one image or {restarts} images, got {target.shape}")
     targets = jnp.broadcast_to(target, (restarts, *target.shape[-3:]))
-    length = max(n for n in range(1, chunk + 1) if steps % n == 0)  # one scan, one compilation
+    length = max(
+        n for n in range(1, min(chunk, steps) + 1) if steps % n == 0
+    )  # one scan, one compilation
 
     groups = []
     for first in range(0, restarts, slots):

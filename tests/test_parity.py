@@ -77,7 +77,7 @@ def search(name, dtype, steps):
         path = jax.tree.map(lambda *steps: np.stack(steps), *path)
         measured = {"l2": info.l2.T, "loss": info.loss.T}
         measured["geocross"] = spread(params, jax.tree.map(lambda x: x[:-1], path))
-        return jax.tree.map(np.asarray, (measured, path, pulse_jax.best(state)))
+        return jax.tree.map(np.asarray, (measured, path, state.best))
 
 
 def render(name, latents):

@@ -12,7 +12,7 @@ import pytest
 from helpers import relative_error
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from pulse_jax import SCHEMES, Generator, Loss, best, build, operators, run, status, style_generator
+from pulse_jax import SCHEMES, Generator, Loss, build, operators, run, status, style_generator
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import StyleGAN2
 from pulse_jax.search import STATUS
@@ -94,7 +94,7 @@ def test_the_whole_flow(network):
     assert info.l2.shape == info.loss.shape == info.grad_norm.shape == (4, 10)
     assert (state.step == 10).all()
 
-    result = best(state)
+    result = state.best
     assert (result.l2 < info.l2[:, 0]).all()
     np.testing.assert_array_equal(result.l2, info.l2.min(1))  # none has met eps
     np.testing.assert_array_equal(result.step, info.l2.argmin(1))
@@ -110,7 +110,7 @@ def test_a_restart_that_is_not_finite_leaves_the_others_alone():
     actual = run(s.search, s.params, TARGET, s.state._replace(latents=broken), steps=10)
     assert same_bytes(take(actual, [0, 1, 3]), take(expected, [0, 1, 3]))
     assert np.isnan(actual[1].l2[2]).all()
-    assert status(best(actual[0]).l2, s.search.eps).tolist() == [1, 1, 2, 1]
+    assert status(actual[0].best.l2, s.search.eps).tolist() == [1, 1, 2, 1]
 
 
 # --- Which iterate is the best. ---
@@ -167,7 +167,7 @@ def test_the_best_iterate():
         search, None, jnp.zeros((1, 1, 1)), jax.vmap(search.init)(latents, None), steps
     )
     np.testing.assert_array_equal(info.loss, latents["script"][:, 1])
-    result = best(state)
+    result = state.best
     for i, (name, (l2s, losses, step, outcome)) in enumerate(SCRIPTS.items()):
         assert (result.step[i], result.latents["time"][i, 0, 0]) == (step, step), name
         assert STATUS[status(result.l2[i], search.eps)] == outcome, name
@@ -218,8 +218,8 @@ def test_chunks_are_steps_one_after_another(steps, chunk):
     expected_info = jax.tree.map(lambda *leaves: np.stack(leaves, 1), *infos)
     assert (state.step == steps).all()
     pairs = zip(
-        jax.tree.leaves((state.latents, best(state).latents, info)),
-        jax.tree.leaves((expected.latents, best(expected).latents, expected_info)),
+        jax.tree.leaves((state.latents, state.best.latents, info)),
+        jax.tree.leaves((expected.latents, expected.best.latents, expected_info)),
         strict=True,
     )
     assert all(relative_error(a, b) <= 1e-5 for a, b in pairs)
@@ -242,7 +242,7 @@ def test_stops_when_a_group_has_met_eps():
         assert ours.shape == (4, 60)
         assert same_bytes(ours[:2, :stop], theirs[:2, :stop])
         assert np.isnan(ours[:2, stop:]).all()
-    assert status(best(state).l2, LINEAR.eps).tolist() == [0, 0, 1, 1]
+    assert status(state.best.l2, LINEAR.eps).tolist() == [0, 0, 1, 1]
 
 
 def test_on_chunk_sees_each_group_after_each_chunk():
@@ -327,7 +327,7 @@ def test_an_optimizer_with_a_line_search():
     search = build(GENERATOR, AREA, Loss(), SCHEMES["rescale"](optax.lbfgs()))
     initial = start(3, search)
     state, info = run(search, MATRIX, TARGETS[:3], initial, steps=10)
-    assert (best(state).l2 < 0.05 * info.l2[:, 0]).all()
+    assert (state.best.l2 < 0.05 * info.l2[:, 0]).all()
     radii = [np.linalg.norm(s.latents["style"], axis=-1) for s in (state, initial)]
     assert relative_error(*radii) <= 1e-5
 
