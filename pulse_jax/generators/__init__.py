@@ -44,34 +44,34 @@ def style_generator(
     """A `Generator` from a StyleGAN, in PULSE's latent space (arXiv 2003.03808).
 
     The mapping network's output is nearly Gaussian once its last activation is undone. So a style
-    is, per coordinate,
+    vector is, per coordinate,
         w = gain · leaky_relu(std · z + mean, 0.2), z ~ N(0, I),
-    with mean and std from `params["latent_fit"]`. There is one z for each layer, or one for all of
-    them with `tile_latent`.
+    with mean and std from `params["latent_fit"]`. Each of the L style vectors has its own z, or all
+    have the same with `tile_latent`.
 
-    `network`: a `StyleGAN` or `StyleGAN2`. `noise_type`: "zero", "fixed" (drawn, then left alone)
-    or "trainable" (the first `trainable_noise_layers`, or all if there are fewer, are searched
-    too). The noise maps of `zero_noise_layers` (by default the last layer's alone) are zero
-    whatever the type.
+    `network`: a `StyleGAN` or `StyleGAN2`. `noise_type`: "zero", "fixed" (all noise maps are drawn,
+    then left alone) or "trainable" (all are drawn, and the first `trainable_noise_layers`, or all
+    if there are fewer, are searched too). The noise maps numbered in `zero_noise_layers`, by
+    default the last alone, are zero and not searched, whatever the type.
 
-    Latents: {"style": (L, d) or (1, d), "noise_0": (1, 4, 4), …}; the other noise maps are frozen.
-    Raises ValueError for an unknown noise type, a layer to zero that doesn't exist, or a negative
-    number of layers.
+    Latents: {"style": (L, d), or (1, d) with `tile_latent`, and "noise_i": (1, H, W) for each
+    noise map i that is searched}; the other noise maps are frozen. Raises ValueError for an unknown
+    noise type, a layer to zero that doesn't exist, or a negative number of layers.
     """
-    layers = len(network.noise_shapes)
-    zero = {layers - 1} if zero_noise_layers is None else set(zero_noise_layers)
+    noise_layers = len(network.noise_shapes)
+    zero = {noise_layers - 1} if zero_noise_layers is None else set(zero_noise_layers)
     if noise_type not in NOISE_TYPES:
         raise ValueError(f"noise_type must be one of {', '.join(NOISE_TYPES)}, got {noise_type!r}")
-    if unknown := zero - set(range(layers)):
-        raise ValueError(f"noise layers are numbered 0 to {layers - 1}, got {max(unknown)}")
+    if unknown := zero - set(range(noise_layers)):
+        raise ValueError(f"noise layers are numbered 0 to {noise_layers - 1}, got {max(unknown)}")
     if trainable_noise_layers < 0:
         raise ValueError(f"trainable_noise_layers must be at least 0, got {trainable_noise_layers}")
     if noise_type == "zero":
-        zero = set(range(layers))
+        zero = set(range(noise_layers))
     searched = set(range(trainable_noise_layers)) - zero if noise_type == "trainable" else set()
 
     def sample(key):
-        style_key, *noise_keys = jax.random.split(key, 1 + layers)
+        style_key, *noise_keys = jax.random.split(key, 1 + noise_layers)
         vectors = 1 if tile_latent else network.num_layers
         latents = {"style": jax.random.normal(style_key, (vectors, network.latent_size))}
         frozen = {}
@@ -87,7 +87,7 @@ def style_generator(
 
     def synthesize(params, latents, frozen):
         maps = latents | frozen
-        noise = [maps[f"noise_{i}"][None] for i in range(layers)]
+        noise = [maps[f"noise_{i}"][None] for i in range(noise_layers)]
         w = styles(params, latents)[None]
         return (network.apply({"params": params}, w, noise, method="synthesis")[0] + 1) / 2
 
@@ -95,12 +95,16 @@ def style_generator(
 
 
 def fit_latents(network, params, key, samples=1_000_000, chunk_size=10_000):
-    """Fits a Gaussian to W before its last activation: {"mean": (d,), "std": (d,)}, float32.
+    """The `gaussian_fit` of a network's own style vectors w = mapping(z), z ~ N(0, I).
 
-    Over w = mapping(z), z ~ N(0, I), with the last leaky ReLU undone. At least `samples` of them,
-    in chunks, so that memory doesn't grow with their number (the reference maps a million latents
-    in one allocation).
+    At least `samples` latents z are drawn and mapped, `chunk_size` at a time, so that memory
+    doesn't grow with their number (the reference maps a million in one allocation). Raises
+    ValueError for fewer than 2 samples or a chunk size below 1.
     """
+    if samples < 2:
+        raise ValueError(f"samples must be at least 2, got {samples}")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
 
     @jax.jit
     def chunk(params, key):
@@ -112,10 +116,12 @@ def fit_latents(network, params, key, samples=1_000_000, chunk_size=10_000):
 
 
 def gaussian_fit(chunks, activation_gain=1.0):
-    """The same for given style vectors: an iterable of arrays w (n, d).
+    """Fits a Gaussian to style vectors before their last activation.
 
-    The mean and the unbiased standard deviation of each coordinate. Chunks are merged in float64
-    (Chan, Golub and LeVeque, 1979).
+    `chunks`: an iterable of arrays w (n, d). Their leaky ReLU with its gain is undone; then
+    {"mean": (d,), "std": (d,)}, float32, are the mean and the unbiased standard deviation of each
+    coordinate. Chunks are merged in float64 (Chan, Golub and LeVeque, 1979). Raises ValueError for
+    fewer than 2 style vectors in all.
     """
     count, mean, squares = 0, 0.0, 0.0
     for w in chunks:
@@ -126,5 +132,7 @@ def gaussian_fit(chunks, activation_gain=1.0):
         squares += ((x - x.mean(axis=0)) ** 2).sum(axis=0) + difference**2 * count * len(x) / total
         mean += difference * len(x) / total
         count = total
+    if count < 2:
+        raise ValueError(f"a Gaussian is fitted to at least 2 style vectors, got {count}")
     std = np.sqrt(squares / (count - 1))
     return {"mean": mean.astype(np.float32), "std": std.astype(np.float32)}

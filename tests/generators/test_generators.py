@@ -165,6 +165,21 @@ def test_latents_are_fitted_as_one_big_batch_would_be(network):
     assert relative_error(fit["std"], expected["std"]) <= error
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_gaussian_needs_two_style_vectors(count):
+    with pytest.raises(ValueError, match=f"at least 2 style vectors, got {count}"):
+        gaussian_fit([np.ones((1, 5))] * count)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [({"samples": 1}, "samples .* 2, got 1"), ({"chunk_size": 0}, "chunk_size .* 1, got 0")],
+)
+def test_latents_are_fitted_to_enough_samples(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        fit_latents(STYLEGAN, {}, jax.random.key(0), **sizes)
+
+
 # Another generator.
 
 
