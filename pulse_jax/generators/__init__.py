@@ -22,7 +22,9 @@ class Generator(NamedTuple):
     `sample(key) → (latents, frozen)`: two pytrees of standard normal variables, of which the search
         moves the first. Axis 0 of a leaf of `latents` counts spheres, the others are coordinates:
         styles (L, d) are L points, a noise map (1, H, W) is one.
-    `synthesize(params, latents, frozen) → image` (R, R, 3), nominally in [0, 1], not clipped.
+    `synthesize(params, latents, frozen) → image` (R, R, 3), nominally in [0, 1], not clipped. It
+        must have reverse-mode derivatives. Those of `style_generator` have no others: second ones
+        are reverse over reverse, and forward mode (`jax.jvp`, `jax.hessian`) raises TypeError.
     `styles(params, latents) → (L, d)`: the style vectors that GEOCROSS compares; None if there are
         none.
     """

@@ -22,8 +22,8 @@ def conv2d(x, kernel, padding):
     """Cross-correlation of `x` (N, H, W, I) with a square `kernel` (h, h, I, O).
 
     `padding` = (low, high), of zeros, for both axes. The derivative rule states the input gradient
-    as the correlation of the cotangent with the flipped, transposed kernel. All its parts can be
-    differentiated again.
+    as the correlation of the cotangent with the flipped, transposed kernel. It serves reverse mode,
+    to any order, as reverse over reverse; forward mode (`jax.jvp`, `jax.hessian`) raises TypeError.
     """
     return lax.conv_general_dilated(
         x, kernel, (1, 1), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -130,7 +130,8 @@ def blur(x, taps, padding):
     """Correlate each channel with the separable filter `taps` ⊗ `taps`.
 
     `padding` = (low, high), of zeros, for both axes. The derivative rule is the filter turned
-    round: XLA's own adds up padded copies, six times as slow.
+    round: XLA's own adds up padded copies, six times as slow. Like that of `conv2d` it serves
+    reverse mode alone.
     """
     for axis in (1, 2):
         widths = [(0, 0)] * x.ndim

@@ -126,6 +126,14 @@ def test_every_convolution_of_an_input_gradient_is_in_canonical_form(
         assert len(convolutions) >= 2
 
 
+@pytest.mark.parametrize("name", ["conv2d 3x3 (1, 1)", "blur"])
+def test_forward_mode_is_refused(name):
+    ours, _, x_shape, kernel_shape = LAYERS[name]
+    x, kernel = normal(0, x_shape, kernel_shape)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda x: ours(x, kernel), (x,), (x,))
+
+
 @pytest.mark.parametrize(("size", "padding"), [(3, (1, 1)), (2, (1, 1)), (1, (0, 0)), (3, (0, 2))])
 def test_both_forms_of_the_kernel_gradient_agree(size, padding):
     forms = {
