@@ -170,8 +170,8 @@ def upsample(x):
 
 
 def leaky_relu(x, gain=1.0):
-    """gain · max(x, 0.2 x)."""
-    return gain * jnp.maximum(x, 0.2 * x)
+    """gain · max(x, 0.2 x), with slope 0.2 · gain at 0 as in PyTorch."""
+    return gain * jnp.where(x > 0, x, 0.2 * x)
 
 
 def pixel_norm(z):

@@ -176,3 +176,10 @@ def test_equalised_weights_are_stored_large_and_used_small():
     y = dense.apply({"params": params}, x)
     assert jnp.mean(y) == pytest.approx(0.03, abs=3e-3)
     assert jnp.std(y) == pytest.approx(2 / np.sqrt(200), rel=0.02)
+
+
+def test_leaky_relu():
+    x = jnp.array([-2.0, -0.0, 0.0, 3.0])
+    assert relative_error(layers.leaky_relu(x, 1.5), [-0.6, 0, 0, 4.5]) <= 1e-6
+    slopes = jax.vmap(jax.grad(lambda x: layers.leaky_relu(x, 1.5)))(x)
+    assert relative_error(slopes, [0.3, 0.3, 0.3, 1.5]) <= 1e-6
