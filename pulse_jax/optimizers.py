@@ -58,20 +58,29 @@ def rescale(base):
 
 
 def fixed(learning_rate, steps):
-    """A constant learning rate."""
+    """A constant learning rate.
+
+    Raises ValueError for a learning rate that isn't finite and above 0, or `steps` that isn't an
+    integer of at least 1.
+    """
     return _schedule(learning_rate, steps, jnp.ones_like)
 
 
 def linear1cycle(learning_rate, steps):
     """From a tenth of `learning_rate` up to it at half time and down again, in straight lines.
 
-    learning_rate (9(1 − |2t − 1|) + 1) / 10 with t = step / steps.
+    learning_rate · c(t), c(t) = (9(1 − |2t − 1|) + 1) / 10, t = step / steps. Raises ValueError as
+    `fixed` does.
     """
     return _schedule(learning_rate, steps, _one_cycle)
 
 
 def linear1cycledrop(learning_rate, steps):
-    """`linear1cycle` in the first nine tenths, then down to a thousandth of `learning_rate`."""
+    """`linear1cycle` in the first nine tenths, then down to a thousandth of `learning_rate`.
+
+    With c and t as there: learning_rate · c(t / 0.9) for t < 0.9, then
+    learning_rate (0.1 − 0.99(t − 0.9)). Raises ValueError as `fixed` does.
+    """
 
     def shape(t):
         return jnp.where(t < 0.9, _one_cycle(t / 0.9), 0.1 - 0.99 * (t - 0.9))
