@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -58,10 +59,17 @@ def load_discriminator(name_or_path):
 
 
 def find(name_or_path):
-    """The folder of a generator, a bundled one's name or a path. ValueError if there is none."""
+    """The folder of a generator, a bundled one's name or a path, `~` allowed.
+
+    Raises ValueError, in one line, if there is none or the system refuses the path.
+    """
     known = bundled()
-    folder = known.get(str(name_or_path), Path(name_or_path))
-    if not any((folder / name).is_file() for name in ("spec.json", "synthesis.pt")):
+    folder = known.get(str(name_or_path), Path(os.path.expanduser(name_or_path)))
+    try:
+        found = any((folder / name).is_file() for name in ("spec.json", "synthesis.pt"))
+    except OSError as error:  # a name too long, a folder that can't be entered
+        raise ValueError(f"generator {str(name_or_path)!r}: {one_line(error)}") from error
+    if not found:
         raise ValueError(
             f"generator {str(name_or_path)!r}: neither a folder with a spec.json or synthesis.pt "
             f"nor one of the bundled {', '.join(known)}"

@@ -138,6 +138,23 @@ def test_bundled_generators_have_names(saved, tmp_path, monkeypatch):
         checkpoint.load(tmp_path)
 
 
+def test_a_path_may_start_at_home(saved, monkeypatch):
+    monkeypatch.setenv("HOME", str(saved[0].parent))
+    assert checkpoint.find("~/generator") == saved[0]
+
+
+def test_a_path_that_the_system_refuses(monkeypatch):
+    with pytest.raises(ValueError, match=r"^generator 'a{300}': [^\n]+$"):
+        checkpoint.find(300 * "a")
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(checkpoint.Path, "is_file", denied)
+    with pytest.raises(ValueError, match=r"^generator 'locked/a': Permission denied$"):
+        checkpoint.find("locked/a")
+
+
 def test_every_file_counts(saved, copied):
     files = [path for path in copied.rglob("*") if path.is_file()]
     assert sum("discriminator" in path.parts for path in files) >= 3
