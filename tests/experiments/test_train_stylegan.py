@@ -1,17 +1,24 @@
-"""The trainer: what it writes, and that a resumed run is the uninterrupted one."""
+"""The trainer: what it writes, and that a resumed run is the uninterrupted one.
+
+Each run is a process of its own, since the scripts and the command define flags of the same names.
+"""
 
 import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import train_stylegan
-from absl.testing import flagsaver
 
 import pulse_jax
 from pulse_jax import images
 from pulse_jax.generators import checkpoint
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -22,35 +29,28 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def compile_once(tmp_path_factory):
-    """Three runs of one program; compiling it is nearly all of their time."""
-    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(tmp_path_factory.getbasetemp() / "cache"), 0), strict=True):
-        jax.config.update(name, value)
-    yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
-
-
-def train(output, folder, count):
-    tiny = "--resolution=8 --channels=6,4 --latent_size=5 --mapping_layers=1 --batch_size=4"
-    often = f"--r1_interval=2 --save_steps=2 --images={count}"
-    arguments = [f"--output_dir={output}", f"--data_dir={folder}", *tiny.split(), *often.split()]
-    with flagsaver.flagsaver():
-        train_stylegan.FLAGS(["train_stylegan", *arguments])
-        train_stylegan.main(None)
+def python(*arguments, cwd):
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "experiments"))),
+        "JAX_COMPILATION_CACHE_DIR": str(cwd / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    command = [sys.executable, *arguments]
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, folder):
-    train(tmp_path / "whole", folder, 16)
-    train(tmp_path / "parts", folder, 8)
-    train(tmp_path / "parts", folder, 16)
+    tiny = "--resolution=8 --channels=6,4 --latent_size=5 --mapping_layers=1 --batch_size=4"
+    often = "--r1_interval=2 --save_steps=2 --noise_rate=0.5"
+    script = [ROOT / "experiments" / "train_stylegan.py", f"--data_dir={folder}"]
+    script += [*tiny.split(), *often.split()]
+    for name, count in (("whole", 16), ("parts", 8), ("parts", 16)):
+        python(*script, f"--output_dir={name}", f"--images={count}", cwd=tmp_path)
 
-    specs = [(tmp_path / run / "generator" / "spec.json") for run in ("whole", "parts")]
-    assert specs[0].exists()
-    whole, parts = (checkpoint.load_network(spec.parent)[1] for spec in specs)
+    whole, parts = (
+        checkpoint.load_network(tmp_path / name / "generator")[1] for name in ("whole", "parts")
+    )
     assert checkpoint.digest(whole) == checkpoint.digest(parts)
 
     with (tmp_path / "parts" / "metrics.csv").open(newline="") as file:
@@ -67,10 +67,15 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, folder):
     assert np.isfinite(score(weights, jnp.stack([image] * 4))).all()
 
 
-def test_folder_batches_are_crops_of_the_images_and_repeat_by_step(folder):
-    with flagsaver.flagsaver(resolution=8, batch_size=64):
-        batch = train_stylegan.folder_batches(folder)
-        first, again, other = batch(3), batch(3), batch(4)
+def test_folder_batches_are_crops_of_the_images_and_repeat_by_step(tmp_path, folder):
+    code = f"""
+import numpy, train_stylegan
+train_stylegan.FLAGS(["", "--output_dir=", "--resolution=8", "--batch_size=64"])
+batch = train_stylegan.folder_batches({str(folder)!r})
+numpy.save("batches.npy", [batch(3), batch(3), batch(4)])
+"""
+    python("-c", code, cwd=tmp_path)
+    first, again, other = np.load(tmp_path / "batches.npy")
     assert first.shape == (64, 8, 8, 3)
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     square = 2 * images.load_image(folder / "0.png") - 1  # needs no crop
