@@ -64,9 +64,8 @@ def main(_):
     met = info.l2 <= FLAGS.eps
 
     # The noise maps of the first restart for all.
-    maps = {name: leaf[:1].repeat(len(leaf), axis=0) for name, leaf in latents.items()}
-    frozen = {name: leaf[:1].repeat(len(leaf), axis=0) for name, leaf in state.frozen.items()}
-    alike = as_saved(synthesize(params, maps | {"style": latents["style"]}, frozen))
+    first = jax.tree.map(lambda leaf: leaf[:1].repeat(len(leaf), axis=0), (latents, state.frozen))
+    alike = as_saved(synthesize(params, first[0] | {"style": latents["style"]}, first[1]))
     own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
     figures = {
         "success": float((l2 <= FLAGS.eps).mean()),
@@ -95,9 +94,8 @@ def by_face(array):
     return array.reshape(FLAGS.faces, FLAGS.restarts, *array.shape[1:])
 
 
-def laplacian_energy(batch):
+def laplacian_energy(x):
     """Mean square of the 4-neighbour Laplacian of each image: (N, H, W, C) → (N,)."""
-    x = batch
     centre = x[:, 1:-1, 1:-1]
     neighbours = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
     return np.mean((neighbours - 4 * centre) ** 2, axis=(1, 2, 3))

@@ -128,9 +128,8 @@ def make_step(generator, discriminator, optimizer):
         fake_logits = judge(params["discriminator"], frozen(fake))
         metrics = {
             "generator_loss": jax.nn.softplus(-fooled).mean(),
-            "discriminator_loss": jax.nn.softplus(jnp.stack([-real_logits, fake_logits]))
-            .sum(0)
-            .mean(),
+            "discriminator_loss": jax.nn.softplus(-real_logits).mean()
+            + jax.nn.softplus(fake_logits).mean(),
             "real_logit": real_logits.mean(),
             "fake_logit": fake_logits.mean(),
         }

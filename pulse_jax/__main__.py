@@ -389,12 +389,12 @@ def prepare(output, configuration):
         output.mkdir(parents=True, exist_ok=True)
         write(output / "config.json", json.dumps(configuration, indent=2) + "\n")
     except OSError as error:
-        raise ValueError(f"--output_dir={output} can't be written: {error.strerror}") from error
+        raise ValueError(f"--output_dir={output} can't be written: {one_line(error)}") from error
     cache = Path(FLAGS.cache_dir).expanduser()
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # only costs time
-        print(f"--cache_dir={cache} can't be used: {error.strerror}", file=sys.stderr)
+        print(f"--cache_dir={cache} can't be used: {one_line(error)}", file=sys.stderr)
     else:
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
