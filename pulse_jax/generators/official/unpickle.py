@@ -1,4 +1,4 @@
-"""Reads published weights: PyTorch files, without torch and without running what they name.
+"""Reads PyTorch files, without torch and without running what they name.
 
 A pickle is a program that may call anything it can name. Here it may name the rows of one table,
 `_GLOBALS`, and each stands for something inert: a storage type, a dict, a view of an array.
@@ -14,17 +14,14 @@ import sys
 import zipfile
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pulse_jax.files import one_line
-from pulse_jax.generators.stylegan import SMOOTHING, StyleGAN
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
-_BLUR = np.outer(SMOOTHING, SMOOTHING)[None, None]
 
 _STORAGES = {
     "DoubleStorage": np.float64,
@@ -233,79 +230,3 @@ _GLOBALS = {
     ("torch._utils", "_rebuild_parameter"): _Function(lambda tensor, *_: tensor),
     **{("torch", name): name for name in _STORAGES},
 }
-
-
-def from_pulse(synthesis, mapping=None, gaussian_fit=None):
-    """PULSE's state dicts, of synthesis.pt, mapping.pt and gaussian_fit.pt, as (StyleGAN, params).
-
-    Resolution, channels, latent size and depth follow from the names and shapes. The parameters
-    are float32 numpy arrays: {"synthesis": …} and, where the dict is given, {"mapping": …} and
-    {"latent_fit": {"mean", "std"}}. Raises ValueError, naming the entry, if one is missing,
-    unknown or of the wrong shape.
-    """
-    state = {}
-    for part in (synthesis, mapping or {}, gaussian_fit or {}):
-        if not isinstance(part, dict) or not all(isinstance(name, str) for name in part):
-            raise ValueError(f"PULSE's files hold state dicts, not a {type(part).__name__}")
-        state |= part
-
-    def take(name, ndim):
-        value = state.pop(name, None)
-        if getattr(value, "ndim", None) != ndim:
-            raise ValueError(f"PULSE's {name!r} is missing, or no tensor with {ndim} axes")
-        return value
-
-    def dense(name):
-        return {"kernel": take(f"{name}.weight", 2).T, "bias": take(f"{name}.bias", 1)}
-
-    def conv(name):
-        kernel = take(f"{name}.weight", 4).transpose(2, 3, 1, 0)  # OIHW → HWIO
-        return {"kernel": kernel, "bias": take(f"{name}.bias", 1)}
-
-    sides = [re.match(r"blocks\.(\d+)x", name) for name in state]
-    resolution = max([4, *(int(side[1]) for side in sides if side)])
-    const = take("blocks.4x4.const", 4).transpose(0, 2, 3, 1)
-    params = {"synthesis": {"const": const, "to_rgb": conv("torgb")}}
-    channels = []
-    for k in range(resolution.bit_length() - 2):
-        side = f"{4 * 2**k}x{4 * 2**k}"
-        block = f"blocks.{side}"
-        if k == 0:
-            layers = {"const": {"bias": take(f"{block}.bias", 1)}, "conv": conv(f"{block}.conv")}
-        else:
-            layers = {"conv_up": conv(f"{block}.conv0_up"), "conv": conv(f"{block}.conv1")}
-            if not np.array_equal(take(f"{block}.conv0_up.intermediate.kernel", 4), _BLUR):
-                raise ValueError(f"PULSE's {block!r} has another resampling filter than [1, 2, 1]")
-        for (name, layer), epilogue in zip(layers.items(), ("epi1", "epi2"), strict=True):
-            params["synthesis"][f"{side}_{name}"] = layer | {
-                "noise_strength": take(f"{block}.{epilogue}.noise.weight", 1),
-                "style": dense(f"{block}.{epilogue}.style_mod.lin"),
-            }
-        channels.append(layers["conv"]["bias"].size)
-    latent_size = params["synthesis"]["4x4_const"]["style"]["kernel"].shape[0]
-    module = StyleGAN(resolution, tuple(channels), latent_size)
-    if mapping is not None:
-        depth = max(1, sum(name.endswith(".weight") for name in mapping))
-        params["mapping"] = {f"dense_{i}": dense(f"dense{i}") for i in range(depth)}
-        module = module.clone(mapping_layers=depth)
-    if gaussian_fit is not None:
-        params["latent_fit"] = {"mean": take("mean", 1), "std": take("std", 1)}
-    if state:
-        raise ValueError(
-            f"PULSE's {min(state)!r} has no place in a StyleGAN of {resolution} pixels"
-        )
-
-    latent = jax.ShapeDtypeStruct((1, latent_size), np.float32)
-    noise = [jax.ShapeDtypeStruct((1, *shape), np.float32) for shape in module.noise_shapes]
-    expected = jax.eval_shape(module.init, jax.random.key(0), latent, noise)["params"]
-    fit = jax.ShapeDtypeStruct((latent_size,), np.float32)
-    expected["latent_fit"] = {"mean": fit, "std": fit}
-    expected = {part: expected[part] for part in params}
-
-    def checked(path, value, like):
-        if value.shape != like.shape:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(f"{name} has shape {value.shape}, the others imply {like.shape}")
-        return np.array(value, np.float32, order="C")
-
-    return module, jax.tree_util.tree_map_with_path(checked, params, expected)
