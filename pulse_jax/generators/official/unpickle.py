@@ -8,7 +8,6 @@ import io
 import os
 import pickle
 import pickletools
-import re
 import struct
 import sys
 import zipfile
