@@ -20,14 +20,14 @@ import pytest
 from helpers import DATA, golden, relative_error
 
 import pulse_jax
-from pulse_jax.generators.official import from_pulse, read_torch
+from pulse_jax.generators.official import from_pulse, read
 from pulse_jax.losses import geocross
 
 RUNS = {"adam": "adam", "tile": "adam", "sgd": "sgd", "sgdm": "sgdm"}
 STEPS, EPS = 100, 2e-3
 INIT = golden("pulse_e2e_init")
 GOLDEN = {name: golden(f"pulse_e2e_{name}") for name in RUNS}
-NETWORK, WEIGHTS = from_pulse(read_torch(DATA / "pulse_e2e_synthesis_zip.pt"))
+NETWORK, WEIGHTS = from_pulse(read(DATA / "pulse_e2e_synthesis_zip.pt"))
 PARAMS = WEIGHTS | {"latent_fit": {"mean": INIT["gaussian_mean"], "std": INIT["gaussian_std"]}}
 OPERATOR = pulse_jax.operators.bicubic(8)
 every_run = pytest.mark.parametrize("name", RUNS)

@@ -141,7 +141,7 @@ def _read(folder, name):
 def _load_pulse(folder):
     """The folder that PULSE downloads to: state dicts, and the latent fit or what to fit it to."""
     synthesis, mapping, fit = (
-        official.read_torch(path) if path.is_file() else None
+        official.read(path) if path.is_file() else None
         for path in (folder / f"{name}.pt" for name in ("synthesis", "mapping", "gaussian_fit"))
     )
     if mapping is None and fit is None:

@@ -9,7 +9,7 @@ import pytest
 from helpers import DATA, golden, relative_error
 
 from pulse_jax.generators import checkpoint
-from pulse_jax.generators.official import read_torch
+from pulse_jax.generators.official import read
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 
@@ -216,7 +216,7 @@ def test_a_folder_of_pulse_with_its_fit(tmp_path):
     shutil.copy(DATA / "gaussian_fit.pt", tmp_path)
     network, params = checkpoint.load_network(tmp_path)
     assert isinstance(network, StyleGAN) and network.latent_size == 512
-    assert_same(params["latent_fit"], dict(read_torch(DATA / "gaussian_fit.pt")))
+    assert_same(params["latent_fit"], dict(read(DATA / "gaussian_fit.pt")))
     assert checkpoint.load(tmp_path)[0].resolution == network.resolution
     assert "No such file" in refused(tmp_path, checkpoint.load_discriminator)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import DATA, golden, relative_error
 
-from pulse_jax.generators.official import from_pulse, read_torch
+from pulse_jax.generators.official import from_pulse, read
 from pulse_jax.generators.stylegan import StyleGAN
 
 both_precisions = pytest.mark.parametrize(
@@ -18,7 +18,7 @@ both_precisions = pytest.mark.parametrize(
 
 def pulse(synthesis, mapping=None):
     """PULSE's networks in tests/data as (module, params)."""
-    states = [name and read_torch(DATA / f"{name}_zip.pt") for name in (synthesis, mapping)]
+    states = [name and read(DATA / f"{name}_zip.pt") for name in (synthesis, mapping)]
     return from_pulse(*states)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import DATA, golden, relative_error
 
-from pulse_jax.generators.official import read_torch
+from pulse_jax.generators.official import read
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2, minibatch_deviation
 
 both_precisions = pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def reference(program):
     """A module, its parameters in float64, and golden arrays under the names of rosinality's."""
     arrays, sides = golden(program), (4, 8, 16, 32, 64)
     if program == "rosinality":
-        state = as_float64(read_torch(DATA / "rosinality.pt")["g_ema"])
+        state = as_float64(read(DATA / "rosinality.pt")["g_ema"])
         return StyleGAN2(64, (24, 24, 20, 16, 12), 32), from_rosinality(state, sides), arrays
     renamed = {"w": arrays["w_psi1_64"][:, 0], "w_mixed": arrays["ws_mixed"]}
     renamed |= {"image_w_mixed": arrays["img_explicit_64"]}

@@ -36,7 +36,7 @@ _STORAGES = {
 }
 
 
-def read_torch(path):
+def read(path):
     """The object in a file of `torch.save`, with numpy arrays in place of its tensors.
 
     Reads the zip format and the one before torch 1.6, whatever device the tensors were saved from.
