@@ -110,7 +110,7 @@ def fit_latents(network, params, key, samples=1_000_000, chunk_size=10_000):
 
     @jax.jit
     def chunk(params, key):
-        z = jax.random.normal(key, (chunk_size, network.latent_size))
+        z = jax.random.normal(key, (chunk_size, network.z_size))
         return network.apply({"params": params}, z, method="mapping")
 
     keys = jax.random.split(key, -(-samples // chunk_size))

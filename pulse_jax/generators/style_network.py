@@ -11,13 +11,21 @@ class StyleNetwork(nn.Module):
 
     An architecture has `activation_gain`, of the mapping's leaky ReLUs, `noise_shapes`, those of
     one image's noise maps (1, H, W), and in `setup` a `synthesis_network`. `channels` are those at
-    side 4, 8, …, `resolution`.
+    side 4, 8, …, `resolution`. Latents z have `z_size` coordinates, the layers of the mapping
+    network `mapping_width`, style vectors w `latent_size`, which the others are by default.
     """
 
     resolution: int
     channels: tuple[int, ...]
     latent_size: int = 512
     mapping_layers: int = 8
+    z_size: int | None = None
+    mapping_width: int | None = None
+
+    def __post_init__(self):
+        self.z_size = self.z_size or self.latent_size
+        self.mapping_width = self.mapping_width or self.latent_size
+        super().__post_init__()
 
     @property
     def num_layers(self):
@@ -31,11 +39,15 @@ class StyleNetwork(nn.Module):
                 f"resolution {self.resolution}"
             )
         self.mapping_network = Mapping(
-            self.latent_size, self.mapping_layers, self.activation_gain, name="mapping"
+            self.latent_size,
+            self.mapping_layers,
+            self.activation_gain,
+            self.mapping_width,
+            name="mapping",
         )
 
     def mapping(self, z):
-        """Latents z (N, d) ~ N(0, I) → style vectors w (N, d)."""
+        """Latents z (N, z_size) ~ N(0, I) → style vectors w (N, d)."""
         return self.mapping_network(z)
 
     def synthesis(self, w, noise):
@@ -57,12 +69,26 @@ class Mapping(nn.Module):
     latent_size: int
     layers: int
     activation_gain: float
+    width: int
 
     @nn.compact
     def __call__(self, z):
         x = pixel_norm(z)
         gain = SQRT2 / self.activation_gain
         for i in range(self.layers):
-            dense = Dense(self.latent_size, gain=gain, lr_multiplier=0.01, name=f"dense_{i}")
+            width = self.width if i < self.layers - 1 else self.latent_size
+            dense = Dense(width, gain=gain, lr_multiplier=0.01, name=f"dense_{i}")
             x = leaky_relu(dense(x), self.activation_gain)
         return x
+
+
+def truncate(w, average, psi, layers=None):
+    """The truncation trick: style vectors w (…, L, d) drawn towards their `average` (d,).
+
+    w' = average + psi · (w − average) in the first `layers`, or in all: with psi from 1 to 0,
+    images gain in quality and lose in variety (Karras et al., CVPR 2019, appendix B). The average
+    of published weights is in their parameters, as "latent_average".
+    """
+    layers = w.shape[-2] if layers is None else layers
+    factors = jnp.where(jnp.arange(w.shape[-2]) < layers, psi, 1)[:, None]
+    return average + factors * (w - average)
