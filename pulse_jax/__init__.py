@@ -6,7 +6,17 @@ from pulse_jax.generators.checkpoint import load, load_discriminator
 from pulse_jax.losses import Loss
 from pulse_jax.operators import OPERATORS
 from pulse_jax.optimizers import OPTIMIZERS, SCHEDULES, SCHEMES
-from pulse_jax.search import STATUS, Search, SearchInfo, SearchState, build, run, status
+from pulse_jax.search import (
+    STATUS,
+    Search,
+    SearchInfo,
+    SearchState,
+    Slots,
+    build,
+    run,
+    status,
+    stream,
+)
 
 __all__ = [
     "OPERATORS",
@@ -19,6 +29,7 @@ __all__ = [
     "Search",
     "SearchInfo",
     "SearchState",
+    "Slots",
     "build",
     "generators",
     "images",
@@ -30,6 +41,7 @@ __all__ = [
     "run",
     "sphere",
     "status",
+    "stream",
     "style_generator",
 ]
 __version__ = "0.1.0"

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from pulse_jax.losses import l2
 
@@ -124,69 +126,140 @@ def status(l2, eps):
     return jnp.where(jnp.isfinite(l2), jnp.where(l2 <= eps, 0, 1), 2)
 
 
-def run(
-    search, params, target, state, steps, *, slots=None, chunk=10, stop_at_eps=False, on_chunk=None
+class Slots(NamedTuple):
+    """What `stream` yields after each chunk of steps; axis 0 of everything counts the slots."""
+
+    numbers: np.ndarray  # of the restart in each slot, -1 in an empty one
+    done: np.ndarray  # whether that restart has ended with this chunk
+    state: SearchState  # to be read before the next chunk, which takes its memory
+    info: SearchInfo  # (slots, chunk), NaN for steps not taken
+
+
+def stream(
+    search, params, start, restarts, steps, *, slots, chunk=5, stop_at_eps=False, devices=None
 ):
-    """Take `steps` steps with each of many restarts.
+    """Search many restarts, `slots` of them at a time on each device; yields `Slots`.
 
-    `state`: of B restarts, from `jax.vmap(search.init)`. `target`: one image (h, w, 3) in [0, 1],
-    or one for each restart (B, h, w, 3). At most `slots` restarts are searched at once, by default
-    all; the last group is filled up by repeating a restart, so that one compilation serves every
-    group and every target of that size.
+    `start(numbers) → (targets, states)` provides restarts by number, from 0 to `restarts` − 1: the
+    targets (n, h, w, 3) in [0, 1] and the states, as from `jax.vmap(search.init)`. It is asked for
+    as many as there are slots, each time that some have become free.
 
-    The steps of a group are scans of equal length, the largest divisor of `steps` up to `chunk`:
-    1 where there is no other, as for 101 steps. After each scan, `on_chunk(rows, state)` is called
-    with the indices of the group's restarts and their state; and with `stop_at_eps` the group ends
-    if all its restarts have met eps.
+    A restart ends when its state has made `steps` steps or, with `stop_at_eps`, with the one that
+    finds an l2 of at most `search.eps`. Its slot then goes to the next one, so that none waits for
+    the slowest. The host looks every `chunk` steps which have ended; these have waited unchanged.
 
-    Returns (state, info) of the B restarts; leaves of info are (B, steps), NaN after an early stop.
-    Raises ValueError for fewer than one restart, step, slot or step in a chunk, and for a target of
-    the wrong shape.
+    Slots are spread over `devices`, by default all local ones. One compilation serves all restarts,
+    targets and weights of the same shapes. What happens in a slot depends, to the byte, on what is
+    in it and on `slots` alone.
+
+    Raises ValueError for fewer than one restart, step, slot or step in a chunk.
     """
-    if state.step.ndim != 1:
-        raise ValueError(f"run takes the states of many restarts, got steps {state.step.shape}")
-    restarts = state.step.size
-    slots = restarts if slots is None else slots
     counts = {"restarts": restarts, "steps": steps, "slots": slots, "chunk": chunk}
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
+    mesh = Mesh(jax.local_devices() if devices is None else devices, "slots")
+    params = jax.device_put(params, NamedSharding(mesh, P()))
+    split = NamedSharding(mesh, P("slots"))
+    goal = search.eps if stop_at_eps else -np.inf
+
+    waiting = iter(range(restarts))
+    numbers = np.full(slots * mesh.size, -1)
+    content = None
+    while True:
+        free = numbers < 0
+        numbers[free] = [next(waiting, -1) for _ in range(free.sum())]
+        fresh = free & (numbers >= 0)
+        if (numbers < 0).all():
+            return
+        if fresh.any():
+            new = jax.device_put(start(np.maximum(numbers, 0)), split)
+            content = new if content is None else _refill(fresh, new, content)
+        targets, state = content
+        state, info = advance(
+            search.step, params, targets, state, steps, goal, length=chunk, mesh=mesh
+        )
+        content = targets, state
+        done = (numbers >= 0) & ~np.asarray(_is_running(state, steps, goal))
+        yield Slots(numbers.copy(), done, state, jax.tree.map(np.asarray, info))
+        numbers[done] = -1
+
+
+def run(
+    search, params, target, state, steps, *, slots=None, chunk=5, stop_at_eps=False, devices=None
+):
+    """`stream` for restarts that are at hand, with the results in their order.
+
+    `state`: of B restarts, from `jax.vmap(search.init)`. `target`: one image (h, w, 3) in [0, 1],
+    or one for each restart (B, h, w, 3). At most `slots` restarts are searched at once on each
+    device, by default all.
+
+    Returns (state, info) of the B restarts; leaves of info are (B, steps), NaN after an early stop.
+    Raises ValueError as `stream` does, and for a target of the wrong shape.
+    """
+    if state.step.ndim != 1:
+        raise ValueError(f"run takes the states of many restarts, got steps {state.step.shape}")
+    restarts = state.step.size
     if target.shape[:-3] not in ((), (restarts,)):
         raise ValueError(f"target must be one image or {restarts} images, got {target.shape}")
     targets = jnp.broadcast_to(target, (restarts, *target.shape[-3:]))
-    length = max(
-        n for n in range(1, min(chunk, steps) + 1) if steps % n == 0
-    )  # one scan, one compilation
+    if slots is None:
+        slots = -(-restarts // (jax.local_device_count() if devices is None else len(devices)))
 
-    groups = []
-    for first in range(0, restarts, slots):
-        rows = np.arange(first, min(first + slots, restarts))
-        used = np.arange(len(rows))
-        padded = np.pad(rows, (0, slots - len(rows)), mode="edge")
-        group, group_targets = _take((state, targets), padded)
-        infos = []
-        for _ in range(steps // length):
-            group, info = _scan(search.step, params, group_targets, group, length)
-            infos.append(info)
-            if on_chunk is not None:
-                on_chunk(rows, _take(group, used))
-            if stop_at_eps and (group.best.l2 <= search.eps).all():
-                break
-        unmeasured = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), info)
-        infos += [unmeasured] * (steps // length - len(infos))
-        groups.append(_take((group, _concatenate(infos, axis=1)), used))
-    return _concatenate(groups, axis=0)
+    start, info = state, None
+    taken = np.array(state.step)
+    for now in stream(
+        search,
+        params,
+        lambda numbers: _take((targets, start), numbers),
+        restarts,
+        steps,
+        slots=slots,
+        chunk=chunk,
+        stop_at_eps=stop_at_eps,
+        devices=devices,
+    ):
+        if info is None:
+            info = jax.tree.map(lambda m: np.full((restarts, steps), np.nan, m.dtype), now.info)
+        for slot in np.flatnonzero(now.numbers >= 0):
+            row = now.numbers[slot]
+            for whole, part in zip(info, now.info, strict=True):
+                whole[row, taken[row] : taken[row] + chunk] = part[slot, : steps - taken[row]]
+            taken[row] = now.state.step[slot]
+        if now.done.any():
+            rows = np.where(now.done, now.numbers, restarts)  # out of range: dropped
+            state = _put(state, now.state, rows)
+    return state, info
 
 
-@functools.partial(jax.jit, static_argnames=("step", "length"))
-def _scan(step, params, targets, state, length):
-    """`length` steps of a whole group; leaves of its info are (slots, length).
+def _is_running(state, steps, goal):
+    return (state.step < steps) & (state.best.l2 > goal)
 
-    Weights and targets are arguments, so that new ones don't recompile.
+
+@functools.partial(jax.jit, static_argnames=("step", "length", "mesh"), donate_argnames="state")
+def advance(step, params, targets, state, steps, goal, *, length, mesh):
+    """`length` steps in every slot, none where the restart has ended; info is (slots, length).
+
+    Weights and targets are arguments, so that new ones don't recompile. Each device runs the
+    program of its own slots.
     """
-    step = jax.vmap(step, in_axes=(None, 0, 0))
-    state, info = jax.lax.scan(lambda state, _: step(params, targets, state), state, length=length)
-    return state, jax.tree.map(jnp.transpose, info)
+
+    def one(params, target, state):
+        def move(state, _):
+            running = _is_running(state, steps, goal)
+            moved, info = step(params, target, state)
+            info = jax.tree.map(lambda x: jnp.where(running, x, jnp.nan), info)
+            return _select(running, moved, state), info
+
+        return jax.lax.scan(move, state, length=length)
+
+    return jax.shard_map(
+        jax.vmap(one, in_axes=(None, 0, 0)),
+        mesh=mesh,
+        in_specs=(P(), P("slots"), P("slots")),
+        out_specs=P("slots"),
+        check_vma=False,  # generators needn't know of the mesh
+    )(params, targets, state)
 
 
 # Compiled, since one call of each has dozens of leaves.
@@ -195,6 +268,11 @@ def _take(tree, rows):
     return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
-@functools.partial(jax.jit, static_argnames="axis")
-def _concatenate(trees, axis):
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *trees)
+@jax.jit
+def _put(tree, rows, where):
+    return jax.tree.map(lambda leaf, row: leaf.at[where].set(row, mode="drop"), tree, rows)
+
+
+@jax.jit
+def _refill(fresh, new, old):
+    return jax.vmap(_select)(fresh, new, old)

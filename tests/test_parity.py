@@ -64,18 +64,14 @@ def search(name, dtype, steps):
     with jax.enable_x64(dtype == "float64"):
         inputs = PARAMS, INIT["ref_lr"].transpose(0, 2, 3, 1), sample
         params, target, (latents, frozen) = as_dtype(inputs, dtype)
-        path = [latents]
-        state, info = pulse_jax.run(
-            search,
-            params,
-            target,
-            jax.vmap(search.init)(latents, frozen),
-            steps,
-            chunk=1,
-            on_chunk=lambda rows, state: path.append(state.latents),
-        )
+        state, path, infos = jax.vmap(search.init)(latents, frozen), [latents], []
+        for step in range(steps):
+            state, info = pulse_jax.run(search, params, target, state, step + 1, chunk=1)
+            path.append(state.latents)
+            infos.append(jax.tree.map(lambda leaf, step=step: leaf[:, step], info))
+        info = jax.tree.map(lambda *steps: np.stack(steps), *infos)
         path = jax.tree.map(lambda *steps: np.stack(steps), *path)
-        measured = {"l2": info.l2.T, "loss": info.loss.T}
+        measured = {"l2": info.l2, "loss": info.loss}
         measured["geocross"] = spread(params, jax.tree.map(lambda x: x[:-1], path))
         return jax.tree.map(np.asarray, (measured, path, state.best))
 

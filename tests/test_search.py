@@ -11,11 +11,22 @@ import optax
 import pytest
 from helpers import relative_error
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.sharding import Mesh
 
-from pulse_jax import SCHEMES, Generator, Loss, build, operators, run, status, style_generator
+from pulse_jax import (
+    SCHEMES,
+    Generator,
+    Loss,
+    build,
+    operators,
+    run,
+    status,
+    stream,
+    style_generator,
+)
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import StyleGAN2
-from pulse_jax.search import STATUS
+from pulse_jax.search import STATUS, advance
 
 NAN, INF = np.nan, np.inf
 PROGRAMS = ClosedJaxpr, Jaxpr
@@ -187,27 +198,27 @@ def test_each_restart_may_have_its_own_target():
         assert not same_bytes(take(together, 1 - i), take(alone, 1 - i))
 
 
-def test_one_compilation_serves_all_targets_weights_and_groups():
+def test_one_compilation_serves_all_targets_weights_and_refills():
     traces = []
     search = build(linear_generator(traces), AREA, Loss(), optax.sgd(0.1))
     run(search, MATRIX, TARGETS[0], start(2, search), steps=20, slots=2)
     first = len(traces)
-    run(search, 2 * MATRIX, TARGETS, start(5, search), steps=40, slots=2)
+    run(search, 2 * MATRIX, TARGETS, start(5, search), steps=40, slots=2, stop_at_eps=True)
     assert len(traces) == first > 0
 
 
 @pytest.mark.parametrize("restarts", [1, 5])
-def test_groups_fill_the_slots(restarts):
+def test_what_happens_in_a_slot_depends_on_what_is_in_it_and_their_number(restarts):
     targets, state = TARGETS[:restarts], start(restarts)
-    together = run(LINEAR, MATRIX, targets, state, steps=10, slots=2)
-    for rows in np.split(np.arange(restarts), range(2, restarts, 2)):
-        full = np.resize(rows, 2)
-        by_hand = run(LINEAR, MATRIX, targets[full], take(state, full), steps=10)
-        assert same_bytes(take(together, rows), take(by_hand, slice(len(rows))))
-    assert len(set(together[1].loss[:, -1].tolist())) == restarts
+    together = run(LINEAR, MATRIX, targets, state, steps=60, slots=2, stop_at_eps=True)
+    for row in range(restarts):
+        twice = np.array([row, row])
+        alone = run(LINEAR, MATRIX, targets[twice], take(state, twice), steps=60, stop_at_eps=True)
+        assert same_bytes(take(together, row), take(alone, 0))
+    assert len(set(together[1].loss[:, 0].tolist())) == restarts
 
 
-@pytest.mark.parametrize(("steps", "chunk"), [(7, 10), (14, 10), (13, 10), (14, 1)])
+@pytest.mark.parametrize(("steps", "chunk"), [(7, 10), (14, 5), (13, 1)])
 def test_chunks_are_steps_one_after_another(steps, chunk):
     target, expected, infos = TARGETS[0], start(2), []
     state, info = run(LINEAR, MATRIX, target, expected, steps, chunk=chunk)
@@ -225,41 +236,47 @@ def test_chunks_are_steps_one_after_another(steps, chunk):
     assert all(relative_error(a, b) <= 1e-5 for a, b in pairs)
 
 
-def test_stops_when_a_group_has_met_eps():
-    rows = [0, 2, 1, 3]
-    targets = TARGETS[rows]
-    targets[2:] = 100  # out of reach
-    arguments = LINEAR, MATRIX, targets, take(start(5), rows), 60
-    _, full = run(*arguments, slots=2)
-    state, info = run(*arguments, slots=2, stop_at_eps=True)
+def test_a_search_goes_on_from_its_state():
+    state, _ = run(LINEAR, MATRIX, TARGETS, start(5), 12)
+    state, info = run(LINEAR, MATRIX, TARGETS, state, 20)
+    whole, expected = run(LINEAR, MATRIX, TARGETS, start(5), 20)
+    assert same_bytes((state, info.l2[:, 12:]), (whole, expected.l2[:, 12:]))
+    assert np.isnan(info.l2[:, :12]).all()
 
-    chunks = [int(np.argmax(l2 <= LINEAR.eps)) // 10 + 1 for l2 in full.l2[:2]]
-    assert 1 <= min(chunks) < max(chunks) < 6
-    stop = 10 * max(chunks)
-    assert state.step.tolist() == [stop, stop, 60, 60]
-    assert same_bytes(take(info, [2, 3]), take(full, [2, 3]))
+
+def test_each_restart_stops_when_it_has_met_eps():
+    targets = TARGETS.copy()
+    targets[2] = 100  # out of reach
+    _, full = run(LINEAR, MATRIX, targets, start(5), 60, slots=2)
+    state, info = run(LINEAR, MATRIX, targets, start(5), 60, slots=2, stop_at_eps=True)
+
+    met = full.l2 <= LINEAR.eps
+    steps = np.where(met.any(1), met.argmax(1) + 1, 60)
+    assert len(set(steps.tolist())) >= 3
+    assert state.step.tolist() == steps.tolist()
     for ours, theirs in zip(info, full, strict=True):
-        assert ours.shape == (4, 60)
-        assert same_bytes(ours[:2, :stop], theirs[:2, :stop])
-        assert np.isnan(ours[:2, stop:]).all()
-    assert status(state.best.l2, LINEAR.eps).tolist() == [0, 0, 1, 1]
+        taken = np.arange(60) < steps[:, None]
+        assert same_bytes(ours, np.where(taken, theirs, np.float32(NAN)))
+    assert status(state.best.l2, LINEAR.eps).tolist() == [0, 0, 1, 0, 0]
 
 
-def test_on_chunk_sees_each_group_after_each_chunk():
-    seen = []
-    state, _ = run(
-        LINEAR,
-        MATRIX,
-        TARGETS[0],
-        start(3),
-        steps=20,
-        slots=2,
-        on_chunk=lambda rows, state: seen.append((rows, state)),
-    )
-    rows_and_steps = [(rows.tolist(), group.step.tolist()) for rows, group in seen]
-    assert rows_and_steps == [([0, 1], [10] * 2), ([0, 1], [20] * 2), ([2], [10]), ([2], [20])]
-    assert same_bytes(seen[1][1], take(state, [0, 1]))
-    assert same_bytes(seen[3][1], take(state, [2]))
+def test_a_free_slot_goes_to_the_next_restart():
+    targets = TARGETS.copy()
+    targets[0] = 100  # out of reach: it keeps its slot
+
+    def provide(numbers):
+        asked.append(numbers.tolist())
+        return targets[numbers], take(start(5), numbers)
+
+    asked, seen, steps = [], [], {}
+    for slots in stream(LINEAR, MATRIX, provide, 4, 60, slots=2, chunk=1, stop_at_eps=True):
+        seen.append(slots.numbers.tolist())
+        steps |= {slots.numbers[i]: slots.state.step[i].item() for i in np.flatnonzero(slots.done)}
+        assert slots.info.l2.shape == (2, 1)
+    assert asked == [[0, 1], [0, 2], [0, 3]]
+    assert list(steps) == [1, 2, 3, 0]
+    others = steps[1] * [[0, 1]] + steps[2] * [[0, 2]] + steps[3] * [[0, 3]]
+    assert seen == others + (60 - len(others)) * [[0, -1]]
 
 
 # --- What is compiled. ---
@@ -276,16 +293,20 @@ def constants(program):
                 yield from constants(inner)
 
 
+def program(s):
+    """A chunk of ten steps, as `stream` compiles it, of (params, targets, state)."""
+    mesh = Mesh(jax.devices()[:1], "slots")
+    return functools.partial(advance, s.search.step, steps=10, goal=-INF, length=10, mesh=mesh)
+
+
 def test_weights_and_targets_are_arguments():
-    s = style_search(StyleGAN2)
+    s, targets = style_search(StyleGAN2), jnp.stack(4 * [TARGET])
     matrix = 8 * 16  # of the operator
-    program = jax.make_jaxpr(functools.partial(run, s.search, steps=10))
-    assert max(constants(program(s.params, TARGET, s.state))) <= matrix
+    arguments = jax.make_jaxpr(program(s))(s.params, targets, s.state)
+    assert max(constants(arguments)) <= matrix
 
-    def closed_over(target, state):
-        return run(s.search, s.params, target, state, steps=10)
-
-    assert max(constants(jax.make_jaxpr(closed_over)(TARGET, s.state))) > matrix
+    closed_over = jax.make_jaxpr(functools.partial(program(s), s.params))(targets, s.state)
+    assert max(constants(closed_over)) > matrix
 
 
 @pytest.mark.skipif(
@@ -295,8 +316,8 @@ def test_weights_and_targets_are_arguments():
 def test_convolutions_are_in_canonical_form(network):
     """Others are slow in a loop on a CPU. And no gradient of the weights is left, or its loop."""
     s = style_search(network)
-    program = jax.jit(functools.partial(run, s.search, steps=10))
-    hlo = program.lower(s.params, TARGET, s.state).compile().as_text()
+    lowered = jax.jit(program(s)).lower(s.params, jnp.stack(4 * [TARGET]), s.state)
+    hlo = lowered.compile().as_text()
     labels = re.findall(r" convolution\(.*dim_labels=([^, ]+)", hlo)
     # One at side 4 and two each at 8 and 16, forward and backward; 1×1 ones become products.
     assert labels == 10 * ["b01f_01io->b01f"]
