@@ -30,6 +30,7 @@ import pulse_jax
 from pulse_jax import images
 from pulse_jax.files import one_line, write
 from pulse_jax.generators import NOISE_TYPES, checkpoint, style_generator
+from pulse_jax.generators.plug_in import is_plug_in, plug_in
 from pulse_jax.losses import Loss, l2
 from pulse_jax.search import STATUS
 
@@ -37,7 +38,11 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("input_dir", None, "Folder of square pictures; default: the examples.")
 flags.DEFINE_string("output_dir", "runs", "Folder for the results.")
 flags.DEFINE_string("cache_dir", "~/.cache/pulse_jax", "Folder for compiled programs.")
-flags.DEFINE_string("generator", "faces64", "A bundled generator, or a folder that holds one.")
+flags.DEFINE_string(
+    "generator",
+    "faces64",
+    "A bundled or published one's name, a folder or file that holds one, or module:callable.",
+)
 flags.DEFINE_enum("operator", "bicubic", list(pulse_jax.OPERATORS), "How pictures are downscaled.")
 flags.DEFINE_enum("scheme", "rescale", list(pulse_jax.SCHEMES), "How latents keep to the sphere.")
 flags.DEFINE_integer("input_size", None, "First bring larger pictures to this side.", 1)
@@ -47,7 +52,11 @@ flags.DEFINE_integer("batch_size", 8, "Restarts that are searched at once.", low
 flags.DEFINE_integer(
     "seed", None, "Of everything random; default: a new one, which is told.", 0, 2**32 - 1
 )
-flags.DEFINE_string("loss_str", "100*L2+0.05*GEOCROSS", "Weighted sum of L2, L1 and GEOCROSS.")
+flags.DEFINE_string(
+    "loss_str",
+    "100*L2+0.05*GEOCROSS",
+    "Weighted sum of L2, L1 and GEOCROSS; default without style vectors: 100*L2.",
+)
 flags.DEFINE_float(
     "eps",
     1e-3,
@@ -116,15 +125,8 @@ def run(_):
     seed = secrets.randbelow(2**32) if FLAGS.seed is None else FLAGS.seed
     output = Path(FLAGS.output_dir).expanduser()
     try:
-        network, params = checkpoint.load_network(FLAGS.generator)
-        generator = style_generator(
-            network,
-            noise_type=FLAGS.noise_type,
-            trainable_noise_layers=FLAGS.num_trainable_noise_layers,
-            zero_noise_layers=parse_layers(FLAGS.bad_noise_layers, len(network.noise_shapes)),
-            tile_latent=FLAGS.tile_latent,
-        )
-        loss, optimizer = parse_loss(FLAGS.loss_str, FLAGS.eps), make_optimizer()
+        generator, params = make_generator()
+        loss, optimizer = make_loss(generator), make_optimizer()
         pictures, failures = read_pictures(output, generator.resolution)
         prepare(output, configuration(seed, params))
     except (ValueError, OSError) as error:
@@ -161,6 +163,37 @@ def attempt(function, *arguments):
         complaint = f"{error.filename2 or error.filename}: {one_line(error)}"
     tqdm.write(f"pulse_jax: {complaint}", file=sys.stderr)
     return complaint
+
+
+def make_generator():
+    """That of `--generator`, and its parameters; a StyleGAN with the flags' latent space."""
+    if is_plug_in(FLAGS.generator):
+        for name in ("noise_type", "num_trainable_noise_layers", "bad_noise_layers", "tile_latent"):
+            if FLAGS[name].value != FLAGS[name].default:
+                raise ValueError(f"--{name} is for StyleGANs: {FLAGS.generator} has no such thing")
+        return plug_in(FLAGS.generator)
+    network, params = checkpoint.load_network(FLAGS.generator)
+    generator = style_generator(
+        network,
+        noise_type=FLAGS.noise_type,
+        trainable_noise_layers=FLAGS.num_trainable_noise_layers,
+        zero_noise_layers=parse_layers(FLAGS.bad_noise_layers, len(network.noise_shapes)),
+        tile_latent=FLAGS.tile_latent,
+    )
+    return generator, params
+
+
+def make_loss(generator):
+    """That of `--loss_str`. By default it lacks GEOCROSS if there are no styles to compare."""
+    if generator.styles is None and FLAGS["loss_str"].using_default_value:
+        FLAGS.loss_str = "100*L2"  # config.json tells it too
+    loss = parse_loss(FLAGS.loss_str, FLAGS.eps)
+    if generator.styles is None and loss.needs_styles:
+        raise ValueError(
+            f"--loss_str={FLAGS.loss_str}: GEOCROSS compares style vectors, and {FLAGS.generator} "
+            f"has none"
+        )
+    return loss
 
 
 def parse_loss(text, eps):
@@ -207,7 +240,8 @@ def make_optimizer():
 def read_pictures(output, resolution):
     """The pictures that can be used, and a line, printed too, for each that can't."""
     if FLAGS.input_dir is None:
-        folder = checkpoint.find(FLAGS.generator) / "examples"
+        folder = checkpoint.bundled().get(FLAGS.generator, Path(FLAGS.generator).expanduser())
+        folder /= "examples"
         if not folder.is_dir():
             raise ValueError(f"--generator={FLAGS.generator} has no examples: give --input_dir")
     else:
@@ -300,7 +334,7 @@ def make_search(generator, params, operator, loss, optimizer, seed, progress):
         )
         progress.update(FLAGS.steps - steps)  # those not taken, after an early stop
         hrs, lrs = render(state)
-        latents = {name: np.asarray(v) for name, v in (state.best.latents | state.frozen).items()}
+        latents = by_name(state.frozen, "frozen") | by_name(state.best.latents, "latents")
         for row, (picture, k) in enumerate(batch):
             picture.latents.append({name: value[row] for name, value in latents.items()})
             picture.rows.append(record(picture, k, seed, state.best, row, lrs[row]))
@@ -314,6 +348,13 @@ def make_search(generator, params, operator, loss, optimizer, seed, progress):
         }
 
     return search_batch
+
+
+def by_name(tree, name):
+    """The arrays of a tree by their keys; one that is the whole tree by `name`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    keystr = jax.tree_util.keystr
+    return {keystr(path, simple=True, separator="/") or name: np.asarray(x) for path, x in leaves}
 
 
 def restart_key(seed, target, restart):

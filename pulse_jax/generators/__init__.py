@@ -96,12 +96,13 @@ def style_generator(
     return Generator(network.resolution, sample, synthesize, styles)
 
 
-def fit_latents(network, params, key, samples=1_000_000, chunk_size=10_000):
+def fit_latents(network, params, key, samples=1_000_000, chunk_size=10_000, progress=iter):
     """The `gaussian_fit` of a network's own style vectors w = mapping(z), z ~ N(0, I).
 
     At least `samples` latents z are drawn and mapped, `chunk_size` at a time, so that memory
-    doesn't grow with their number (the reference maps a million in one allocation). Raises
-    ValueError for fewer than 2 samples or a chunk size below 1.
+    doesn't grow with their number (the reference maps a million in one allocation). `progress`, as
+    tqdm, takes a sequence with an item for each chunk, and iterates over it. Raises ValueError for
+    fewer than 2 samples or a chunk size below 1.
     """
     if samples < 2:
         raise ValueError(f"samples must be at least 2, got {samples}")
@@ -114,7 +115,7 @@ def fit_latents(network, params, key, samples=1_000_000, chunk_size=10_000):
         return network.apply({"params": params}, z, method="mapping")
 
     keys = jax.random.split(key, -(-samples // chunk_size))
-    return gaussian_fit((chunk(params, k) for k in keys), network.activation_gain)
+    return gaussian_fit((chunk(params, k) for k in progress(keys)), network.activation_gain)
 
 
 def gaussian_fit(chunks, activation_gain=1.0):

@@ -1,17 +1,25 @@
-"""Generators on disk: a folder with `spec.json` (architectures) and Orbax folders (weights)."""
+"""Generators on disk: a folder with `spec.json` (architectures) and Orbax folders (weights).
+
+What other programs have published is read too, from the file as it is.
+"""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from tqdm import tqdm
 
 from pulse_jax.files import one_line, write
-from pulse_jax.generators import fit_latents, official, style_generator
+from pulse_jax.generators import fit_latents, official, published, style_generator
+from pulse_jax.generators.plug_in import is_plug_in, plug_in
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 
@@ -30,21 +38,56 @@ def bundled():
 def load(name_or_path, **latent_space):
     """A generator and its parameters: `(Generator, params)`.
 
-    `name_or_path`: a bundled generator's name, a folder written by `save`, or a folder with PULSE's
-    `synthesis.pt` and `gaussian_fit.pt` or `mapping.pt` (from which the fit is then computed).
-    `latent_space`: arguments of `style_generator`. Raises ValueError, in one line with the folder's
-    name, if there is no such generator or part of it is missing or damaged.
+    `name_or_path` is one of
+    - a name: of a bundled generator, or of a published one that `pulse_jax_convert` has put into
+      the user's cache;
+    - a folder written by `save`;
+    - a published file, whatever its name: its content tells which program wrote it (see
+      `official.read_network`). With PULSE's synthesis.pt, its folder's gaussian_fit.pt or
+      mapping.pt are read;
+    - such a folder of PULSE;
+    - my_package.my_module:make, a callable that returns (Generator, params) (see `plug_in`).
+
+    Where the files hold no latent fit, it is computed from the mapping network, and a line on
+    stderr says so. `latent_space`: arguments of `style_generator`. Raises ValueError, in one line
+    with the file's or folder's name, if there is no such generator or part of it is missing or
+    damaged, and for a latent space of what isn't a style generator.
     """
+    if is_plug_in(name_or_path):
+        for name in latent_space:
+            raise ValueError(f"generator {name_or_path!r} has no {name}: its latents are its own")
+        return plug_in(name_or_path)
     network, params = load_network(name_or_path)
     return style_generator(network, **latent_space), params
 
 
 def load_network(name_or_path):
     """The Flax module of a generator, and its parameters, `latent_fit` among them."""
-    folder = find(name_or_path)
-    if (folder / "synthesis.pt").is_file():
-        return _load_pulse(folder)
-    return _read(folder, "generator")
+    network, params = read_network(find(name_or_path))
+    if "latent_fit" not in params:
+        hint = f"computing its latent fit; `pulse_jax_convert {name_or_path}` would store it"
+        print(f"{name_or_path}: {hint}", file=sys.stderr)
+    return network, with_latent_fit(network, params)
+
+
+def read_network(path):
+    """The network at a path that `find` has found: as it is, maybe without a latent fit."""
+    if (path / "spec.json").is_file():
+        return _read(path, "generator")
+    return _read_published(path / "synthesis.pt" if path.is_dir() else path)
+
+
+def with_latent_fit(network, params):
+    """`params` with a latent fit. Without one, it is fitted to a million of the network's styles.
+
+    Meanwhile a bar runs on stderr, if that is a terminal.
+    """
+    if "latent_fit" in params:
+        return params
+    progress = functools.partial(tqdm, desc="latent fit", leave=False, disable=None)
+    mapping = {"mapping": params["mapping"]}
+    fit = fit_latents(network, mapping, jax.random.key(0), progress=progress)
+    return params | {"latent_fit": fit}
 
 
 def load_discriminator(name_or_path):
@@ -59,22 +102,26 @@ def load_discriminator(name_or_path):
 
 
 def find(name_or_path):
-    """The folder of a generator, a bundled one's name or a path, `~` allowed.
+    """The folder or file of a generator, from its name or a path, `~` allowed.
 
     Raises ValueError, in one line, if there is none or the system refuses the path.
     """
-    known = bundled()
-    folder = known.get(str(name_or_path), Path(os.path.expanduser(name_or_path)))
+    name = str(name_or_path)
+    if name in bundled():
+        return bundled()[name]
+    path = published.folder(name) if name in published.PUBLISHED else Path(os.path.expanduser(name))
     try:
-        found = any((folder / name).is_file() for name in ("spec.json", "synthesis.pt"))
+        found = path.is_file() or any((path / n).is_file() for n in ("spec.json", "synthesis.pt"))
     except OSError as error:  # a name too long, a folder that can't be entered
-        raise ValueError(f"generator {str(name_or_path)!r}: {one_line(error)}") from error
+        raise ValueError(f"generator {name!r}: {one_line(error)}") from error
+    if not found and name in published.PUBLISHED:
+        raise ValueError(f"generator {name!r} isn't here yet: run `pulse_jax_convert {name}`")
     if not found:
         raise ValueError(
-            f"generator {str(name_or_path)!r}: neither a folder with a spec.json or synthesis.pt "
-            f"nor one of the bundled {', '.join(known)}"
+            f"generator {name!r}: neither a file, nor a folder with a spec.json or synthesis.pt, "
+            f"nor one of the bundled {', '.join(bundled())}, nor a published one's name"
         )
-    return folder
+    return path
 
 
 def save(folder, **networks):
@@ -128,9 +175,10 @@ def _read(folder, name):
             if not path.is_file() or _sha256(path.read_bytes()) != sha256:
                 raise ValueError(f"{file} is missing or damaged")
         module = ARCHITECTURES[entry.pop("architecture")]
-        module = module(**entry | {"channels": tuple(entry["channels"])})
+        module = module(**{field: _hashable(value) for field, value in entry.items()})
         with ocp.StandardCheckpointer() as checkpointer:
-            return module, checkpointer.restore((folder / name).absolute())
+            params = checkpointer.restore((folder / name).absolute())
+        return module, jax.tree.map(_widened, params)
     except Exception as error:  # Orbax, JSON and the modules raise what they like
         reason = one_line(error)[:300]
         if isinstance(error, KeyError):
@@ -138,18 +186,25 @@ def _read(folder, name):
         raise ValueError(f"generator {folder}: can't read its {name}: {reason}") from error
 
 
-def _load_pulse(folder):
-    """The folder that PULSE downloads to: state dicts, and the latent fit or what to fit it to."""
-    synthesis, mapping, fit = (
-        official.read(path) if path.is_file() else None
-        for path in (folder / f"{name}.pt" for name in ("synthesis", "mapping", "gaussian_fit"))
-    )
-    if mapping is None and fit is None:
-        raise ValueError(f"generator {folder}: needs gaussian_fit.pt or mapping.pt")
+def _hashable(value):
+    """A field of a module, which JSON makes a list of if it is a tuple."""
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+def _widened(leaf):
+    """bfloat16 saves space on disk alone: networks compute with float32."""
+    return leaf.astype(np.float32) if leaf.dtype == jnp.bfloat16 else leaf
+
+
+def _read_published(path):
+    """The generator in a published file; PULSE's other files are looked for beside it."""
+    others = [path.with_name(name) for name in ("mapping.pt", "gaussian_fit.pt")]
+    others = [other if other.is_file() else None for other in others]
+    synthesis = official.read(path) if any(others) else None
+    if not (isinstance(synthesis, dict) and "blocks.4x4.const" in synthesis):
+        return official.read_network(path)
+    mapping, fit = (other and official.read(other) for other in others)
     try:
-        network, params = official.from_pulse(synthesis, mapping, fit)
+        return official.from_pulse(synthesis, mapping, fit)
     except ValueError as error:
-        raise ValueError(f"generator {folder}: {error}") from error
-    if fit is None:
-        params["latent_fit"] = fit_latents(network, params, jax.random.key(0))
-    return network, params
+        raise ValueError(f"generator {path.parent}: {error}") from error

@@ -1,5 +1,7 @@
 """StyleGAN 2 (Karras et al., CVPR 2020): the skip generator, the residual discriminator."""
 
+import functools
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
@@ -26,7 +28,11 @@ class StyleGAN2(StyleNetwork):
 
     `channels` are those at side 4, 8, …, `resolution`. Each convolution takes its own style vector;
     a side's ToRGB shares that of the next side's first convolution, as in the official programs.
+    `conv_clamp` bounds the magnitude of what each layer puts out, ToRGBs included, where a network
+    was trained so (stylegan2-ada-pytorch does it for the sake of float16).
     """
+
+    conv_clamp: float | None = None
 
     activation_gain = SQRT2  # of the mapping's leaky ReLUs
 
@@ -37,28 +43,36 @@ class StyleGAN2(StyleNetwork):
 
     def setup(self):
         super().setup()
-        self.synthesis_network = Synthesis(self.channels, name="synthesis")
+        self.synthesis_network = Synthesis(self.channels, self.conv_clamp, name="synthesis")
 
 
 class Synthesis(nn.Module):
     channels: tuple[int, ...]
+    clamp: float | None
 
     @nn.compact
     def __call__(self, w, noise):
+        conv = functools.partial(StyledConv, clamp=self.clamp)
+        to_rgb = functools.partial(ToRGB, clamp=self.clamp)
         const = self.param("const", nn.initializers.normal(1.0), (1, 4, 4, self.channels[0]))
         x = jnp.broadcast_to(const, (w.shape[0], *const.shape[1:]))
-        x = StyledConv(self.channels[0], name="4x4_conv")(x, w[:, 0], noise[0])
-        image = ToRGB(name="4x4_to_rgb")(x, w[:, 1])
+        x = conv(self.channels[0], name="4x4_conv")(x, w[:, 0], noise[0])
+        image = to_rgb(name="4x4_to_rgb")(x, w[:, 1])
         for k, features in enumerate(self.channels[1:]):
             side, i = 8 * 2**k, 2 * k + 1
-            x = StyledConv(features, up=True, name=f"{side}x{side}_conv_up")(x, w[:, i], noise[i])
-            x = StyledConv(features, name=f"{side}x{side}_conv")(x, w[:, i + 1], noise[i + 1])
-            image = upsample(image) + ToRGB(name=f"{side}x{side}_to_rgb")(x, w[:, i + 2])
+            x = conv(features, up=True, name=f"{side}x{side}_conv_up")(x, w[:, i], noise[i])
+            x = conv(features, name=f"{side}x{side}_conv")(x, w[:, i + 1], noise[i + 1])
+            image = upsample(image) + to_rgb(name=f"{side}x{side}_to_rgb")(x, w[:, i + 2])
         return image
 
 
+def clamped(x, clamp):
+    """x, no further from 0 than `clamp`, if that is a number."""
+    return x if clamp is None else jnp.clip(x, -clamp, clamp)
+
+
 class StyledConv(nn.Module):
-    """Modulated 3×3 convolution, noise, bias, leaky ReLU.
+    """Modulated 3×3 convolution, noise, bias, leaky ReLU, clamp.
 
     The style scales the input, and demodulation the output (equation 3 of the paper), so the
     kernel stays one for all images of a batch.
@@ -66,6 +80,7 @@ class StyledConv(nn.Module):
 
     features: int
     up: bool = False
+    clamp: float | None = None
 
     @nn.compact
     def __call__(self, x, w, noise):
@@ -81,18 +96,20 @@ class StyledConv(nn.Module):
         strength = self.param("noise_strength", nn.initializers.zeros, ())
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x = x * demodulation[:, None, None] + strength * noise.transpose(0, 2, 3, 1) + bias
-        return leaky_relu(x, SQRT2)
+        return clamped(leaky_relu(x, SQRT2), self.clamp)
 
 
 class ToRGB(nn.Module):
-    """Modulated 1×1 convolution to colours, without demodulation."""
+    """Modulated 1×1 convolution to colours, without demodulation, and clamp."""
+
+    clamp: float | None = None
 
     @nn.compact
     def __call__(self, x, w):
         kernel = equalised_kernel(self, (1, 1, x.shape[-1], 3))
         style = Dense(x.shape[-1], bias_init=1.0, name="style")(w)
         bias = self.param("bias", nn.initializers.zeros, (3,))
-        return conv2d(x * style[:, None, None], kernel, (0, 0)) + bias
+        return clamped(conv2d(x * style[:, None, None], kernel, (0, 0)) + bias, self.clamp)
 
 
 class Discriminator(nn.Module):

@@ -1,10 +1,24 @@
 """Published weights become the networks of this project; those that don't fit are refused."""
 
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA
+from helpers import DATA, golden, relative_error
 
-from pulse_jax.generators.official import from_pulse, read
+from pulse_jax.generators import fit_latents, official, style_generator
+from pulse_jax.generators.official import from_pulse, read, read_network
+from pulse_jax.generators.official.parameters import persistent_modules
+from pulse_jax.generators.official.tensorflow import from_tensorflow
+from pulse_jax.generators.official.unpickle import Instance
+from pulse_jax.generators.style_network import truncate
+from pulse_jax.generators.stylegan import StyleGAN
+from pulse_jax.generators.stylegan2 import StyleGAN2
+
+# PULSE.
 
 
 def pulse_states():
@@ -70,3 +84,262 @@ def test_state_dicts_that_do_not_fit_are_refused(name, value):
 def test_objects_that_are_no_state_dicts_are_refused(states):
     with pytest.raises(ValueError, match="PULSE"):
         from_pulse(*states)
+
+
+# The TensorFlow programs.
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def tensorflow_images(network, params, w, noise):
+    return network.apply({"params": params}, w, noise, method="synthesis").transpose(0, 3, 1, 2)
+
+
+def constant_noise(network):
+    variables = dict(network.state["components"]["synthesis"].state["variables"])
+    return [variables[f"noise{i}"] for i in range(sum(name[:5] == "noise" for name in variables))]
+
+
+@pytest.mark.parametrize("name", ["sg1_tf", "sg2_tf"])
+def test_tensorflow_networks_equal_the_reference(name):
+    arrays, noise = golden(name), constant_noise(read(DATA / f"{name}.pkl")[2])
+    network, params = read_network(DATA / f"{name}.pkl")
+    w = network.apply({"params": params}, arrays["z"], method="mapping")
+    w = jnp.repeat(w[:, None], network.num_layers, axis=1)
+    assert relative_error(w, arrays["w_broadcast"]) <= 2e-6
+    cutoff = int(arrays["cutoff"])  # -1 for all layers
+    average, psi = params["latent_average"], float(arrays["psi"])
+    w_trunc = truncate(w, average, psi, None if cutoff < 0 else cutoff)
+    assert relative_error(w_trunc, arrays["w_trunc"]) <= 2e-6
+
+    for styles, image in ((w, "psi1"), (w_trunc, "trunc"), (arrays["w_mixed"], "w_mixed")):
+        images = tensorflow_images(network, params, styles, noise)
+        assert relative_error(images, arrays[f"image_{image}"]) <= 2e-5, image
+
+
+@pytest.mark.parametrize("name", ["sg1_tf", "sg2_tf"])
+def test_the_network_without_moving_average_is_another(name):
+    arrays, tree = golden(name), read(DATA / f"{name}.pkl")
+    images = []
+    for network in (tree[0], tree[2]):
+        module, params = from_tensorflow(network)
+        w = module.apply({"params": params}, arrays["z"], method="mapping")
+        w = jnp.repeat(w[:, None], module.num_layers, axis=1)
+        image = tensorflow_images(module, params, w, constant_noise(network))
+        images.append(image[:1, :, ::4, ::4])
+    assert relative_error(images[0], arrays["image_psi1_of_G_sub4"]) <= 2e-5
+    assert relative_error(images[1], arrays["image_psi1_of_G_sub4"]) > 0.1
+
+
+# Every format.
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "sg1_tf.pkl",
+            StyleGAN(128, (20, 20, 20, 20, 16, 8), 32, 8, 40, 36, norm_epsilon=1e-8),
+        ),
+        ("sg2_tf.pkl", StyleGAN2(64, (24, 24, 24, 16, 8), 32, 8, 32, 40)),
+        ("sg2ada.pkl", StyleGAN2(64, (24, 24, 24, 24, 16), 32)),
+        ("sg2ada_fp16cfg.pkl", StyleGAN2(32, (28, 28, 28, 16), 24, 3, conv_clamp=2.0)),
+        ("rosinality.pt", StyleGAN2(64, (24, 24, 20, 16, 12), 32)),
+    ],
+)
+def test_hyperparameters_follow_from_the_file(name, expected):
+    network, params = read_network(DATA / name)
+    assert network == expected
+    assert sorted(params) == ["latent_average", "mapping", "synthesis"]
+    for leaf in jax.tree.leaves(params):
+        assert leaf.dtype == np.float32 and leaf.flags.owndata
+
+
+def test_checkpoints_of_rosinalitys_trainer_have_no_average():
+    network, params = read_network(DATA / "rosinality_train.pt")
+    converted, expected = read_network(DATA / "rosinality.pt")
+    del expected["latent_average"]
+    assert network == converted
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+def test_the_latents_of_a_network_whose_z_is_larger_than_w_are_fitted():
+    network, params = read_network(DATA / "sg1_tf.pkl")
+    assert (network.z_size, network.latent_size) == (40, 32)
+    fit = fit_latents(network, params, jax.random.key(0), samples=1000, chunk_size=100)
+    assert fit["mean"].shape == fit["std"].shape == (32,)
+    latents, _ = style_generator(network).sample(jax.random.key(1))
+    assert latents["style"].shape == (12, 32)
+
+
+# What is refused.
+
+
+def refused(tree, monkeypatch):
+    """The message with which `read_network` refuses a file: one line that names it."""
+    monkeypatch.setattr(official, "read", lambda path: tree)
+    with pytest.raises(ValueError) as error:
+        read_network("network.pkl")
+    message = str(error.value)
+    assert message.startswith("network.pkl: ")
+    assert "\n" not in message and len(message) <= 400
+    return message.removeprefix("network.pkl: ")
+
+
+def changed(arrays, name, value):
+    """Replace or add an array, give it another shape (by a function), or, with None, remove it."""
+    if value is None:
+        del arrays[name]
+    else:
+        arrays[name] = value(arrays[name]) if callable(value) else value
+
+
+def narrower(array):
+    return array[..., :-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "entry", "value", "reason"),
+    [
+        ("sg1_tf", "synthesis", "8x8/Conv1/weight", None, "/8x8/Conv1/weight' is missing"),
+        ("sg1_tf", "synthesis", "8x8/Conv1/weight", np.zeros(3), "no tensor with 4 axes"),
+        ("sg1_tf", "synthesis", "8x8/Conv1/weight", narrower, "/8x8_conv/kernel has shape"),
+        ("sg1_tf", "synthesis", "8x8/Conv2/bias", np.zeros(3), "/8x8/Conv2/bias' has no place"),
+        ("sg1_tf", "synthesis", "256x256/Conv1/bias", np.zeros(3), "256x256/.*' is missing"),
+        ("sg1_tf", "synthesis", "lod", np.float32(2.5), "still growing .*: lod = 2.5"),
+        ("sg1_tf", "mapping", "Dense3/bias", None, "'mapping/Dense3/bias' is missing"),
+        ("sg1_tf", "mapping", "Dense7/weight", narrower, "mapping/dense_7/kernel has shape"),
+        ("sg2_tf", "synthesis", "64x64/ToRGB/mod_bias", None, "64x64/ToRGB/mod_bias' is missing"),
+        ("sg2_tf", "synthesis", "64x64/ToRGB/extra", np.zeros(3), "/64x64/ToRGB/extra' has no"),
+        ("sg2_tf", "synthesis", "4x4/Conv/noise_strength", np.zeros(3), "tensor with 0 axes"),
+        ("sg2_tf", "mapping", "LabelConcat/weight", np.zeros((3, 3)), "LabelConcat/weight' has no"),
+        ("sg2_tf", None, "dlatent_avg", narrower, "latent_average has shape"),
+        ("sg2_tf", None, "dlatent_avg", None, "'dlatent_avg' is missing"),
+        ("sg2_tf", None, "lod", np.float32(1), "lod = 1"),
+    ],
+)
+def test_tensorflow_variables_that_do_not_fit(name, part, entry, value, reason, monkeypatch):
+    tree = read(DATA / f"{name}.pkl")
+    state = (tree[2].state["components"][part] if part else tree[2]).state
+    variables = dict(state["variables"])
+    changed(variables, entry, value)
+    state["variables"] = list(variables.items())
+    assert re.search(reason, refused(tree, monkeypatch))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "reason"),
+    [
+        ("sg1_tf", "label_size", 10, "conditional: label_size = 10"),
+        ("sg1_tf", "num_channels", 1, "num_channels = 1 "),
+        ("sg1_tf", "blur_filter", None, "blur_filter = None "),
+        ("sg1_tf", "nonlinearity", "relu", "nonlinearity = 'relu' "),
+        ("sg1_tf", "mapping_nonlinearity", "relu", "mapping_nonlinearity = 'relu' "),
+        ("sg1_tf", "fused_scale", True, "fused_scale = True "),
+        ("sg1_tf", "use_instance_norm", False, "use_instance_norm = False "),
+        ("sg2_tf", "label_size", 1, "conditional: label_size = 1"),
+        ("sg2_tf", "num_channels", 4, "num_channels = 4 "),
+        ("sg2_tf", "architecture", "resnet", "architecture = 'resnet' "),
+        ("sg2_tf", "architecture", "orig", "architecture = 'orig' "),
+        ("sg2_tf", "resample_kernel", [1, 2, 1], r"resample_kernel = \[1, 2, 1\] "),
+        ("sg2_tf", "mapping_lrmul", 0.1, "mapping_lrmul = 0.1 "),
+    ],
+)
+def test_tensorflow_settings_that_are_not_supported(name, setting, value, reason, monkeypatch):
+    tree = read(DATA / f"{name}.pkl")
+    for network in (tree[2], *tree[2].state["components"].values()):
+        network.state["static_kwargs"][setting] = value
+    assert re.search(reason, refused(tree, monkeypatch))
+
+
+@pytest.mark.parametrize(
+    ("module", "part", "entry", "value", "reason"),
+    [
+        ("synthesis.b8.conv0", "_parameters", "weight", None, "b8.conv0.weight' is missing"),
+        ("synthesis.b8.conv0", "_parameters", "weight", narrower, "8x8_conv_up/kernel has shape"),
+        ("synthesis.b8.torgb", "_parameters", "bias", narrower, "8x8_to_rgb/bias has shape"),
+        ("synthesis.b8.torgb.affine", "_parameters", "bias", np.zeros((3, 3)), "with 1 axes"),
+        ("synthesis.b8.conv1", "_buffers", "extra", np.zeros(3), "b8.conv1.extra' has no place"),
+        ("synthesis.b8", "_modules", "conv1", None, "'synthesis.b8.conv1.weight' is missing"),
+        ("mapping", "_buffers", "w_avg", narrower, "latent_average has shape"),
+        ("mapping", "_modules", "fc3", None, "'mapping.fc3.weight' is missing"),
+        ("mapping.fc7", "_parameters", "weight", lambda w: w[:-1], "dense_7/kernel has shape"),
+        ("synthesis.b8", "_buffers", "resample_filter", lambda f: f.T + 1, "b8.resample_filter'"),
+        ("synthesis.b8.conv0", "_buffers", "resample_filter", np.ones(2), "conv0.resample_filter'"),
+        ("", None, "c_dim", 10, "conditional: c_dim = 10"),
+        ("", None, "img_channels", 1, "^img_channels = 1 "),
+        ("synthesis.b16", None, "architecture", "resnet", "b16.architecture = 'resnet' "),
+        ("synthesis.b16.conv0", None, "activation", "relu", "b16.conv0.activation = 'relu' "),
+        ("synthesis.b16.conv0", None, "up", 1, "b16.conv0.up = 1 "),
+        ("synthesis.b16.conv1", None, "use_noise", False, "b16.conv1.use_noise = False "),
+        ("synthesis.b16.torgb", None, "conv_clamp", 3, "b16.torgb.conv_clamp = 3 "),
+        ("mapping.fc2", None, "activation", "linear", "mapping.fc2.activation = 'linear' "),
+        ("mapping.fc2", None, "bias_gain", 1, "mapping.fc2.bias_gain = 1 "),
+        ("synthesis", None, "_buffers", None, "not laid out as expected .*_buffers"),
+    ],
+)
+def test_persistent_modules_that_do_not_fit(module, part, entry, value, reason, monkeypatch):
+    tree = read(DATA / "sg2ada.pkl")
+    state = persistent_modules(tree["G_ema"])[module]
+    changed(state[part] if part else state, entry, value)
+    assert re.search(reason, refused(tree, monkeypatch))
+
+
+def test_modules_that_contain_each_other_end(monkeypatch):
+    empty = {"_parameters": {}, "_buffers": {}, "_modules": {}}
+    itself = Instance("Generator", empty | {"_modules": {}})
+    itself.state["_modules"]["module"] = itself
+    assert "too many modules" in refused({"G_ema": itself}, monkeypatch)
+    twice = Instance("Generator", empty)
+    for _ in range(20):
+        twice = Instance("Generator", empty | {"_modules": {"a": twice, "b": twice}})
+    assert "too many modules" in refused({"G_ema": twice}, monkeypatch)
+    wide = Instance("Generator", empty | {"_modules": {f"m{i}": twice for i in range(1000)}})
+    assert "too many modules" in refused({"G_ema": wide}, monkeypatch)
+    named = Instance("Generator", empty | {"_modules": {"a.b": twice}})
+    assert "'a.b' is no module's name" in refused({"G_ema": named}, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "reason"),
+    [
+        ("convs.3.conv.weight", None, "'convs.3.conv.weight' is missing"),
+        ("convs.3.conv.weight", narrower, "16x16_conv/kernel has shape"),
+        ("convs.4.conv.blur.kernel", lambda k: k / 4, "'convs.4.conv.blur.kernel' is not"),
+        ("to_rgbs.2.upsample.kernel", np.ones((4, 4)), "'to_rgbs.2.upsample.kernel' is not"),
+        ("to_rgbs.4.bias", np.zeros((1, 3, 1, 1)), "'convs.8.conv.weight' is missing"),
+        ("style.9.weight", np.zeros((32, 32)), "'style.9.bias' is missing"),
+        ("input.extra", np.zeros(3), "'input.extra' has no place"),
+    ],
+)
+def test_state_dicts_of_rosinality_that_do_not_fit(entry, value, reason, monkeypatch):
+    tree = read(DATA / "rosinality.pt")
+    changed(tree["g_ema"], entry, value)
+    assert re.search(reason, refused(tree, monkeypatch))
+
+
+@pytest.mark.parametrize(
+    ("tree", "reason"),
+    [
+        ({"d": {}, "args": None}, "a discriminator"),
+        ({"D": None, "augment_pipe": None}, "a discriminator"),
+        (Instance("Discriminator", {}), "a 'Discriminator'"),
+        ((1, 2, Instance("dnnlib.tflib.network.Network", {}))[:2], "a tuple"),
+        (
+            {"blocks.4x4.const": 1},
+            "PULSE's synthesis network, without gaussian_fit.pt or mapping.pt",
+        ),
+        ({"dense0.weight": 1}, "PULSE's mapping network"),
+        ({"mean": 1, "std": 1}, "PULSE's latent fit"),
+        ({"model": 1, "epoch": 2}, "'model', 'epoch'"),
+        ([1], "a list"),
+        (np.zeros(3), "a ndarray"),
+        ({}, "no generator"),
+    ],
+)
+def test_what_holds_no_generator_is_said(tree, reason, monkeypatch):
+    assert reason in refused(tree, monkeypatch)
+
+
+def test_other_networks_of_tensorflow_are_refused(monkeypatch):
+    generator, discriminator, _ = read(DATA / "sg2_tf.pkl")
+    assert "'D_stylegan2' is no StyleGAN" in refused((1, generator, discriminator), monkeypatch)

@@ -1,6 +1,6 @@
 """StyleGAN 2 against the numbers of rosinality's and NVIDIA's PyTorch programs."""
 
-import math
+import functools
 import re
 
 import jax
@@ -10,12 +10,17 @@ import pytest
 from helpers import DATA, golden, relative_error
 
 from pulse_jax.generators.official import read
+from pulse_jax.generators.official.ada import from_ada
+from pulse_jax.generators.official.parameters import hwio, persistent_modules, persistent_state
+from pulse_jax.generators.official.rosinality import from_rosinality
+from pulse_jax.generators.style_network import truncate
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2, minibatch_deviation
 
 both_precisions = pytest.mark.parametrize(
     ("x64", "dtype", "bound"), [(False, "float32", 1e-4), (True, "float64", 1e-9)]
 )
-both_programs = pytest.mark.parametrize("program", ["rosinality", "sg2ada"])
+NVIDIA = ["sg2ada", "sg2ada_fp16cfg"]
+every_program = pytest.mark.parametrize("program", ["rosinality", *NVIDIA])
 
 
 def as_dtype(tree, dtype):
@@ -26,162 +31,142 @@ def nchw(images):
     return images.transpose(0, 3, 1, 2)
 
 
-def hwio(weight):
-    return weight.transpose(2, 3, 1, 0)
-
-
+@functools.partial(jax.jit, static_argnums=0)
 def synthesise(module, w, noise, params):
     return module.apply({"params": params}, w, noise, method="synthesis")
 
 
-def as_float64(state):
-    """A state dict, exact under the scaling that some conversions need."""
-    return {name: value.astype(np.float64) for name, value in state.items()}
+def nvidia(name, network):
+    """A network of a pickle of stylegan2-ada-pytorch, and its state dict."""
+    root = read(DATA / f"{name}.pkl")[network]
+    return root, persistent_state(persistent_modules(root))
 
 
-def nvidia_state(network):
-    prefix, arrays = f"{network}.", golden("sg2ada_weights")
-    names = [name for name in arrays if name.startswith(prefix)]
-    return as_float64({name.removeprefix(prefix): arrays[name] for name in names})
-
-
-def dense(state, name):
-    return {"kernel": state[f"{name}.weight"].T, "bias": state[f"{name}.bias"]}
-
-
-def from_rosinality(state, sides):
-    """StyleGAN2's parameters from rosinality's `g_ema`."""
-
-    def modulated(name, bias):
-        return {
-            "kernel": hwio(state[f"{name}.conv.weight"][0]),
-            "bias": state[f"{name}.{bias}"].reshape(-1),
-            "style": dense(state, f"{name}.conv.modulation"),
-        }
-
-    def conv(name):
-        strength = state[f"{name}.noise.weight"][0]
-        return modulated(name, "activate.bias") | {"noise_strength": strength}
-
-    synthesis = {
-        "const": state["input.input"].transpose(0, 2, 3, 1),
-        "4x4_conv": conv("conv1"),
-        "4x4_to_rgb": modulated("to_rgb1", "bias"),
-    }
-    for k, side in enumerate(sides[1:]):
-        synthesis[f"{side}x{side}_conv_up"] = conv(f"convs.{2 * k}")
-        synthesis[f"{side}x{side}_conv"] = conv(f"convs.{2 * k + 1}")
-        synthesis[f"{side}x{side}_to_rgb"] = modulated(f"to_rgbs.{k}", "bias")
-    mapping = {f"dense_{i}": dense(state, f"style.{i + 1}") for i in range(8)}
-    return {"mapping": mapping, "synthesis": synthesis}
-
-
-def unscaled(kernel):
-    """NVIDIA's program takes 3×3 kernels as they are, ours divides by sqrt(fan_in)."""
-    return kernel * math.sqrt(math.prod(kernel.shape[:3]))
-
-
-def from_nvidia(state, sides):
-    """StyleGAN2's parameters from NVIDIA's `G_ema`."""
-
-    def modulated(name):
-        return {
-            "kernel": hwio(state[f"{name}.weight"]),
-            "bias": state[f"{name}.bias"],
-            "style": dense(state, f"{name}.affine"),
-        }
-
-    def conv(name):
-        layer = modulated(name) | {"noise_strength": state[f"{name}.noise_strength"]}
-        return layer | {"kernel": unscaled(layer["kernel"])}
-
-    synthesis = {"const": state["synthesis.b4.const"].transpose(1, 2, 0)[None]}
-    for side in sides:
-        block = f"synthesis.b{side}"
-        if side > 4:
-            synthesis[f"{side}x{side}_conv_up"] = conv(f"{block}.conv0")
-        synthesis[f"{side}x{side}_conv"] = conv(f"{block}.conv1")
-        synthesis[f"{side}x{side}_to_rgb"] = modulated(f"{block}.torgb")
-    mapping = {f"dense_{i}": dense(state, f"mapping.fc{i}") for i in range(8)}
-    return {"mapping": mapping, "synthesis": synthesis}
+def reference(program, network="G_ema"):
+    """A module, its parameters unrounded, its constant noise maps, and golden arrays."""
+    arrays = golden(program)
+    if program == "rosinality":
+        checkpoint = read(DATA / "rosinality.pt")
+        module, params = from_rosinality(checkpoint)
+        constant = [checkpoint["g_ema"][f"noises.noise_{i}"] for i in range(9)]
+        arrays["w"] = np.repeat(arrays["w"][:, None], module.num_layers, axis=1)
+        return module, params, constant, arrays
+    root, state = nvidia(program, network)
+    module, params = from_ada(root)
+    names = [f"b{2 ** (i // 2 + 2)}.conv{i % 2}" for i in range(1, module.num_layers)]
+    constant = [state[f"synthesis.{name}.noise_const"][None, None] for name in names]
+    return module, params, constant, arrays
 
 
 def discriminator_from_nvidia(state, sides):
     """Discriminator's parameters from NVIDIA's `D`."""
 
+    def dense(name):
+        return {"kernel": state[f"{name}.weight"].T, "bias": state[f"{name}.bias"]}
+
     def conv(name):
         return {"kernel": hwio(state[f"{name}.weight"]), "bias": state[f"{name}.bias"]}
 
-    params = {"4x4_conv": conv("b4.conv"), "logit": dense(state, "b4.out")}
+    params = {"4x4_conv": conv("b4.conv"), "logit": dense("b4.out")}
     params[f"{sides[-1]}x{sides[-1]}_from_rgb"] = conv(f"b{sides[-1]}.fromrgb")
     for side in sides[1:]:
         params[f"{side}x{side}_conv"] = conv(f"b{side}.conv0")
         params[f"{side}x{side}_conv_down"] = conv(f"b{side}.conv1")
         params[f"{side}x{side}_skip"] = {"kernel": hwio(state[f"b{side}.skip.weight"])}
-    fc = dense(state, "b4.fc")  # NVIDIA flattens (C, H, W), ours (H, W, C)
+    fc = dense("b4.fc")  # NVIDIA flattens (C, H, W), ours (H, W, C)
     kernel = fc["kernel"].reshape(-1, 16, fc["bias"].size).swapaxes(0, 1)
     params["dense"] = fc | {"kernel": kernel.reshape(fc["kernel"].shape)}
     return params
 
 
-def reference(program):
-    """A module, its parameters in float64, and golden arrays under the names of rosinality's."""
-    arrays, sides = golden(program), (4, 8, 16, 32, 64)
+def cases(program, arrays, constant):
+    """Golden images: (w of two images, noise, images of the first or both, gradients by name)."""
+    explicit = [arrays[f"noise{i}"] for i in range(len(constant))]
     if program == "rosinality":
-        state = as_float64(read(DATA / "rosinality.pt")["g_ema"])
-        return StyleGAN2(64, (24, 24, 20, 16, 12), 32), from_rosinality(state, sides), arrays
-    renamed = {"w": arrays["w_psi1_64"][:, 0], "w_mixed": arrays["ws_mixed"]}
-    renamed |= {"image_w_mixed": arrays["img_explicit_64"]}
-    renamed |= {"grad_w_mixed": arrays["img_explicit_grad_ws_64"]}
-    renamed |= {f"grad_noise{i}": arrays[f"img_explicit_grad_noise{i}_64"] for i in range(9)}
-    module = StyleGAN2(64, (24, 24, 24, 24, 16), 32)
-    return module, from_nvidia(nvidia_state("G_ema"), sides), arrays | renamed
+        gradients = {"w": arrays["grad_w_mixed"]}
+        gradients |= {i: arrays[f"grad_noise{i}"] for i in range(len(constant))}
+        return {
+            "explicit noise": (arrays["w_mixed"], explicit, arrays["image_w_mixed"], gradients),
+            "constant noise": (arrays["w"], constant, arrays["image"], {}),
+            "truncated": (arrays["w_trunc"], constant, arrays["image_trunc"], {}),
+        }
+    gradients = {"w": arrays["img_explicit_grad_ws_64"]}
+    gradients |= {i: arrays[f"img_explicit_grad_noise{i}_64"] for i in range(len(constant))}
+    w, zero = arrays["ws_mixed"], [np.zeros_like(noise) for noise in constant]
+    of_w = {"w": arrays["img_mixed_const_grad_ws_64"]}
+    return {
+        "explicit noise": (w, explicit, arrays["img_explicit_64"], gradients),
+        "constant noise": (w, constant, arrays["img_mixed_const_64"], of_w),
+        "no noise": (w, zero, arrays["img_mixed_none_64r32"], {}),
+        "z": (arrays["w_psi1_64"][:2], constant, arrays["img_z_psi1_const_64r32"], {}),
+        "truncated": (arrays["w_trunc_64"][:2], constant, arrays["img_z_trunc_const_64r32"], {}),
+    }
 
 
 @both_precisions
-@both_programs
-def test_mapping_equals_the_reference(program, x64, dtype, bound):
-    module, params, arrays = reference(program)
+@every_program
+def test_mapping_and_truncation_equal_the_reference(program, x64, dtype, bound):
+    module, params, _, arrays = reference(program)
+    truncated_layers = {"w": 0, "w_psi1_64": 0, "w_trunc": None, "w_trunc_64": None}
+    truncated_layers |= {"w_trunc_cut_64": 6}
     with jax.enable_x64(x64):
         params, z = as_dtype((params, arrays["z"]), dtype)
         w = module.apply({"params": params}, z, method="mapping")
-    assert w.dtype == dtype
-    assert relative_error(w, arrays["w"]) <= bound
+        w = jnp.repeat(w[:, None], module.num_layers, axis=1)
+        for name in truncated_layers.keys() & arrays.keys():
+            psi, layers = float(arrays["psi"]), truncated_layers[name]
+            truncated = truncate(w, params["latent_average"], psi, layers)
+            assert truncated.dtype == dtype
+            assert relative_error(truncated, arrays[name]) <= bound, name
 
 
 @both_precisions
-@both_programs
+@every_program
 def test_synthesis_and_its_gradients_equal_the_reference(program, x64, dtype, bound):
-    module, params, arrays = reference(program)
-    noise = [arrays[f"noise{i}"] for i in range(len(module.noise_shapes))]
+    module, params, constant, arrays = reference(program)
 
     def loss(w, noise, params):
         image = nchw(synthesise(module, w, noise, params))
         return jnp.sum(image * arrays["cotangent"].astype(dtype)), image
 
-    with jax.enable_x64(x64):
-        inputs = as_dtype((arrays["w_mixed"], noise, params), dtype)
-        gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
-        (grad_w, grad_noise), image = gradient(*inputs)
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    for name, (w, noise, expected, gradients) in cases(program, arrays, constant).items():
+        noise = [np.broadcast_to(value, (2, *value.shape[1:])) for value in noise]
+        with jax.enable_x64(x64):
+            (grad_w, grad_noise), image = gradient(*as_dtype((w, noise, params), dtype))
+        assert image.dtype == grad_w.dtype == dtype
+        rounding = 1e-7 if expected.dtype == np.float32 else 0
+        assert relative_error(image[: len(expected)], expected) <= max(bound, rounding), name
+        for i, grad in gradients.items():
+            actual = grad_w if i == "w" else grad_noise[i]
+            assert relative_error(actual, grad) <= bound, f"{name}: gradient of {i}"
 
-    assert image.dtype == grad_w.dtype == dtype
-    assert relative_error(image, arrays["image_w_mixed"]) <= bound
-    assert relative_error(grad_w, arrays["grad_w_mixed"]) <= bound
-    for i, grad in enumerate(grad_noise):
-        assert relative_error(grad, arrays[f"grad_noise{i}"]) <= bound, f"noise {i}"
+
+@both_precisions
+@pytest.mark.parametrize("program", NVIDIA)
+def test_the_network_without_moving_average_is_another(program, x64, dtype, bound):
+    images, (_, _, _, arrays) = {}, reference(program)
+    for network in ("G", "G_ema"):
+        module, params, constant, _ = reference(program, network)
+        with jax.enable_x64(x64):
+            inputs = as_dtype((arrays["ws_mixed"][:1], constant, params), dtype)
+            image = synthesise(module, *inputs)
+        images[network] = nchw(image)[:, :, ::4, ::4]
+    assert relative_error(images["G"], arrays["G_not_ema_img_sub4_64"]) <= bound
+    assert relative_error(images["G_ema"], arrays["G_not_ema_img_sub4_64"]) > 0.1
 
 
 @both_precisions
 def test_discriminator_equals_the_reference(x64, dtype, bound):
-    module, params, arrays = reference("sg2ada")
+    module, params, constant, arrays = reference("sg2ada")
     discriminator = Discriminator(module.channels)
-    weights = discriminator_from_nvidia(nvidia_state("D"), (4, 8, 16, 32, 64))
+    _, state = nvidia("sg2ada", "D")
+    weights = discriminator_from_nvidia(state, (4, 8, 16, 32, 64))
     with jax.enable_x64(x64):
-        noise = [np.zeros((1, *shape)) for shape in module.noise_shapes]
+        noise = [np.zeros_like(value) for value in constant]
         inputs = as_dtype((arrays["ws_mixed"][:1], noise, params), dtype)
-        image = jax.jit(synthesise, static_argnums=0)(module, *inputs)
+        image = synthesise(module, *inputs)
         score = jax.jit(discriminator.apply)({"params": as_dtype(weights, dtype)}, image)
-    assert relative_error(nchw(image), arrays["img_mixed_none_64r32"]) <= max(bound, 1e-7)
     assert relative_error(score, arrays["D_score_64"][:, 0]) <= bound
 
 

@@ -178,17 +178,14 @@ def test_parameters_and_attributes_of_a_state_dict(write, tmp_path):
 
 def test_memory_is_bounded_by_the_file(tmp_path):
     data = np.zeros(1_000_000, np.float32)
-    body = mapped(
-        all=tensor(storage("0", data.size), 0, (1000, 1000), (1, 1000)),
-        expanded=tensor(storage("0", data.size), 0, (10**6, 10**6), (0, 1)),
-    )
+    body = tensor(storage("0", data.size), 0, (1000, 1000), (1, 1000))
     for write in (write_zip, write_legacy):
         path = write(tmp_path / "large.pt", body, **{"0": data})
         tracemalloc.start()
         tree = read(path)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert tree["expanded"].shape == (10**6, 10**6)
+        assert tree.shape == (1000, 1000)
         assert peak <= 3 * data.nbytes
 
 
@@ -221,7 +218,8 @@ def calls(folder):
 def test_hostile_pickles_execute_nothing(write, opcode, tmp_path):
     folder = tmp_path / "created"
     body = calls(folder)[opcode]
-    assert "refused to load" in refused(write(tmp_path / "hostile.pt", body))
+    reason = "refused the opcode" if opcode == "INST" else "refused to load"
+    assert reason in refused(write(tmp_path / "hostile.pt", body))
     assert not folder.exists()
     pickle.loads(program(body))  # an unguarded reader does
     assert folder.exists()
@@ -261,7 +259,7 @@ def test_names_around_the_allowed_ones_are_refused(name, tmp_path):
 def test_a_pickle_cannot_change_what_it_names(target, state, tmp_path):
     data = {"0": np.float32([3])}
     message = refused(write_zip(tmp_path / "hostile.pt", target + plain(state) + b"b", **data))
-    assert "state" in message
+    assert "out of place" in message
     body = called(ORDERED_DICT) + plain("x") + tensor(storage("0", 1), 0, (), ()) + b"s"
     assert read(write_zip(tmp_path / "good.pt", body, **data)) == {"x": 3}
 
@@ -275,15 +273,15 @@ def test_a_pickle_cannot_change_what_it_names(target, state, tmp_path):
         (0, (2, 3), (4, 1), "exceeds its storage"),
         (6, (), (), "exceeds its storage"),
         (0, (2,), (2**62,), "exceeds its storage"),
-        (2**63, (1,), (1,), "exceeds its storage"),
-        (0, (2**62, 2**62), (0, 0), "too big"),
-        (-1, (2,), (1,), "natural number"),
-        (5, (2,), (-1,), "natural number"),
-        (0, (-1,), (1,), "natural number"),
-        (0, (2,), (0.5,), "natural number"),
-        (0, (2, 2), (1,), "malformed tensor"),
-        (0, 2, 1, "has no len"),
-        (0, (1,) * 100, (1,) * 100, "dimension"),
+        (2**63, (1,), (1,), "out of range"),
+        (0, (2**62, 2**62), (0, 0), "too much memory"),
+        (-1, (2,), (1,), "out of range"),
+        (5, (2,), (-1,), "out of range"),
+        (0, (-1,), (1,), "out of range"),
+        (0, (2,), (0.5,), "out of range"),
+        (0, (2, 2), (1,), "malformed pickle"),
+        (0, 2, 1, "malformed pickle"),
+        (0, (1,) * 100, (1,) * 100, "out of range"),
     ],
 )
 def test_tensors_outside_their_storage_are_refused(write, offset, size, stride, reason, tmp_path):
@@ -299,18 +297,18 @@ VIEW = storage("0", 6)[:-2] + plain(("1", 0, 6)) + b"tQ"
 @pytest.mark.parametrize(
     ("storage", "reason"),
     [
-        (plain(("0" * 24, "float32")), "malformed tensor"),
-        (tensor(storage("0", 6), 0, (10**12,), (0,)), "malformed tensor"),
+        (plain(("0" * 24, "float32")), "out of place"),
+        (tensor(storage("0", 6), 0, (10**12,), (0,)), "too much memory"),
         (storage("0", 7), "storage '0'"),
         (storage("0", 5), "storage '0'"),
-        (storage("0", -6), "natural number"),
-        (storage("0", 10**6), "exceeds the file"),
-        (storage("0", 2**62), "exceeds the file"),
+        (storage("0", -6), "out of range"),
+        (storage("0", 10**6), "truncated: storage '0'"),
+        (storage("0", 2**62), "too much memory"),
         (storage("0", 6) + storage("0", 3, kind="DoubleStorage"), "two sizes or types"),
-        (storage("0", 6, kind="Storage"), "refused to load 'torch.Storage'"),
+        (storage("0", 6, kind="Storage"), "unknown type of storage 'torch.Storage'"),
         (VIEW, "is a view of another"),
-        (plain("storage") + b"Q", "malformed storage"),
-        (plain([]) + b"r\xff\xff\xff\x7f", "malformed pickle"),  # a memo of 2**31 entries
+        (plain("storage") + b"Q", "out of place"),
+        (plain([]) + b"r\xff\xff\xff\x7f", "out of place"),  # a memo of 2**31 entries
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -336,11 +334,11 @@ def test_malformed_zip_members_are_refused(tmp_path):
     assert "not a PyTorch file" in refused(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", pickle.dumps({"a": 1})])
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", pickle.dumps({"a": 1}, 0)])
 def test_other_files_are_refused(content, tmp_path):
     path = tmp_path / "other.pt"
     path.write_bytes(content)
-    assert refused(path) == "not a PyTorch file"
+    assert refused(path) == "neither a PyTorch file nor a pickle of protocol 2 or later"
     assert refused(tmp_path / "absent.pt") == "No such file or directory"
     refused(tmp_path)
 

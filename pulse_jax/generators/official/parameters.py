@@ -7,32 +7,45 @@ import numpy as np
 
 
 class Entries:
-    """A file's arrays by name, each taken once, by the network that it says it is."""
+    """A file's arrays by name, each taken once; `program` says in errors whose they are."""
 
     def __init__(self, program, arrays):
         self.program, self.arrays = program, dict(arrays)
 
     def take(self, name, ndim):
-        """The array called `name`. Raises ValueError if there is none, or not with `ndim` axes."""
+        """The array of that name. Raises ValueError if there is none, or not with `ndim` axes."""
         value = self.arrays.pop(name, None)
         if getattr(value, "ndim", None) != ndim:
             raise ValueError(f"{self.program}'s {name!r} is missing, or no tensor with {ndim} axes")
         return value
 
-    def numbers(self, pattern):
-        """The numbers that group 1 of `pattern` matches at the start of the entries' names."""
-        return [
-            int(match[1]) for match in (re.match(pattern, name) for name in self.arrays) if match
-        ]
-
     def drop(self, pattern):
-        """Leave out what the network has no use for: the names that start with `pattern`."""
+        """Leave out the names that start with `pattern`: what our networks have no use for."""
         self.arrays = {k: v for k, v in self.arrays.items() if not re.match(pattern, k)}
 
-    def check_all_taken(self, network):
+    def numbers(self, pattern):
+        """What the group in `pattern` matches, at the start of a name, as numbers."""
+        matches = (re.match(pattern, name) for name in self.arrays)
+        return [int(match[1]) for match in matches if match]
+
+    def sides(self, pattern):
+        """4, 8, … up to the largest of the `numbers`."""
+        return (4 * 2**k for k in range(max([4, *self.numbers(pattern)]).bit_length() - 2))
+
+    def layers(self, pattern):
+        """0, 1, … as many as there are `numbers`, at least one."""
+        return range(max(1, len(self.numbers(pattern))))
+
+    def check_filters(self, pattern, taps):
+        """Take the resampling filters. Raises ValueError if one isn't `taps` ⊗ `taps`."""
+        for name in [name for name in self.arrays if re.search(pattern, name)]:
+            if not np.array_equal(np.squeeze(self.arrays.pop(name)), np.outer(taps, taps)):
+                raise ValueError(f"{self.program}'s {name!r} is not {taps} along both axes")
+
+    def check_all_taken(self):
         """Raises ValueError, naming one, if there are entries left."""
         if self.arrays:
-            raise ValueError(f"{self.program}'s {min(self.arrays)!r} has no place in a {network}")
+            raise ValueError(f"{self.program}'s {min(self.arrays)!r} has no place in the network")
 
 
 def expect(settings, standard, where=""):
@@ -76,6 +89,20 @@ def persistent_state(modules):
         for name, value in module[part].items()
         if value is not None
     }
+
+
+def style_network(architecture, synthesis, mapping=(), average=None, **fields):
+    """A network of that architecture and its parameters; its sizes are those of the arrays."""
+    channels = [layer["bias"].size for name, layer in synthesis.items() if name.endswith("_conv")]
+    params = {"synthesis": synthesis}
+    if mapping:
+        params["mapping"] = {f"dense_{i}": layer for i, layer in enumerate(mapping)}
+        fields["mapping_layers"] = len(mapping)
+        fields["z_size"], fields["mapping_width"] = mapping[0]["kernel"].shape
+    if average is not None:
+        params["latent_average"] = average
+    latent_size = synthesis["4x4_conv"]["style"]["kernel"].shape[0]
+    return architecture(2 * 2 ** len(channels), tuple(channels), latent_size, **fields), params
 
 
 def checked(module, params):

@@ -1,17 +1,24 @@
-"""Reads PyTorch files, without torch and without running what they name.
+"""Reads published weight files without running what they name.
 
-A pickle is a program that may call anything it can name. Here it may name the rows of one table,
-`_GLOBALS`, and each stands for something inert: a storage type, a dict, a view of an array.
+A pickle is a program: its opcodes may import anything and call it. Here Python runs none. The
+standard library's `pickletools` splits a pickle into opcodes, and `_Machine` gives each a meaning
+of its own, which is to build plain data. A name in a file is only compared with the tables of this
+module. The few functions that weights need are the rows of `_FUNCTIONS`, written below; a class
+stands for inert `Instance`s; any other name ends the reading.
+
+Classes are told by their names: one begins with a capital, and isn't Python's own. So a training
+checkpoint may hold objects of its program, while all functions and the whole standard library, thus
+`torch.load`, `os.system` and `subprocess.Popen`, are refused. That is to warn the user of the file:
+none of them could do anything here.
 """
 
 import io
+import math
 import os
 import pickle
 import pickletools
-import struct
 import sys
 import zipfile
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,43 +26,98 @@ import numpy as np
 from pulse_jax.files import one_line
 
 _ZIP_MAGIC = b"PK\x03\x04"
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 _LEGACY_VERSION = 1001
+_PICKLE_MAGIC = b"\x80"  # the opcode PROTO, from protocol 2 on
 
 _STORAGES = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": jnp.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
+    "torch.DoubleStorage": np.float64,
+    "torch.FloatStorage": np.float32,
+    "torch.HalfStorage": np.float16,
+    "torch.BFloat16Storage": jnp.bfloat16,
+    "torch.LongStorage": np.int64,
+    "torch.IntStorage": np.int32,
+    "torch.ShortStorage": np.int16,
+    "torch.CharStorage": np.int8,
+    "torch.ByteStorage": np.uint8,
+    "torch.BoolStorage": np.bool_,
+}
+_DTYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
+
+# What opcodes push: a fixed value, or the one they carry. (INT is text, and is Python 2's for
+# large numbers.)
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_VALUES = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+    *("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 
 
-def read(path):
-    """The object in a file of `torch.save`, with numpy arrays in place of its tensors.
+class Instance:
+    """An object of a class that a file names: the class's name and the object's state, a dict."""
 
-    Reads the zip format and the one before torch 1.6, whatever device the tensors were saved from.
-    Tensors that share a storage share memory, with their offsets and strides kept: the arrays need
-    no more memory than the file, reading them up to three times that. Names outside a fixed list
-    are refused; nothing that a file names is imported or called. Raises ValueError, one line with
-    the file and the reason, for whatever can't be read.
+    __slots__ = ("name", "state")
+
+    def __init__(self, name, state):
+        self.name = name
+        self.state = state
+
+
+def read(path):
+    """What a file of weights holds, as plain dicts, lists, tuples, strings, numbers and arrays.
+
+    Reads, told by content, the files of `torch.save` (zip, and the format before torch 1.6,
+    whatever device the tensors were saved from) and ordinary pickles from protocol 2 on, those of
+    Python 2 included. Tensors and numpy's arrays and scalars become numpy arrays, which share
+    memory where the file says so and may be read-only; ordered dicts and EasyDicts become dicts,
+    sets become lists, and objects of other classes `Instance`s. The same object may be at several
+    places, and within itself.
+
+    The module's docstring says which names are refused. Reading takes at most 3 times the memory of
+    the file and some 16 MB. Raises ValueError, one line with the file and the reason, for whatever
+    can't be read.
     """
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            zipped = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
-            file.seek(0)
-            return _read_zip(file, size) if zipped else _read_legacy(file, size)
+        with _Bounded(path) as file:
+            start, budget = file.peek(), _Budget(file.size)
+            if start.startswith(_ZIP_MAGIC):
+                return _read_zip(file, budget)
+            if start.startswith(_LEGACY_MAGIC):
+                return _read_legacy(file, budget)
+            if start.startswith(_PICKLE_MAGIC):
+                return _Machine(file, budget).run()
+            raise ValueError("neither a PyTorch file nor a pickle of protocol 2 or later")
     except Exception as error:
         raise ValueError(f"{path}: {one_line(error)[:300]}") from error
 
 
-def _read_zip(file, limit):
+class _Bounded(io.BufferedReader):
+    """A file that is read without allocating more than its size, whatever a pickle declares."""
+
+    def __init__(self, path):
+        super().__init__(io.FileIO(path))
+        self.size = os.fstat(self.fileno()).st_size
+
+    def read(self, size=-1):
+        return super().read(min(size, self.size))
+
+
+class _Budget:
+    """What reading a file of `size` bytes may cost, in bytes. Weights need far less."""
+
+    def __init__(self, size):
+        self.memory = 3 * size + 2**24
+        self.views = 4 * size + 2**24  # the arrays, as if each had memory of its own
+
+    def spend(self, memory=0, views=0):
+        self.memory -= memory
+        self.views -= views
+        if min(self.memory, self.views) < 0:
+            raise pickle.UnpicklingError("it would take too much memory for a file of its size")
+
+
+def _read_zip(file, budget):
     if not zipfile.is_zipfile(file):
         raise ValueError("truncated: the zip file's table of contents is missing")
     with zipfile.ZipFile(file) as archive:
@@ -69,8 +131,7 @@ def _read_zip(file, limit):
             info = infos.get(folder + name)
             if info is None or info.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(f"{name!r} is missing or compressed")
-            if info.compress_size > limit:
-                raise ValueError(f"truncated: {name!r} exceeds the file")
+            budget.spend(memory=info.compress_size)
             return archive.open(info)
 
         byte_order = "little"
@@ -78,154 +139,300 @@ def _read_zip(file, limit):
             byte_order = member("byteorder").read().decode()
         if byte_order not in ("little", "big"):
             raise ValueError("unknown byte order")
-        tree, storages = _unpickle(io.BytesIO(member("data.pkl").read()), limit)
+        storages = {}
+        tree = _Machine(io.BytesIO(member("data.pkl").read()), budget, storages).run()
         for key, storage in storages.items():
             with member(f"data/{key}") as data:
-                _fill(storage, key, data, byte_order)
+                storage.fill(data, byte_order)
                 if data.read(1):
                     raise ValueError(f"storage {key!r} is longer than its tensors say")
     return tree
 
 
-def _read_legacy(file, limit):
-    file = io.BytesIO(file.read())  # a read past its end allocates nothing, whatever a pickle says
-    try:
-        magic, _ = _unpickle(file, limit)
-    except Exception:
-        magic = None
-    if magic != _LEGACY_MAGIC:
-        raise ValueError("not a PyTorch file")
-    version, _ = _unpickle(file, limit)
-    if version != _LEGACY_VERSION:
-        raise ValueError("unknown version of PyTorch's legacy format")
-    _unpickle(file, limit)  # the writer's word sizes: the storage types say all
-    tree, storages = _unpickle(file, limit)
-    keys, _ = _unpickle(file, limit)
-    if sorted(keys) != sorted(storages):
-        raise ValueError("the file's storages are not those of its tensors")
+def _read_legacy(stream, budget):
+    """The format before torch 1.6: pickles, then the storages that one of them refers to."""
+    storages = {}
+    machine = _Machine(stream, budget, storages)
+    magic = stream.read(len(_LEGACY_MAGIC))
+    version, _word_sizes, tree, keys = (machine.run() for _ in range(4))
+    if magic != _LEGACY_MAGIC or _typed(version, int) != _LEGACY_VERSION:
+        raise pickle.UnpicklingError("unknown version of PyTorch's legacy format")
+    if sorted(_typed(key, str) for key in _typed(keys, list)) != sorted(storages):
+        raise pickle.UnpicklingError("the file's storages are not those of its tensors")
     for key in keys:
-        storage, (count,) = storages[key], struct.unpack("<q", file.read(8))
-        if count != storage.numel:
-            raise ValueError(
-                f"storage {key!r} has {count} elements, its tensors say {storage.numel}"
-            )
-        _fill(storage, key, file, "little")
+        if int.from_bytes(stream.read(8), "little", signed=True) != storages[key].numel:
+            raise pickle.UnpicklingError(f"truncated: storage {key!r} has another size")
+        storages[key].fill(stream, "little")
     return tree
 
 
-def _unpickle(file, limit):
-    """The object pickled at the file's position, and its storages by key, still to be filled."""
-    start = file.tell()
-    try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-            # The unpickler allocates its memo up to the largest index; honest ones count from 0.
-            if opcode.name.endswith("PUT") and argument > count:
-                raise ValueError(f"memo index {argument}")
-    except ValueError as error:
-        raise pickle.UnpicklingError("truncated or malformed pickle") from error
-    size = file.tell() - start
-    file.seek(start)
-    unpickler = _Unpickler(io.BytesIO(file.read(size)), limit)
-    return unpickler.load(), unpickler.storages
+class _Storage:
+    """The memory that tensors are views of. It's filled when the pickle has been read."""
+
+    __slots__ = ("data", "dtype", "key", "numel")
+
+    def __init__(self, key, dtype, numel):
+        self.key, self.dtype, self.numel = key, dtype, numel
+        self.data = np.empty(numel * dtype.itemsize, np.uint8)
+
+    def fill(self, stream, byte_order):
+        if stream.readinto(self.data) != self.data.size:
+            raise pickle.UnpicklingError(f"truncated: storage {self.key!r} is incomplete")
+        if byte_order != sys.byteorder:
+            self.data.view(f"u{self.dtype.itemsize}").byteswap(inplace=True)
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file, limit):
-        super().__init__(file)
-        self.limit = limit  # on the bytes of all storages: the size of the file that holds them
-        self.storages = {}
+class _Name:
+    """A name in a file: of a class, or of a function among `_FUNCTIONS`."""
 
-    def find_class(self, module, name):
-        if (module, name) not in _GLOBALS:
-            raise pickle.UnpicklingError(f"refused to load {f'{module}.{name}'!r}")
-        return _GLOBALS[module, name]
+    __slots__ = ("name",)
 
-    def persistent_load(self, pid):
-        _, storage_type, key, _location, numel, *view = pid
-        if not (type(storage_type) is type(key) is str and storage_type in _STORAGES):
-            raise pickle.UnpicklingError("malformed storage")
-        if view not in ([], [None]):
-            raise pickle.UnpicklingError(f"storage {key!r} is a view of another")
+    def __init__(self, module, name):
+        self.name = f"{_short(module)}.{_short(name)}"
+        for new, old in _RENAMED.items():
+            if self.name.startswith(new):
+                self.name = old + self.name.removeprefix(new)
+        standard = self.name.partition(".")[0] in sys.stdlib_module_names
+        is_class = self.name.rpartition(".")[2].lstrip("_")[:1].isupper() and not standard
+        if not (is_class or self.name in _FUNCTIONS or self.name in _CLASSES):
+            raise pickle.UnpicklingError(f"refused to load {self.name!r}")
+
+
+class _Unbuilt:
+    """An array of numpy, or its type. A pickle creates it first, then builds its `value`."""
+
+    __slots__ = ("build", "value")
+
+    def __init__(self, build):
+        self.build = build
+        self.value = self
+
+
+class _Machine:
+    """Gives each opcode of the pickle at a stream's position its meaning: to build plain data.
+
+    Nothing is imported, called or set by a name from the file, and none of the methods that Python
+    has for pickling is called. A value is used after a check of its very type. What it contains is
+    not walked, since that may be nested without end.
+    """
+
+    def __init__(self, stream, budget, storages=None):
+        self.stream, self.budget, self.storages = stream, budget, storages
+
+    def run(self):
+        """The pickled object. The stream is left behind its pickle."""
+        try:
+            return self._run()
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
+            raise pickle.UnpicklingError("truncated or malformed pickle") from error
+
+    def _run(self):
+        stack, marks, memo = [], [], {}
+        push, pop = stack.append, stack.pop
+
+        def take(count=None):  # the topmost `count` values, or those above the mark
+            start = marks.pop() if count is None else len(stack) - count
+            if start < 0:
+                raise IndexError
+            values = stack[start:]
+            del stack[start:]
+            return values
+
+        for opcode, argument, _ in pickletools.genops(self.stream):
+            self.budget.spend(memory=100)  # about what an object and its place in the memo need
+            match opcode.name:
+                case "BINGET" | "LONG_BINGET":
+                    value = memo[argument]
+                    push(value.value if type(value) is _Unbuilt else value)
+                case "BINPUT" | "LONG_BINPUT":
+                    memo[argument] = stack[-1]
+                case "MEMOIZE":
+                    memo[len(memo)] = stack[-1]
+                case name if name in _VALUES:
+                    self.budget.spend(memory=sys.getsizeof(argument))
+                    push(argument)
+                case name if name in _CONSTANTS:
+                    push(_CONSTANTS[name])
+                case "EMPTY_LIST" | "EMPTY_SET":
+                    push([])
+                case "EMPTY_DICT":
+                    push({})
+                case "MARK":
+                    marks.append(len(stack))
+                case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
+                    push(tuple(take(int(name[-1]))))
+                case "TUPLE" | "FROZENSET":
+                    push(tuple(take()))
+                case "APPEND" | "APPENDS" | "ADDITEMS" as name:
+                    _extend(take(1 if name == "APPEND" else None), stack[-1])
+                case "SETITEM" | "SETITEMS" as name:
+                    _set_items(take(2 if name == "SETITEM" else None), stack[-1])
+                case "GLOBAL":
+                    push(_Name(*argument.split(" ", 1)))
+                case "STACK_GLOBAL":
+                    push(_Name(*take(2)))
+                case "REDUCE" | "NEWOBJ":
+                    push(self._call(*take(2)))
+                case "NEWOBJ_EX":
+                    push(self._call(*take(3)))
+                case "BUILD":
+                    push(self._build(*take(2)))
+                case "BINPERSID" if self.storages is not None:
+                    push(self._find_storage(pop()))
+                case "POP":
+                    pop()
+                case "POP_MARK":
+                    take()
+                case "PROTO" | "FRAME":
+                    pass
+                case "STOP":
+                    return pop()
+                case name:
+                    raise pickle.UnpicklingError(f"refused the opcode {name}")
+
+    def _call(self, function, arguments, _keywords=None):
+        name, arguments = _typed(function, _Name).name, _typed(arguments, tuple)[:8]
+        return _FUNCTIONS[name](self, *arguments) if name in _FUNCTIONS else Instance(name, {})
+
+    def _build(self, target, state):
+        if type(target) is _Unbuilt:
+            target.value = target.build(*_typed(state, tuple)[:5])
+            return target.value
+        if type(target) is Instance:
+            parts = state[:2] if type(state) is tuple else (state,)  # a tuple: attributes, slots
+            target.state = next((part for part in parts if type(part) is dict), {})
+        else:
+            _typed(target, dict)  # of an OrderedDict's attributes, nothing is kept
+        return target
+
+    def _find_storage(self, persistent_id):
+        _, kind, key, _location, numel, *view = _typed(persistent_id, tuple)[:6]
+        if _typed(kind, _Name).name not in _STORAGES:
+            raise pickle.UnpicklingError(f"unknown type of storage {kind.name!r}")
+        if any(part is not None for part in view):
+            raise pickle.UnpicklingError("a storage is a view of another")
+        dtype = np.dtype(_STORAGES[kind.name])
         _check_sizes(numel)
-        dtype = np.dtype(_STORAGES[storage_type])
-        if key not in self.storages:
-            self.limit -= numel * dtype.itemsize
-            if self.limit < 0:
-                raise pickle.UnpicklingError(f"truncated: storage {key!r} exceeds the file")
-            self.storages[key] = _Storage(np.empty(numel * dtype.itemsize, np.uint8), dtype)
+        if _short(key) not in self.storages:
+            self.budget.spend(memory=numel * dtype.itemsize)
+            self.storages[key] = _Storage(key, dtype, numel)
         storage = self.storages[key]
         if (storage.numel, storage.dtype) != (numel, dtype):
             raise pickle.UnpicklingError(f"storage {key!r} has two sizes or types")
         return storage
 
+    # The functions that pickles call.
 
-class _Storage(NamedTuple):
-    data: np.ndarray  # its bytes
-    dtype: np.dtype
+    def tensor(self, storage, offset, size, stride, *_):
+        """A view of a storage. `offset` and `stride` count elements."""
+        numel, dtype = _typed(storage, _Storage).numel, storage.dtype
+        _check_sizes(offset, *_typed(size, tuple))
+        _check_sizes(offset, *_typed(stride, tuple))
+        steps = list(zip(size, stride, strict=True))
+        if 0 in size:
+            return np.empty(size, dtype)
+        if offset + sum((n - 1) * step for n, step in steps) >= numel:
+            raise pickle.UnpicklingError(f"a tensor exceeds its storage of {numel} elements")
+        item = dtype.itemsize
+        self.budget.spend(views=math.prod(size) * item)
+        strides = [step * item for step in stride]
+        return np.ndarray(size, dtype, storage.data, offset * item, strides)
 
-    @property
-    def numel(self):
-        return self.data.size // self.dtype.itemsize
+    def storage(self, data):
+        """A storage in an ordinary pickle is a legacy file of its own."""
+        if self.storages is not None:
+            raise pickle.UnpicklingError("a storage within a storage")
+        return _read_legacy(io.BytesIO(_typed(data, bytes)), self.budget)
+
+    def dtype(self, code, *_):
+        def build(_version, order, *_):
+            if order not in ("<", ">", "=", "|"):
+                raise pickle.UnpicklingError("unknown byte order")
+            return np.dtype(code).newbyteorder(order)
+
+        if _typed(code, str) not in _DTYPES:
+            raise pickle.UnpicklingError("an array of other things than numbers")
+        return _Unbuilt(build)
+
+    def array(self, _version, shape, dtype, fortran, data):
+        """A numpy array, as a view of its bytes."""
+        data = self.encode(data)
+        _check_sizes(*_typed(shape, tuple))
+        if not isinstance(dtype, np.dtype) or math.prod(shape) * dtype.itemsize != len(data):
+            raise pickle.UnpicklingError("an array's shape or type isn't that of its bytes")
+        self.budget.spend(views=len(data))
+        return np.ndarray(shape, dtype, data, order="F" if fortran else "C")
+
+    def encode(self, data, *_):
+        """The bytes that a pickle of protocol 2 has as a string."""
+        if type(data) is not str:
+            return _typed(data, bytes, bytearray)
+        self.budget.spend(memory=len(data))
+        return data.encode("latin-1")
+
+    def persistent(self, meta):
+        """An object of NVIDIA's torch_utils.persistence. The source text beside it is dropped."""
+        name, state = _typed(meta, dict)["class_name"], meta["state"]
+        return Instance(_short(name), _typed(state, dict))
 
 
-def _fill(storage, key, file, byte_order):
-    if file.readinto(storage.data) != storage.data.size:
-        raise ValueError(f"truncated: storage {key!r} is incomplete")
-    if byte_order != sys.byteorder:
-        storage.data.view(f"u{storage.dtype.itemsize}").byteswap(inplace=True)
+def _typed(value, *types):
+    if type(value) not in types:
+        raise pickle.UnpicklingError(f"malformed pickle: a {type(value).__name__} out of place")
+    return value
+
+
+def _short(text):
+    if len(_typed(text, str)) > 200:
+        raise pickle.UnpicklingError("malformed pickle: a name of more than 200 characters")
+    return text
 
 
 def _check_sizes(*sizes):
-    if not all(type(size) is int and size >= 0 for size in sizes):
-        raise pickle.UnpicklingError("a size, offset or stride is not a natural number")
+    if len(sizes) > 9 or not all(type(size) is int and 0 <= size < 2**63 for size in sizes):
+        raise pickle.UnpicklingError("a size, offset or stride is out of range")
 
 
-class _StateDict(dict):
-    """An OrderedDict. Its attributes, such as a state dict's `_metadata`, are dropped."""
-
-    __slots__ = ()
-
-    def __init__(self):
-        super().__init__()
-
-    def __setstate__(self, state):
-        pass
+def _extend(items, target):
+    if type(target) is not Instance:  # whose class may be a list's
+        _typed(target, list).extend(items)
 
 
-class _Function:
-    """A function that a pickle may call but not change."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call):
-        self.call = call
-
-    def __call__(self, *args):
-        return self.call(*args)
-
-    def __setstate__(self, state):
-        raise pickle.UnpicklingError("malformed pickle: a function with a state")
+def _set_items(items, target):
+    for key in items[::2]:
+        # Hashes of tuples recurse, and those of larger numbers can be made all the same.
+        if _typed(key, *_KEYS) and type(key) is int and key.bit_length() > 60:
+            raise pickle.UnpicklingError("malformed pickle: a key out of range")
+    if type(target) is not Instance:
+        _typed(target, dict).update(zip(items[::2], items[1::2], strict=True))
 
 
-def _tensor(storage, offset, size, stride, *_):
-    """A view of a storage. `offset` and `stride` count elements."""
-    if not isinstance(storage, _Storage) or len(size) != len(stride):
-        raise pickle.UnpicklingError("malformed tensor")
-    _check_sizes(offset, *size, *stride)
-    if 0 in size:
-        return np.empty(size, storage.dtype)
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if last >= storage.numel:
-        raise pickle.UnpicklingError(f"a tensor exceeds its storage of {storage.numel} elements")
-    item = storage.dtype.itemsize
-    strides = [step * item for step in stride]
-    return np.ndarray(size, storage.dtype, storage.data, offset * item, strides)
+_KEYS = (str, int, bytes, bool, type(None), _Name)
 
-
-# All that a pickle may name.
-_GLOBALS = {
-    ("collections", "OrderedDict"): _StateDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _Function(_tensor),
-    ("torch._utils", "_rebuild_parameter"): _Function(lambda tensor, *_: tensor),
-    **{("torch", name): name for name in _STORAGES},
+# All that a pickle may call.
+_FUNCTIONS = {
+    "builtins.bytes": lambda machine: b"",
+    "builtins.frozenset": lambda machine, items=(): items,
+    "builtins.set": lambda machine, items=(): items,
+    "_codecs.encode": _Machine.encode,
+    "collections.OrderedDict": lambda machine: {},
+    "dnnlib.util.EasyDict": lambda machine: {},
+    "numpy.dtype": _Machine.dtype,
+    "numpy.core.multiarray._reconstruct": lambda machine, *_: _Unbuilt(machine.array),
+    "numpy.core.multiarray.scalar": lambda machine, dtype, data: machine.array(
+        None, (), dtype, False, data
+    ),
+    "numpy.core.numeric._frombuffer": lambda machine, data, dtype, shape, order: machine.array(
+        None, shape, dtype, order == "F", data
+    ),
+    "torch._utils._rebuild_parameter": lambda machine, tensor, *_: tensor,
+    "torch._utils._rebuild_tensor_v2": _Machine.tensor,
+    "torch.storage._load_from_bytes": _Machine.storage,
+    "torch_utils.persistence._reconstruct_persistent_obj": _Machine.persistent,
 }
+
+# What it may name besides. Called or created, it's an Instance.
+_CLASSES = {"argparse.Namespace", "numpy.ndarray", "torch.device"}
+
+# Modules of numpy 2 and of Python 2.
+_RENAMED = {"numpy._core.": "numpy.core.", "__builtin__.": "builtins."}

@@ -1,0 +1,133 @@
+"""NVIDIA's TensorFlow pickles: the network Gs of StyleGAN or StyleGAN 2."""
+
+from pulse_jax.generators.official.parameters import Entries, expect, style_network
+from pulse_jax.generators.stylegan import StyleGAN
+from pulse_jax.generators.stylegan2 import StyleGAN2
+
+# The settings that change what a network computes, as our networks have them.
+_BOTH = {
+    "num_channels": 3,
+    "normalize_latents": True,
+    "mapping_lrmul": 0.01,
+    "mapping_nonlinearity": "lrelu",
+    "nonlinearity": "lrelu",
+}
+_STYLEGAN = _BOTH | {
+    "use_wscale": True,
+    "const_input_layer": True,
+    "use_noise": True,
+    "use_pixel_norm": False,
+    "use_instance_norm": True,
+    "use_styles": True,
+    "fused_scale": "auto",
+    "blur_filter": [1, 2, 1],
+}
+_STYLEGAN2 = _BOTH | {"architecture": "skip", "resample_kernel": [1, 3, 3, 1]}
+
+
+def from_tensorflow(network):
+    """The Gs of NVIDIA's TensorFlow programs as (StyleGAN or StyleGAN2, params).
+
+    Their kernels are HWIO and their dense ones (in, out), as ours. Raises ValueError for a setting
+    that our networks don't have, and for an entry that is missing or unknown.
+    """
+    components = network.state["components"]
+    arrays, settings = dict(network.state["variables"]), dict(network.state["static_kwargs"])
+    if not {"mapping", "synthesis"} <= components.keys():
+        raise ValueError(f"a network built by {network.state['build_func_name']!r} is no StyleGAN")
+    for part in ("mapping", "synthesis"):
+        state = components[part].state
+        settings |= state["static_kwargs"]
+        arrays |= {f"{part}/{name}": value for name, value in state["variables"]}
+
+    if settings.get("label_size"):
+        raise ValueError(f"the network is conditional: label_size = {settings['label_size']!r}")
+    for lod in (arrays.pop("lod", 0), arrays.pop("synthesis/lod", 0)):
+        if lod != 0:
+            raise ValueError(f"the network was still growing when it was saved: lod = {lod}")
+    if "synthesis/4x4/Const/StyleMod/weight" in arrays:
+        expect(settings, _STYLEGAN)
+        return _stylegan(Entries("StyleGAN", arrays))
+    expect(settings, _STYLEGAN2)
+    return _stylegan2(Entries("StyleGAN 2", arrays))
+
+
+def _stylegan(entries):
+    take, dense = entries.take, _dense(entries)
+
+    def layer(name):
+        kernel = {} if name.endswith("Const") else {"kernel": take(f"{name}/weight", 4)}
+        return kernel | {
+            "bias": take(f"{name}/bias", 1),
+            "noise_strength": take(f"{name}/Noise/weight", 1),
+            "style": dense(f"{name}/StyleMod"),
+        }
+
+    synthesis = {
+        "const": take("synthesis/4x4/Const/const", 4).transpose(0, 2, 3, 1),
+        "to_rgb": {
+            "kernel": take("synthesis/ToRGB_lod0/weight", 4),
+            "bias": take("synthesis/ToRGB_lod0/bias", 1),
+        },
+    }
+    entries.drop(r"synthesis/ToRGB_lod\d")  # the smaller ones served while the network grew
+    for side in entries.sides(r"synthesis/(\d+)x"):
+        ours, theirs = f"{side}x{side}", f"synthesis/{side}x{side}"
+        if side == 4:
+            synthesis[f"{ours}_const"] = layer(f"{theirs}/Const")
+            synthesis[f"{ours}_conv"] = layer(f"{theirs}/Conv")
+        else:
+            synthesis[f"{ours}_conv_up"] = layer(f"{theirs}/Conv0_up")
+            synthesis[f"{ours}_conv"] = layer(f"{theirs}/Conv1")
+    return _with_mapping(entries, StyleGAN, synthesis, norm_epsilon=1e-8)
+
+
+def _stylegan2(entries):
+    take = entries.take
+
+    def to_rgb(name):
+        return {
+            "kernel": take(f"{name}/weight", 4),
+            "bias": take(f"{name}/bias", 1),
+            "style": {
+                "kernel": take(f"{name}/mod_weight", 2),
+                "bias": take(f"{name}/mod_bias", 1) + 1,
+            },
+        }
+
+    def conv(name):
+        return to_rgb(name) | {"noise_strength": take(f"{name}/noise_strength", 0)}
+
+    def conv_up(name):
+        layer = conv(name)  # the program flips it before its transposed convolution
+        return layer | {"kernel": layer["kernel"][::-1, ::-1]}
+
+    synthesis = {"const": take("synthesis/4x4/Const/const", 4).transpose(0, 2, 3, 1)}
+    for side in entries.sides(r"synthesis/(\d+)x"):
+        ours, theirs = f"{side}x{side}", f"synthesis/{side}x{side}"
+        if side == 4:
+            synthesis[f"{ours}_conv"] = conv(f"{theirs}/Conv")
+        else:
+            synthesis[f"{ours}_conv_up"] = conv_up(f"{theirs}/Conv0_up")
+            synthesis[f"{ours}_conv"] = conv(f"{theirs}/Conv1")
+        synthesis[f"{ours}_to_rgb"] = to_rgb(f"{theirs}/ToRGB")
+    return _with_mapping(entries, StyleGAN2, synthesis)
+
+
+def _dense(entries):
+    def dense(name):
+        return {
+            "kernel": entries.take(f"{name}/weight", 2),
+            "bias": entries.take(f"{name}/bias", 1),
+        }
+
+    return dense
+
+
+def _with_mapping(entries, architecture, synthesis, **fields):
+    dense = _dense(entries)
+    mapping = [dense(f"mapping/Dense{i}") for i in entries.layers(r"mapping/Dense(\d+)/weight$")]
+    average = entries.take("dlatent_avg", 1)
+    entries.drop(r"synthesis/noise\d")
+    entries.check_all_taken()
+    return style_network(architecture, synthesis, mapping, average, **fields)

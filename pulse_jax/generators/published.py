@@ -1,0 +1,235 @@
+"""Published generators by name: where their files are, and how one gets onto this machine.
+
+Addresses, file names and licences are what the publishers' own pages say (`Model.page`). No
+digests were found there. The table for people is docs/generators.md.
+"""
+
+import contextlib
+import functools
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+
+from pulse_jax.files import one_line
+
+
+class Model(NamedTuple):
+    """A published generator: one file, and what its publisher says about it."""
+
+    domain: str
+    resolution: int  # the side of its images
+    architecture: str
+    url: str  # of the file
+    file: str  # its name
+    licence: str
+    page: str  # where it is published
+    digest: str | None = None  # "sha256:…" or "md5:…", where one is published
+
+    @property
+    def by_hand(self):
+        """Google Drive shows a page before it gives a large file, for a browser's user to click."""
+        return urlsplit(self.url).hostname == "drive.google.com"
+
+
+def _stylegan(domain, resolution, name, drive_id):
+    return Model(
+        domain,
+        resolution,
+        "StyleGAN",
+        f"https://drive.google.com/uc?id={drive_id}",
+        f"karras2019stylegan-{name}.pkl",
+        "CC BY-NC 4.0",
+        "https://github.com/NVlabs/stylegan",
+    )
+
+
+def _stylegan2(domain, resolution, name):
+    file = f"stylegan2-{name}-config-f.pkl"
+    return Model(
+        domain,
+        resolution,
+        "StyleGAN 2",
+        f"https://nvlabs-fi-cdn.nvidia.com/stylegan2/networks/{file}",
+        file,
+        "Nvidia Source Code License-NC",
+        "https://github.com/NVlabs/stylegan2",
+    )
+
+
+def _ada(domain, resolution, file):
+    return Model(
+        domain,
+        resolution,
+        "StyleGAN 2",
+        f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/{file}",
+        file,
+        "Nvidia Source Code License",
+        "https://github.com/NVlabs/stylegan2-ada-pytorch",
+    )
+
+
+def _stylegan3(domain, resolution, name, config=None):
+    """Config T or R of StyleGAN 3, or else one of StyleGAN 2 that was published along with it."""
+    family, prefix = ("stylegan3", f"stylegan3-{config}") if config else ("stylegan2", "stylegan2")
+    file = f"{prefix}-{name}-{resolution}x{resolution}.pkl"
+    return Model(
+        domain,
+        resolution,
+        f"StyleGAN 3-{config.upper()}" if config else "StyleGAN 2",
+        f"https://api.ngc.nvidia.com/v2/models/nvidia/research/{family}/versions/1/files/{file}",
+        file,
+        "Nvidia Source Code License",
+        "https://github.com/NVlabs/stylegan3",
+    )
+
+
+_FFHQ, _FFHQ_U = "faces (FFHQ)", "faces, unaligned (FFHQ-U)"
+_METFACES, _METFACES_U = "faces in art (MetFaces)", "faces in art, unaligned (MetFaces-U)"
+_AFHQ_V2 = "cats, dogs and wild animals (AFHQv2)"
+
+PUBLISHED = {
+    "ffhq1024": _stylegan2(_FFHQ, 1024, "ffhq"),
+    "ffhq512": _stylegan3(_FFHQ, 512, "ffhq"),
+    "ffhq256": _stylegan3(_FFHQ, 256, "ffhq"),
+    "ffhqu1024": _stylegan3(_FFHQ_U, 1024, "ffhqu"),
+    "ffhqu256": _stylegan3(_FFHQ_U, 256, "ffhqu"),
+    "celebahq256": _stylegan3("faces (CelebA-HQ)", 256, "celebahq"),
+    "metfaces1024": _ada(_METFACES, 1024, "metfaces.pkl"),
+    "metfacesu1024": _stylegan3(_METFACES_U, 1024, "metfacesu"),
+    "afhqcat512": _ada("cats' faces (AFHQ)", 512, "afhqcat.pkl"),
+    "afhqdog512": _ada("dogs' faces (AFHQ)", 512, "afhqdog.pkl"),
+    "afhqwild512": _ada("wild animals' faces (AFHQ)", 512, "afhqwild.pkl"),
+    "afhqv2-512": _stylegan3(_AFHQ_V2, 512, "afhqv2"),
+    "brecahad512": _ada("breast tissue, microscopy (BreCaHAD)", 512, "brecahad.pkl"),
+    "car512": _stylegan2("cars (LSUN), in the middle 384 rows", 512, "car"),
+    "cat256": _stylegan2("cats (LSUN)", 256, "cat"),
+    "church256": _stylegan2("churches (LSUN)", 256, "church"),
+    "dog256": _stylegan3("dogs (LSUN)", 256, "lsundog"),
+    "horse256": _stylegan2("horses (LSUN)", 256, "horse"),
+    **{
+        f"stylegan3{config}-{name}": _stylegan3(domain, resolution, dataset, config)
+        for config in "tr"
+        for name, domain, resolution, dataset in (
+            ("ffhq1024", _FFHQ, 1024, "ffhq"),
+            ("ffhqu1024", _FFHQ_U, 1024, "ffhqu"),
+            ("ffhqu256", _FFHQ_U, 256, "ffhqu"),
+            ("metfaces1024", _METFACES, 1024, "metfaces"),
+            ("metfacesu1024", _METFACES_U, 1024, "metfacesu"),
+            ("afhqv2-512", _AFHQ_V2, 512, "afhqv2"),
+        )
+    },
+    "stylegan1-ffhq1024": _stylegan(
+        _FFHQ, 1024, "ffhq-1024x1024", "1MEGjdvVpUsu1jB4zrXZN7Y4kBBOzizDQ"
+    ),
+    "stylegan1-celebahq1024": _stylegan(
+        "faces (CelebA-HQ)", 1024, "celebahq-1024x1024", "1MGqJl28pN4t7SAtSrPdSRJSQJqahkzUf"
+    ),
+    "stylegan1-bedroom256": _stylegan(
+        "bedrooms (LSUN)", 256, "bedrooms-256x256", "1MOSKeGF0FJcivpBI7s63V9YHloUTORiF"
+    ),
+    "stylegan1-car512": _stylegan(
+        "cars (LSUN), in the middle 384 rows",
+        512,
+        "cars-512x384",
+        "1MJ6iCfNtMIRicihwRorsM3b7mmtmK9c3",
+    ),
+    "stylegan1-cat256": _stylegan(
+        "cats (LSUN)", 256, "cats-256x256", "1MQywl0FNt6lHu8E_EUqnRbviagS7fbiJ"
+    ),
+}
+
+
+def folder(name):
+    """Where a published generator lives on this machine: its file, and what it is converted to."""
+    return Path("~/.cache/pulse_jax/generators").expanduser() / name
+
+
+def fetch(name, progress=True):
+    """The path of a published generator's file, which is downloaded if it isn't there yet.
+
+    A download that was broken off is kept beside it as `FILE.part`, and the next call asks for the
+    rest only; it relies on the file at an address not to change. A file gets its own name when all
+    the bytes that the server announced are there and, if a digest is published, match it. One that
+    has been put there by hand is taken as it is. `progress`: with a bar on stderr.
+
+    Raises ValueError, in one line with the address and the path to save the file as, if it can't be
+    downloaded: no connection, an error of the server, broken off, another digest, a full disk;
+    Google Drive, which wants a browser; or pooch isn't installed. And for an unknown name.
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"no published generator {name!r}: they are {', '.join(PUBLISHED)}")
+    model, path = PUBLISHED[name], folder(name) / PUBLISHED[name].file
+    if path.is_file():
+        return path
+    by_hand = f"save {model.url} as {path}"
+    if model.by_hand:
+        raise ValueError(f"{name}: Google Drive gives it to browsers only: {by_hand}")
+    try:
+        import pooch
+    except ImportError as error:
+        install = 'pip install "pulse_jax[convert]"'
+        raise ValueError(f"{name}: to download it, {install}; or {by_hand}") from error
+
+    pooch.get_logger().setLevel("WARNING")  # it would tell where it downloads to
+    part = path.with_name(f"{path.name}.part")
+    download = functools.partial(_download, part=part, progress=progress)
+    try:
+        pooch.retrieve(model.url, model.digest, path.name, path.parent, downloader=download)
+    except OSError as error:
+        raise ValueError(f"{name}: download failed: {one_line(error)}; or {by_hand}") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: download failed: its digest isn't {model.digest}; or {by_hand}"
+        ) from error
+    return path
+
+
+def _download(url, output_file, _, *, part, progress):
+    """A downloader for pooch, which goes on with the file `part` where the server can.
+
+    `part` becomes `output_file` once it is complete. Raises OSError.
+    """
+    import requests  # comes with pooch
+
+    start = part.stat().st_size if part.is_file() else 0
+    headers = {"Accept-Encoding": "identity"}  # lengths are then those of the file
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        response = requests.get(url, headers=headers, stream=True, timeout=30)
+    except requests.RequestException as error:
+        cause = getattr(next(iter(error.args), None), "reason", error)  # below requests' own words
+        raise OSError(one_line(cause)) from error
+    with response:
+        kind = response.headers.get("Content-Type", "")
+        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        if response.status_code == 206 and span and int(span[1]) == start:
+            total = int(span[2])
+        elif start and response.status_code in (206, 416):  # not the range that was asked for
+            part.unlink()
+            return _download(url, output_file, _, part=part, progress=progress)
+        elif response.status_code != 200:
+            raise OSError(f"the server says {response.status_code} {response.reason}")
+        elif kind.startswith(("text/", "application/json")):  # a login page, a message
+            raise OSError(f"the server sends {kind} in its place")
+        elif not (length := response.headers.get("Content-Length", "")).isdigit():
+            raise OSError("the server doesn't tell the file's length")
+        else:
+            start, total = 0, int(length)
+        unit = {"unit": "B", "unit_scale": True}
+        bar = tqdm(desc=part.stem, total=total, initial=start, disable=not progress, **unit)
+        complete = False
+        with bar, part.open("ab" if start else "wb") as file:
+            with contextlib.suppress(requests.RequestException):  # told by `complete`
+                for chunk in response.iter_content(2**16):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+                complete = file.tell() == total
+            size = file.tell()
+    if not complete:
+        raise OSError(f"broken off after {size} of {total} bytes, kept for the next try")
+    os.replace(part, output_file)
