@@ -6,33 +6,29 @@
 The flags of PULSE's run.py go by their own names; what differs is said at the flag.
 """
 
-import csv
 import importlib.metadata
-import io
 import json
 import math
-import platform
 import secrets
 import sys
 import time
-import zlib
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
-from PIL import Image
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 import pulse_jax
-from pulse_jax import images
+from pulse_jax import images, results
 from pulse_jax.files import one_line, write
 from pulse_jax.generators import NOISE_TYPES, checkpoint, style_generator
 from pulse_jax.generators.plug_in import is_plug_in, plug_in
 from pulse_jax.losses import Loss, l2
-from pulse_jax.search import STATUS
+from pulse_jax.results import Picture, attempt, save
+from pulse_jax.search import STATUS, fitting_slots
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("input_dir", None, "Folder of square pictures; default: the examples.")
@@ -48,7 +44,9 @@ flags.DEFINE_enum("scheme", "rescale", list(pulse_jax.SCHEMES), "How latents kee
 flags.DEFINE_integer("input_size", None, "First bring larger pictures to this side.", 1)
 flags.DEFINE_integer("restarts", 8, "Results for each picture.", lower_bound=1)
 flags.DEFINE_alias("duplicates", "restarts")
-flags.DEFINE_integer("batch_size", 8, "Restarts that are searched at once.", lower_bound=1)
+flags.DEFINE_string(
+    "batch_size", "auto", "Restarts searched at once on each device; auto: what fits, at most 16."
+)
 flags.DEFINE_integer(
     "seed", None, "Of everything random; default: a new one, which is told.", 0, 2**32 - 1
 )
@@ -75,25 +73,18 @@ flags.DEFINE_integer("steps", 100, "Steps of each restart.", lower_bound=1)
 flags.DEFINE_enum(
     "lr_schedule", "linear1cycledrop", list(pulse_jax.SCHEDULES), "Course of the learning rate."
 )
-flags.DEFINE_bool("stop_at_eps", False, "Stop a batch once all its restarts have met --eps.")
+flags.DEFINE_bool("stop_at_eps", False, "Stop a restart once it has met --eps.")
 flags.DEFINE_bool("save_intermediate", False, "Also write the best image so far at every step.")
 
 
-@dataclass(eq=False)
-class Picture:
-    """A picture to upsample, and what has been found for it so far."""
+flags.DEFINE_bool("distributed", False, "Share the work with other processes, into one folder.")
+flags.DEFINE_string("coordinator_address", None, "Host:port of process 0, where not detected.")
+flags.DEFINE_integer("num_processes", None, "How many there are, where not detected.", 1)
+flags.DEFINE_integer("process_id", None, "Which of them this is, where not detected.", 0)
 
-    path: Path
-    target: np.ndarray  # (h, h, 3) in [0, 1]
-    folder: Path  # for its results
-    rows: list = field(default_factory=list)  # of results.csv, one for each restart done
-    images: list = field(default_factory=list)  # those for the overview
-    latents: list = field(default_factory=list)  # name → array, one for each restart done
-    error: str = ""  # why its results can't be saved
-
-    @property
-    def side(self):
-        return len(self.target)
+PROCESS = ("coordinator_address", "num_processes", "process_id")
+# What the results don't depend on.
+INDIFFERENT = ("output_dir", "cache_dir", "distributed", *PROCESS)
 
 
 def main():
@@ -103,7 +94,7 @@ def main():
     try:
         app.run(run, flags_parser=parse)
     except KeyboardInterrupt:
-        sys.exit("pulse_jax: interrupted; the results so far are saved")
+        sys.exit("pulse_jax: interrupted; the same command does the rest")
 
 
 def parse(argv):
@@ -122,47 +113,83 @@ def parse(argv):
 
 def run(_):
     logging.set_verbosity(logging.WARNING)  # Orbax tells its steps
-    seed = secrets.randbelow(2**32) if FLAGS.seed is None else FLAGS.seed
     output = Path(FLAGS.output_dir).expanduser()
     try:
+        connect()
+        use_cache(Path(FLAGS.cache_dir).expanduser())
         generator, params = make_generator()
         loss, optimizer = make_loss(generator), make_optimizer()
         pictures, failures = read_pictures(output, generator.resolution)
-        prepare(output, configuration(seed, params))
+        searches = {}  # side of the pictures → operator, search
+        for side in sorted({picture.side for picture in pictures}):
+            operator = pulse_jax.OPERATORS[FLAGS.operator](generator.resolution // side)
+            searches[side] = operator, pulse_jax.build(generator, operator, loss, optimizer)
+        config = configure(output, generator, params, searches, pictures)
     except (ValueError, OSError) as error:
         sys.exit(f"pulse_jax: {one_line(error)}")
-    print(f"{FLAGS.generator}, seed {seed}: {len(pictures)} pictures × {FLAGS.restarts} restarts")
+    counts = f"{len(pictures)} pictures × {FLAGS.restarts} restarts"
+    print(f"{FLAGS.generator}, seed {config['seed']}: {counts}")
 
-    batches = {side: list(batched(pictures, side)) for side in sorted({p.side for p in pictures})}
-    steps = FLAGS.steps * sum(map(len, batches.values()))
+    for picture in pictures:
+        save(picture, results.take_up)
+    jobs = [(picture, k) for picture in pictures for k in range(1, FLAGS.restarts + 1)]
+    jobs = jobs[jax.process_index() :: jax.process_count()]
+    todo = [(picture, k) for picture, k in jobs if k not in picture.rows]
+    if len(todo) < len(jobs):
+        print(f"{len(jobs) - len(todo)} restarts have been done before, {len(todo)} are left")
     timings = []
-    with tqdm(total=steps, unit="step", disable=not steps) as progress:
-        for side, sized in batches.items():
-            operator = pulse_jax.OPERATORS[FLAGS.operator](generator.resolution // side)
-            search = make_search(generator, params, operator, loss, optimizer, seed, progress)
-            for batch in sized:
-                timings.append(search(batch))
-                rows = [row for picture in pictures for row in picture.rows]
-                for name, table in (("results.csv", rows), ("timings.csv", timings)):
-                    complaint = attempt(write, output / name, as_csv(table))
-                    failures += [complaint] if complaint else []
-    failures += [picture.error for picture in pictures if picture.error]
-    summarise(pictures, failures, output)
+    with tqdm(total=len(todo), unit="restart", disable=not todo) as progress:
+        for side, (operator, search) in searches.items():
+            sized = [(picture, k) for picture, k in todo if picture.side == side]
+            began, steps = time.perf_counter(), 0
+            for picture, row in search_all(sized, generator, params, operator, search, config):
+                steps += row["steps"]
+                progress.update()
+                if len(picture.rows) == FLAGS.restarts and jax.process_count() == 1:
+                    save(picture, results.finish, generator.resolution)
+            seconds = time.perf_counter() - began
+            timings.append(
+                {"side": side, "restarts": len(sized), "steps": steps, "seconds": seconds}
+            )
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("results")
+        if jax.process_index() == 0:
+            for picture in pictures:
+                save(picture, results.take_up)
+                save(picture, results.finish, generator.resolution)
+    if jax.process_index() == 0:
+        rows = [row for picture in pictures for _, row in sorted(picture.rows.items())]
+        for name, table in (("results.csv", rows), ("timings.csv", timings)):
+            complaint = attempt(write, output / name, results.as_csv(table)) if table else ""
+            failures += [complaint] if complaint else []
+        failures += [picture.error for picture in pictures if picture.error]
+        summarise(pictures, failures, output)
     if failures:
         sys.exit(1)
 
 
-def attempt(function, *arguments):
-    """Call it; if that can't read or write a file, print and return why, in one line."""
+def connect():
+    """Join the other processes, if `--distributed`."""
+    given = {name: FLAGS[name].value for name in PROCESS if FLAGS[name].value is not None}
+    if not FLAGS.distributed:
+        for name in given:
+            raise ValueError(f"--{name}={given[name]} is for --distributed")
+        return
     try:
-        function(*arguments)
-        return ""
-    except ValueError as error:
-        complaint = one_line(error)
-    except OSError as error:
-        complaint = f"{error.filename2 or error.filename}: {one_line(error)}"
-    tqdm.write(f"pulse_jax: {complaint}", file=sys.stderr)
-    return complaint
+        jax.distributed.initialize(**given)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"--distributed: {one_line(error)}") from error
+
+
+def use_cache(cache):
+    """Keep compiled programs in a folder, even the quickest to compile: they are many."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # only costs time
+        print(f"--cache_dir={cache} can't be used: {one_line(error)}", file=sys.stderr)
+    else:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def make_generator():
@@ -287,67 +314,51 @@ def read_target(path, resolution):
     return np.asarray(image)
 
 
-def batched(pictures, side):
-    """(picture, restart) pairs of one size, in lists of at most `--batch_size`."""
-    pairs = [(p, k) for p in pictures if p.side == side for k in range(1, FLAGS.restarts + 1)]
-    return [pairs[i : i + FLAGS.batch_size] for i in range(0, len(pairs), FLAGS.batch_size)]
-
-
-def make_search(generator, params, operator, loss, optimizer, seed, progress):
-    """A function that searches a batch of pairs, writes the results and returns the timing."""
-    search = pulse_jax.build(generator, operator, loss, optimizer)
+def search_all(jobs, generator, params, operator, search, config):
+    """Search for pairs (picture, restart) of one size, save each and yield (picture, row)."""
+    if not jobs:
+        return
+    pixels = np.array([picture.checksum for picture, _ in jobs], np.uint32)
+    key = jax.random.key(config["seed"])
+    keys = restart_keys(key, pixels, np.array([restart for _, restart in jobs]))
     draw = jax.jit(lambda keys: jax.vmap(search.init)(*jax.vmap(generator.sample)(keys)))
-    synthesize = jax.jit(jax.vmap(generator.synthesize, (None, 0, 0)))
-    degrade = jax.jit(jax.vmap(operator))
+    # One at a time: the image is then the same for any number of slots.
+    synthesize, degrade = jax.jit(generator.synthesize), jax.jit(operator.apply)
 
-    def render(state):
-        """The best images as 8-bit files hold them, and these downscaled."""
-        hrs = synthesize(params, state.best.latents, state.frozen)
-        hrs = np.rint(255 * np.clip(hrs, 0, 1)) / np.float32(255)  # NaN stays
-        return hrs, np.asarray(degrade(hrs))
+    def start(numbers):
+        return np.stack([jobs[number][0].target for number in numbers]), draw(keys[numbers])
 
-    def search_batch(batch):
-        began, steps = time.perf_counter(), 0
-
-        def on_chunk(_, state):
-            nonlocal steps
-            progress.update(int(state.step[0]) - steps)
-            steps = int(state.step[0])
-            if FLAGS.save_intermediate:
-                for pair, hr, lr in zip(batch, *render(state), strict=False):  # padding is last
-                    save(pair[0], save_intermediate, *pair, steps - 1, hr, lr)
-
-        for picture, k in batch:
-            if k == 1:
-                save(picture, clear, picture.folder)
-        # Padded, so that one compilation serves all batches.
-        padded = batch + batch[-1:] * (FLAGS.batch_size - len(batch))
-        state, _ = pulse_jax.run(
-            search,
-            params,
-            np.stack([picture.target for picture, _ in padded]),
-            draw(jnp.stack([restart_key(seed, picture.target, k) for picture, k in padded])),
-            FLAGS.steps,
-            chunk=1 if FLAGS.save_intermediate else 10,
-            stop_at_eps=FLAGS.stop_at_eps,
-            on_chunk=on_chunk,
+    for slots in pulse_jax.stream(
+        search,
+        params,
+        start,
+        len(jobs),
+        FLAGS.steps,
+        slots=config["slots"],
+        chunk=chunk(),
+        stop_at_eps=FLAGS.stop_at_eps,
+    ):
+        wanted = slots.numbers >= 0 if FLAGS.save_intermediate else slots.done
+        if not wanted.any():
+            continue
+        step, best, frozen = jax.device_get(
+            (slots.state.step, slots.state.best, slots.state.frozen)
         )
-        progress.update(FLAGS.steps - steps)  # those not taken, after an early stop
-        hrs, lrs = render(state)
-        latents = by_name(state.frozen, "frozen") | by_name(state.best.latents, "latents")
-        for row, (picture, k) in enumerate(batch):
-            picture.latents.append({name: value[row] for name, value in latents.items()})
-            picture.rows.append(record(picture, k, seed, state.best, row, lrs[row]))
-            save(picture, save_restart, picture, k, hrs[row], lrs[row])
-        return {
-            "side": batch[0][0].side,
-            "restarts": len(batch),
-            "slots": FLAGS.batch_size,
-            "steps": steps,
-            "seconds": time.perf_counter() - began,
-        }
-
-    return search_batch
+        for slot in np.flatnonzero(wanted):
+            picture, restart = jobs[slots.numbers[slot]]
+            found, kept = jax.tree.map(lambda leaf, slot=slot: leaf[slot], (best, frozen))
+            hr = np.asarray(synthesize(params, found.latents, kept))
+            hr = np.rint(255 * np.clip(hr, 0, 1)) / np.float32(255)  # as 8-bit files hold it
+            lr = np.asarray(degrade(hr))
+            if FLAGS.save_intermediate:
+                number = "" if FLAGS.restarts == 1 else f"_{restart}"
+                save(picture, results.save_intermediate, number, step[slot] - 1, hr, lr)
+            if slots.done[slot]:
+                row = record(picture, restart, config["seed"], step[slot], found, lr)
+                picture.rows[restart] = row
+                latents = by_name(kept, "frozen") | by_name(found.latents, "latents")
+                save(picture, results.save_restart, row, hr, lr, latents)
+                yield picture, row
 
 
 def by_name(tree, name):
@@ -357,124 +368,105 @@ def by_name(tree, name):
     return {keystr(path, simple=True, separator="/") or name: np.asarray(x) for path, x in leaves}
 
 
-def restart_key(seed, target, restart):
-    """A key from the seed, the picture's 8-bit pixels and the restart's number alone."""
-    pixels = zlib.crc32(images.to_uint8(target).tobytes())
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), pixels), restart)
+@jax.jit
+def restart_keys(key, pixels, restarts):
+    """Keys (n,) from the seed's, the pictures' 8-bit pixels and the restarts' numbers alone."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, pixels)
+    return jax.vmap(jax.random.fold_in)(keys, restarts)
 
 
-def record(picture, restart, seed, best, slot, lr):
+def record(picture, restart, seed, steps, best, lr):
     """A row of results.csv. Success is measured on the image as saved: clipped, with 8 bits."""
     l2_saved = float(l2(lr, picture.target))
     return {
         "image": picture.path.name,
+        "checksum": picture.checksum,
         "restart": restart,
         "seed": seed,
-        "l2": float(best.l2[slot]),
+        "l2": float(best.l2),
         "l2_saved": l2_saved,
-        "loss": float(best.loss[slot]),
-        "best_step": int(best.step[slot]),
+        "loss": float(best.loss),
+        "best_step": int(best.step),
+        "steps": int(steps),
         "status": STATUS[int(pulse_jax.status(l2_saved, FLAGS.eps))],
     }
 
 
-def save(picture, function, *arguments):
-    """Write something of a picture; the first failure is its last, and spares the others."""
-    picture.error = picture.error or attempt(function, *arguments)
+def configure(output, generator, params, searches, pictures):
+    """All that the results depend on, also written to config.json.
 
-
-def clear(folder):
-    """Make a picture's folder, without the results of an earlier run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for pattern in ("hr_*.png", "lr_*.png", "HR/*.png", "LR/*.png"):
-        for path in folder.glob(pattern):
-            path.unlink()
-
-
-def save_restart(picture, restart, hr, lr):
-    """A restart's image, also downscaled again; with the last one the overview and the latents."""
-    if np.isfinite(hr).all():
-        images.save_image(picture.folder / f"hr_{restart:02d}.png", hr)
-        images.save_image(picture.folder / f"lr_{restart:02d}.png", lr)
-        picture.images.append(hr)
-    if restart == FLAGS.restarts:
-        save_overview(picture, len(hr))
-        arrays = {name: np.stack([z[name] for z in picture.latents]) for name in picture.latents[0]}
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        write(picture.folder / "latents.npz", buffer.getvalue())
-        picture.images.clear()
-        picture.latents.clear()
-
-
-def save_overview(picture, size):
-    """grid.png: the input, its bicubic enlargement, the results."""
-    enlarged = images.resize_nearest(picture.target, size // picture.side)
-    smooth = Image.fromarray(images.to_uint8(picture.target)).resize((size, size), Image.BICUBIC)
-    row = [enlarged, np.asarray(smooth) / 255, *picture.images]
-    images.save_image(picture.folder / "grid.png", images.grid([row]))
-
-
-def save_intermediate(picture, restart, step, hr, lr):
-    """The best image so far, named as in the reference: HR/NAME_00.png and LR/NAME_00.png."""
-    name = picture.folder.name if FLAGS.restarts == 1 else f"{picture.folder.name}_{restart}"
-    for kind, image in (("HR", hr), ("LR", lr)):
-        if np.isfinite(image).all():
-            (picture.folder / kind).mkdir(exist_ok=True)
-            images.save_image(picture.folder / kind / f"{name}_{step:02d}.png", image)
-
-
-def prepare(output, configuration):
-    """The output folder with config.json, and the folder for compiled programs."""
+    If the folder has one, it must agree; the seed and the number of slots, where they are left
+    open, are then as before. Raises ValueError, naming the difference.
+    """
+    path = output / "config.json"
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        write(output / "config.json", json.dumps(configuration, indent=2) + "\n")
-    except OSError as error:
-        raise ValueError(f"--output_dir={output} can't be written: {one_line(error)}") from error
-    cache = Path(FLAGS.cache_dir).expanduser()
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # only costs time
-        print(f"--cache_dir={cache} can't be used: {one_line(error)}", file=sys.stderr)
-    else:
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-
-
-def configuration(seed, params):
-    """What the results depend on."""
-    packages = ["jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow"]
-    versions = {name: importlib.metadata.version(name) for name in packages}
+        earlier = json.loads(path.read_text()) if path.is_file() else {}
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} can't be read: {one_line(error)}") from error
     own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
-    return {
-        "flags": {flag.name: flag.value for flag in own},
-        "seed": seed,
-        "slots": FLAGS.batch_size,
-        "generator": {"name": FLAGS.generator, "sha256": checkpoint.digest(params)},
-        "devices": [str(device) for device in jax.devices()],
-        "python": platform.python_version(),
-        "versions": {"pulse_jax": pulse_jax.__version__} | versions,
-    }
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+    config = {f"--{flag.name}": flag.value for flag in own if flag.name not in INDIFFERENT}
+    config["SHA-256 of the generator"] = checkpoint.digest(params)
+    config["device"] = jax.devices()[0].device_kind
+    config["pulse_jax"] = pulse_jax.__version__
+    config |= {name: importlib.metadata.version(name) for name in packages}
+    for name, value in config.items():
+        if earlier and earlier.get(name) != value:
+            raise ValueError(
+                f"--output_dir={output} holds results of other settings: "
+                f"{name} was {earlier.get(name)}, not {value}"
+            )
+    seed = secrets.randbelow(2**32) if FLAGS.seed is None else FLAGS.seed
+    seed = earlier.get("seed", seed)
+    if jax.process_count() > 1:
+        seed = int(multihost_utils.broadcast_one_to_all(np.uint32(seed)))
+    slots = earlier.get("slots") or choose_slots(generator, params, searches, pictures)
+    config |= {"seed": seed, "slots": slots}
+    if jax.process_index() == 0:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            write(path, json.dumps(config, indent=2) + "\n")
+        except OSError as error:
+            raise ValueError(
+                f"--output_dir={output} can't be written: {one_line(error)}"
+            ) from error
+    return config
+
+
+def choose_slots(generator, params, searches, pictures):
+    """The number that `--batch_size` gives; auto: what fits, at most 16, no more than needed."""
+    if FLAGS.batch_size != "auto":
+        if not (FLAGS.batch_size.isdecimal() and int(FLAGS.batch_size)):
+            raise ValueError(f"--batch_size={FLAGS.batch_size}: neither auto nor at least 1")
+        return int(FLAGS.batch_size)
+    if not pictures:
+        return 1
+    search = searches[pictures[0].side][1]  # sizes hardly matter: the generator takes the memory
+    state = jax.eval_shape(lambda key: search.init(*generator.sample(key)), jax.random.key(0))
+    target = jax.ShapeDtypeStruct(pictures[0].target.shape, np.float32)
+    needed = -(-FLAGS.restarts * len(pictures) // jax.device_count())
+    return fitting_slots(search, params, target, state, min(needed, 16), chunk=chunk())
+
+
+def chunk():
+    """Steps between two looks at the restarts."""
+    return 1 if FLAGS.save_intermediate else 5
 
 
 def summarise(pictures, failures, output):
     """A line for each picture, and one for all."""
     for picture in pictures:
-        best = min((row["l2_saved"] for row in picture.rows), key=lambda x: (math.isnan(x), x))
-        met = sum(row["status"] == STATUS[0] for row in picture.rows)
+        rows = picture.rows.values()
+        if not rows:
+            continue
+        best = min((float(row["l2_saved"]) for row in rows), key=lambda x: (math.isnan(x), x))
+        met = sum(row["status"] == STATUS[0] for row in rows)
         missed = f", {best - FLAGS.eps:.2g} above --eps={FLAGS.eps:g}" if best > FLAGS.eps else ""
-        counts = f"{met} of {FLAGS.restarts} converged"
+        counts = f"{met} of {len(rows)} converged"
         print(f"{picture.path.name}: {counts}, best l2 {best:.2e}{missed}")
     saved = sum(not picture.error for picture in pictures)
     failed = f", {len(failures)} failures" if failures else ""
     print(f"{saved} pictures done{failed}; results in {output}")
-
-
-def as_csv(rows):
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ many.
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -230,6 +231,38 @@ def run(
             rows = np.where(now.done, now.numbers, restarts)  # out of range: dropped
             state = _put(state, now.state, rows)
     return state, info
+
+
+def fitting_slots(search, params, target, state, most, *, chunk=5, memory=None):
+    """How many slots, from 1 to `most`, fit into `memory` bytes on each device.
+
+    `target` and `state`: of one restart, as arrays or shapes. The figure is the compiled program's
+    own: of arguments, results and temporaries. `memory` is by default nine tenths of what the
+    device has, or half of the machine's for a CPU.
+    """
+    device = jax.local_devices()[0]
+    if memory is None and device.platform == "cpu":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+    elif memory is None:
+        memory = 0.9 * device.memory_stats()["bytes_limit"]
+    mesh = Mesh(jax.local_devices(), "slots")
+    params = jax.device_put(params, NamedSharding(mesh, P()))
+    split = NamedSharding(mesh, P("slots"))
+    slots = most
+    while slots > 1:
+        count = slots * mesh.size
+
+        def several(x, count=count):
+            return jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=split)
+
+        shapes = jax.tree.map(several, (target, state))
+        lowered = advance.lower(search.step, params, *shapes, 1, 0.0, length=chunk, mesh=mesh)
+        figures = lowered.compile().memory_analysis()
+        needed = figures.temp_size_in_bytes + figures.argument_size_in_bytes
+        if needed <= memory:
+            break
+        slots = max(1, min(slots - 1, int(slots * memory / needed)))
+    return slots
 
 
 def _is_running(state, steps, goal):

@@ -95,7 +95,8 @@ def test_what_is_written(run, generator, tmp_path, capsys):
 
     operator = pulse_jax.operators.area(2)
     expected = {f"{kind}_0{k}.png" for kind in ("hr", "lr") for k in (1, 2, 3)}
-    assert {p.name for p in (output / "a").iterdir()} == expected | {"grid.png", "latents.npz"}
+    names = {p.name for p in (output / "a").iterdir()}
+    assert names == expected | {"grid.png", "latents.npz", "results.csv"}
     rows = read_rows(output)
     assert [(r["image"], r["restart"]) for r in rows] == [
         (name, str(k)) for name in ("a.png", "b.JPG", "wide.bmp") for k in (1, 2, 3)
@@ -126,11 +127,12 @@ def test_what_is_written(run, generator, tmp_path, capsys):
     assert np.array_equal(grid[:8, :8], images.resize_nearest(target, 2))
 
     config = json.loads((output / "config.json").read_text())
-    assert config["flags"]["operator"] == "area" and config["seed"] == 0 and config["slots"] == 4
-    assert config["generator"]["sha256"] == checkpoint.digest(params)
+    assert (config["--operator"], config["seed"], config["slots"]) == ("area", 0, 4)
+    assert config["SHA-256 of the generator"] == checkpoint.digest(params)
     with (output / "timings.csv").open(newline="") as file:
         timings = list(csv.DictReader(file))
-    assert [int(t["restarts"]) for t in timings] == [3, 4, 2]
+    figures = [tuple(int(t[name]) for name in ("side", "restarts", "steps")) for t in timings]
+    assert figures == [(2, 3, 9), (4, 6, 18)]
     assert "notes.txt" in capsys.readouterr().out
 
 
@@ -138,7 +140,8 @@ def test_success_counts_what_was_saved(run, tmp_path):
     write_picture(tmp_path / "in" / "a.png")
     rows = read_rows(run(f"--input_dir={tmp_path / 'in'}"))
     middle = sorted(float(row["l2_saved"]) for row in rows)[1]
-    rows = read_rows(run(f"--input_dir={tmp_path / 'in'}", f"--eps={middle * 1.001}"))
+    eps = f"--eps={middle * 1.001}"
+    rows = read_rows(run(f"--input_dir={tmp_path / 'in'}", eps, output="again"))
     for row in rows:
         met = float(row["l2_saved"]) <= middle * 1.001
         assert row["status"] == ("converged" if met else "missed eps")
@@ -211,7 +214,14 @@ def test_larger_pictures_are_brought_to_the_input_size(run, tmp_path, capsys):
 def test_stop_at_eps(run, tmp_path):
     write_picture(tmp_path / "in" / "a.png")
     output = run(f"--input_dir={tmp_path / 'in'}", "--steps=40", "--eps=1", "--stop_at_eps")
-    assert (output / "timings.csv").read_text().splitlines()[1].split(",")[3] == "10"
+    assert [row["steps"] for row in read_rows(output)] == ["1", "1", "1"]
+
+
+@pytest.mark.parametrize(("given", "slots"), [("auto", 3), ("2", 2)])
+def test_batch_size(run, tmp_path, given, slots):
+    write_picture(tmp_path / "in" / "a.png")
+    output = run(f"--input_dir={tmp_path / 'in'}", f"--batch_size={given}")
+    assert json.loads((output / "config.json").read_text())["slots"] == slots
 
 
 def test_pictures_of_one_stem_keep_apart(run, tmp_path):
@@ -228,9 +238,9 @@ def test_a_restart_that_is_not_finite_is_told_and_spares_the_others(run, tmp_pat
     folder = f"--input_dir={tmp_path / 'in'}"
     whole = run(folder, output="whole")
 
-    key = command.restart_key
+    keys = command.restart_keys
     broken = jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32))
-    monkeypatch.setattr(command, "restart_key", lambda *a: broken if a[2] == 2 else key(*a))
+    monkeypatch.setattr(command, "restart_keys", lambda *a: keys(*a).at[1].set(broken))
     normal = jax.random.normal
 
     def normal_or_nan(key, shape=(), dtype=float):
@@ -291,12 +301,49 @@ def test_a_table_that_cannot_be_written_spares_the_pictures(run, tmp_path, capsy
     assert (tmp_path / "out" / "a" / "hr_03.png").exists()
 
 
-def test_results_of_an_earlier_run_do_not_stay(run, tmp_path):
+def test_results_of_other_settings_are_left_alone(run, tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png")
-    run(f"--input_dir={tmp_path / 'in'}", "--save_intermediate")
-    output = run(f"--input_dir={tmp_path / 'in'}", "--restarts=1")
-    names = {p.name for p in (output / "a").rglob("*.*")}
-    assert names == {"hr_01.png", "lr_01.png", "grid.png", "latents.npz"}
+    output = run(f"--input_dir={tmp_path / 'in'}")
+    before = contents(output / "a")
+    line = fails(run, capsys, f"--input_dir={tmp_path / 'in'}", "--eps=0.5")
+    assert "--output_dir" in line and "--eps was 0.001, not 0.5" in line
+    write_picture(tmp_path / "in" / "a.png", seed=1)
+    line = fails(run, capsys, f"--input_dir={tmp_path / 'in'}")
+    assert f"{output / 'a'} holds results of another picture" in line
+    assert contents(output / "a") == before
+
+
+def test_the_same_command_does_what_is_left(run, tmp_path, capsys, monkeypatch):
+    for name, seed in (("a.png", 1), ("b.png", 2)):
+        write_picture(tmp_path / "in" / name, seed=seed)
+    folder = f"--input_dir={tmp_path / 'in'}"
+    whole = run(folder, output="whole", seed=None)
+
+    class Stopped(Exception):
+        pass
+
+    stream = pulse_jax.stream
+
+    def stopping(*arguments, **options):
+        """Four slots: the first four restarts, and then no more."""
+        yield next(iter(stream(*arguments, **options)))
+        raise Stopped
+
+    seed = json.loads((whole / "config.json").read_text())["seed"]
+    monkeypatch.setattr(command.secrets, "randbelow", lambda bound: seed)
+    monkeypatch.setattr(pulse_jax, "stream", stopping)
+    with pytest.raises(Stopped):
+        run(folder, output="cut", seed=None)
+    monkeypatch.setattr(pulse_jax, "stream", stream)
+    monkeypatch.setattr(command.secrets, "randbelow", lambda bound: seed + 1)
+    cut = tmp_path / "cut"
+    assert contents(cut / "a") == contents(whole / "a")
+    assert {p.name for p in (cut / "b").iterdir()} == {"hr_01.png", "lr_01.png", "parts"}
+    run(folder, output="cut", seed=None)
+    assert "4 restarts have been done before, 2 are left" in capsys.readouterr().out
+    assert contents(cut / "b") == contents(whole / "b")
+    for name in ("results.csv", "config.json"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_bad_input_leaves_the_earlier_configuration(run, tmp_path, capsys):
