@@ -1,0 +1,177 @@
+"""Many devices and many processes: eight virtual ones on the CPU, two processes over loopback."""
+
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from pulse_jax.generators import checkpoint
+from pulse_jax.generators.stylegan2 import StyleGAN2
+
+ROOT = Path(__file__).parents[1]
+
+# Prints the names of XLA's instructions between devices, in a search on eight of them.
+COLLECTIVES = """
+import re, sys
+import jax, jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+import pulse_jax
+from pulse_jax.search import advance
+
+generator, params = pulse_jax.load(sys.argv[1])
+adam = pulse_jax.SCHEMES["rescale"](pulse_jax.OPTIMIZERS["adam"](0.1))
+search = pulse_jax.build(generator, pulse_jax.operators.area(2), pulse_jax.Loss(), adam)
+mesh = Mesh(jax.devices(), "slots")
+keys = jax.random.split(jax.random.key(0), mesh.size)
+state = jax.vmap(search.init)(*jax.vmap(generator.sample)(keys))
+split = NamedSharding(mesh, P("slots"))
+targets, state = jax.device_put((jnp.zeros((mesh.size, 4, 4, 3)), state), split)
+program = advance.lower(search.step, params, targets, state, 9, 0.0, length=3, mesh=mesh)
+text = program.compile().as_text()
+names = "all-gather|all-reduce|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
+print(mesh.size, sorted(set(re.findall(names, text))))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a small random StyleGAN 2 and two pictures."""
+    folder = tmp_path_factory.mktemp("devices")
+    network = StyleGAN2(8, (8, 4), latent_size=5, mapping_layers=1)
+    noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
+    params = network.init(jax.random.key(0), jnp.zeros((1, 5)), noise)["params"]
+    fit = {"mean": np.zeros(5, np.float32), "std": np.ones(5, np.float32)}
+    checkpoint.save(folder / "generator", generator=(network, params | {"latent_fit": fit}))
+    (folder / "in").mkdir()
+    for seed in (0, 1):
+        pixels = np.random.default_rng(seed).integers(60, 200, (4, 4, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / "in" / f"{seed}.png")
+    return folder
+
+
+def start(folder, output, *flags, devices=1):
+    """A process that searches five restarts of each picture, on so many virtual devices."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    command = [sys.executable, "-m", "pulse_jax", "--generator=generator", "--input_dir=in"]
+    command += [f"--output_dir={output}", "--cache_dir=cache", "--seed=3", "--batch_size=1"]
+    command += ["--restarts=5", "--operator=area", *flags]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait(*processes):
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+
+
+def files(folder):
+    """Of a run: all but the times, and each one's bytes."""
+    paths = [p for p in folder.rglob("*") if p.is_file() and p.name != "timings.csv"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """What one process gives on one device."""
+    wait(start(folder, "alone"))
+    return files(folder / "alone")
+
+
+def test_eight_devices_give_the_bytes_of_one(folder, alone):
+    wait(start(folder, "eight", devices=8))
+    assert files(folder / "eight") == alone
+    assert len([name for name in alone if "/hr_" in name]) == 10
+
+
+def test_devices_do_not_talk_during_a_search(folder):
+    flags = "--xla_force_host_platform_device_count=8"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    result = subprocess.run(
+        [sys.executable, "-c", COLLECTIVES, folder / "generator"],
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == "8 []\n"
+
+
+def two_processes(folder, output, *flags):
+    """Four devices each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    shared = ["--distributed", f"--coordinator_address={address}", "--num_processes=2"]
+    return [
+        start(folder, output, *shared, f"--process_id={number}", *flags, devices=4)
+        for number in (0, 1)
+    ]
+
+
+def test_two_processes_give_the_bytes_of_one(folder, alone):
+    wait(*two_processes(folder, "two"))
+    assert files(folder / "two") == alone
+
+
+def test_a_second_run_completes_what_a_killed_process_left(folder):
+    """The killed one is process 1, as soon as something of its share is there."""
+    slow = "--steps=2000"
+    wait(start(folder, "slow", slow))
+    first, second = two_processes(folder, "killed", slow)
+    output = folder / "killed"
+    while not any(number_of(path) % 2 == 0 for path in output.rglob("parts/*.npz")):
+        assert first.poll() is None and second.poll() is None
+        time.sleep(0.01)
+    second.send_signal(signal.SIGKILL)
+    first.send_signal(signal.SIGKILL)
+    for process in (first, second):
+        process.communicate()
+    before = files(output)
+    assert not (output / "results.csv").exists()
+    wait(*two_processes(folder, "killed", slow))
+    after = files(output)
+    assert after == files(folder / "slow")
+    for name, content in before.items():
+        assert "/parts/" in name or after[name] == content
+    with (output / "results.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 10
+
+
+def number_of(part):
+    """Whose share it is: the restarts of both pictures are dealt out in turn."""
+    return (5 * int(part.parents[1].name) + int(part.stem)) % 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--num_processes=2"], "--num_processes=2 is for --distributed"),
+        (["--distributed", "--num_processes=1"], "--distributed: "),
+    ],
+)
+def test_bad_flags_end_in_one_line(folder, flags, told):
+    process = start(folder, "bad", *flags)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert errors.startswith(f"pulse_jax: {told}") and errors.count("\n") == 1, errors
