@@ -12,7 +12,6 @@ Writes evaluation.json and a sheet with a row per face: the face, the input, the
 Two minutes on two cores.
 """
 
-import itertools
 import json
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from faces import face
+from measures import as_saved, laplacian_energy, pairwise_rms, with_noise_of_first
 
 import pulse_jax
 from pulse_jax import images
@@ -63,9 +63,7 @@ def main(_):
     l2 = np.mean((np.asarray(degrade(results)) - targets) ** 2, axis=(1, 2, 3))
     met = info.l2 <= FLAGS.eps
 
-    # The noise maps of the first restart for all.
-    first = jax.tree.map(lambda leaf: leaf[:1].repeat(len(leaf), axis=0), (latents, state.frozen))
-    alike = as_saved(synthesize(params, first[0] | {"style": latents["style"]}, first[1]))
+    alike = as_saved(synthesize(params, *with_noise_of_first(latents, state.frozen)))
     own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
     figures = {
         "success": float((l2 <= FLAGS.eps).mean()),
@@ -85,26 +83,8 @@ def main(_):
     print(json.dumps(figures, indent=2))
 
 
-def as_saved(batch):
-    """Images as 8-bit files hold them."""
-    return images.to_uint8(batch).astype(np.float32) / 255
-
-
 def by_face(array):
     return array.reshape(FLAGS.faces, FLAGS.restarts, *array.shape[1:])
-
-
-def laplacian_energy(x):
-    """Mean square of the 4-neighbour Laplacian of each image: (N, H, W, C) → (N,)."""
-    centre = x[:, 1:-1, 1:-1]
-    neighbours = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
-    return np.mean((neighbours - 4 * centre) ** 2, axis=(1, 2, 3))
-
-
-def pairwise_rms(batch):
-    """Root mean square difference of two images, averaged over all pairs."""
-    pairs = itertools.combinations(batch, 2)
-    return np.mean([np.sqrt(np.mean((a - b) ** 2)) for a, b in pairs])
 
 
 if __name__ == "__main__":

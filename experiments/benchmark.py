@@ -1,0 +1,503 @@
+"""What the search costs, and what it finds in a second.
+
+    python experiments/benchmark.py --restarts=1,8,32
+    python experiments/benchmark.py --generators=stylegan256 --restarts=4 --against_torch
+    python experiments/benchmark.py --generators=stylegan1024 --restarts=1 --against_torch
+    python experiments/benchmark.py --mode=scaling --restarts=1,8,16,32,64,128,256
+    python experiments/benchmark.py --mode=slots
+    python experiments/benchmark.py --mode=recipes
+
+- steps, the default: their rate, with so many restarts at once; an evaluation is one restart's
+  image and gradient. Beside it: the share of what the processor does in products of 3072² float32
+  matrices, counting the operations of the original networks, whatever is saved of them; the time of
+  the search's compiled chunk over that of as many bare compiled steps; what the chunk takes in
+  memory and to compile; for trained generators, the restarts a search has accepted in a second.
+  --against_torch (pip install -e ".[bench]") adds, for StyleGAN 1 and the recipe "reference", the
+  time of the same steps in PyTorch over ours, once images and errors have been found equal.
+- scaling: time and memory of more and more restarts. The seconds in a round, of --slots restarts,
+  should stay, and so should the memory.
+- slots: restarts accepted in a second if a slot goes to the next one as soon as it is free, and if
+  batches of as many wait for their slowest.
+- recipes: restarts accepted in a second, and whether their images are as good: the discriminator's
+  score (in batches of one restart for every face), GEOCROSS, and diversity, the mean difference of
+  two restarts of one input, with the same noise maps. Beside them the score of the true faces.
+
+Inputs are freshly drawn faces that the generator has never seen. A restart is accepted if its
+image, as an 8-bit file holds it, downscales to the input with a mean squared error of at most 1e-3;
+searches aim at 0.8e-3, as the command does. Seconds are those of the search alone. What is compared
+is timed in turns; given are medians over the turns, of ratios too.
+
+Prints a table and writes it to MODE.csv, the settings to MODE.json. Two cores take minutes for each
+command, a quarter of an hour for 1024². Whatever else runs meanwhile spoils all but the ratios.
+"""
+
+import csv
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from faces import face
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from measures import as_saved, pairwise_rms, with_noise_of_first
+
+import pulse_jax
+from pulse_jax.generators import checkpoint
+from pulse_jax.generators.stylegan import FUSED_FROM, StyleGAN
+from pulse_jax.losses import geocross
+from pulse_jax.search import advance
+
+EPS = 1e-3  # largest mean squared error of an accepted restart
+LOSS = pulse_jax.Loss(eps=0.8 * EPS)
+CHUNK = 5  # steps in a compiled chunk, as `stream` has them
+CHANNELS = (512, 512, 512, 512, 256, 128, 64, 32, 16)  # of the official StyleGAN
+
+
+class Recipe(NamedTuple):
+    """A way to search: an optimiser for so many steps, and whether a restart stops at eps."""
+
+    optimizer: Callable
+    stop_at_eps: bool
+
+
+def learning_rates(steps):
+    return pulse_jax.SCHEDULES["linear1cycledrop"](0.4, steps)
+
+
+def reference(steps):
+    return pulse_jax.SCHEMES["rescale"](pulse_jax.OPTIMIZERS["adam"](learning_rates(steps)))
+
+
+RECIPES = {
+    "reference": Recipe(reference, stop_at_eps=False),
+    "reference_stopping": Recipe(reference, stop_at_eps=True),
+}
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("mode", "steps", ["steps", "scaling", "slots", "recipes"], "What to measure.")
+flags.DEFINE_list(
+    "generators",
+    "faces64",
+    "Bundled generators, or folders that hold one; for steps also stylegan256 and the like: "
+    "StyleGAN 1 with the official channels and random weights.",
+)
+flags.DEFINE_list("recipes", list(RECIPES), f"Of {', '.join(RECIPES)}; ratios are to the first.")
+flags.DEFINE_list("restarts", "8", "At once in steps, in all in scaling, else for each face.")
+flags.DEFINE_integer("slots", 8, "Restarts at once, but for steps.", lower_bound=1)
+flags.DEFINE_integer("faces", 16, "Freshly drawn faces; in recipes a multiple of 4.", lower_bound=1)
+flags.DEFINE_integer("steps", 100, "Of a restart, at most.", lower_bound=1)
+flags.DEFINE_integer("repeats", 5, "Turns that are timed.", lower_bound=1)
+flags.DEFINE_bool("against_torch", False, "Compare steps with PyTorch's.")
+flags.DEFINE_integer("seed", 1000, "Of the faces and restarts; the trainer's must be another.")
+flags.DEFINE_string("workdir", "runs/benchmark", "Folder for the results.")
+
+
+def main(_):
+    logging.set_verbosity(logging.WARNING)
+    jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
+    workdir = Path(FLAGS.workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / f"{FLAGS.mode}.json").write_text(json.dumps(configuration(), indent=2) + "\n")
+    measure = {"steps": steps, "scaling": scaling, "slots": slots, "recipes": recipes}[FLAGS.mode]
+    rows = []
+    for name in FLAGS.generators:
+        for restarts in map(int, FLAGS.restarts):
+            for row in measure(name, restarts):
+                rows.append(row)
+                show(row, with_header=len(rows) == 1)
+                with (workdir / f"{FLAGS.mode}.csv").open("w", newline="") as file:
+                    writer = csv.DictWriter(file, rows[0])
+                    writer.writeheader()
+                    writer.writerows(rows)
+
+
+def configuration():
+    packages = ["jax", "jaxlib", "flax", "optax", "numpy"] + ["torch"] * FLAGS.against_torch
+    own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
+    return {
+        "flags": {flag.name: flag.value for flag in own},
+        "devices": [device.device_kind for device in jax.devices()],
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def show(row, with_header):
+    """A row of a Markdown table."""
+
+    def text(value):
+        if not isinstance(value, float):
+            return str(value)
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+    if with_header:
+        print("|".join(["", *row, ""]) + "\n" + "|".join(["", *["---"] * len(row), ""]))
+    print("|".join(["", *map(text, row.values()), ""]), flush=True)
+
+
+# --- What is searched, and how. ---
+
+
+class Setup(NamedTuple):
+    network: Any
+    trained: bool
+    generator: pulse_jax.Generator
+    params: Any
+    operator: Any
+    search: pulse_jax.Search
+    stop_at_eps: bool
+
+
+@functools.cache
+def set_up(name, recipe):
+    """A search, from the names of a generator and a recipe."""
+    random = re.fullmatch(r"stylegan(\d+)", name)
+    network, params = random_stylegan(int(random[1])) if random else checkpoint.load_network(name)
+    generator = pulse_jax.style_generator(network)
+    operator = pulse_jax.operators.bicubic(min(32, network.resolution // 8))
+    optimizer, stop_at_eps = RECIPES[recipe]
+    search = pulse_jax.build(generator, operator, LOSS, optimizer(FLAGS.steps))
+    return Setup(network, not random, generator, params, operator, search, stop_at_eps)
+
+
+def random_stylegan(resolution):
+    """StyleGAN with the official channels, every weight from N(0, 1)."""
+    network = StyleGAN(resolution, CHANNELS[: resolution.bit_length() - 2])
+    size = network.latent_size
+    noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, size)), noise)["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), shapes)
+    fit = {"mean": np.zeros(size, np.float32), "std": np.ones(size, np.float32)}
+    return network, params | {"latent_fit": fit}
+
+
+def step_operations(network):
+    """Multiplications and additions of one step, in the 3×3 convolutions of the original networks.
+
+    The gradient costs as much as the image. StyleGAN convolves what has been enlarged, but from
+    side 128 up transposes a 4×4 kernel with stride 2; StyleGAN 2 does so with its 3×3 kernel.
+    """
+    total, before = 0, 0
+    for k, channels in enumerate(network.channels):
+        side = 4 * 2**k
+        taps_up = 9 / 4
+        if isinstance(network, StyleGAN):
+            taps_up = 16 / 4 if side >= FUSED_FROM else 9
+        total += 2 * side**2 * channels * (9 * channels + taps_up * before)
+        before = channels
+    return 2 * total
+
+
+def draw_inputs(setup):
+    """Faces (F, R, R, 3) that were never seen, and what they downscale to, as files hold them."""
+    keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.faces)
+    truth = as_saved(jax.jit(jax.vmap(lambda k: face(k, setup.generator.resolution)[0]))(keys))
+    return truth, as_saved(jax.jit(jax.vmap(setup.operator))(truth))
+
+
+def make_start(setup, targets):
+    """`start` of `stream`: restart n, a function of the seed and n alone, for the n-th target."""
+    key, targets = jax.random.key(FLAGS.seed + 1), jnp.asarray(targets)
+
+    @jax.jit
+    def start(numbers):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        return targets[numbers], jax.vmap(setup.search.init)(
+            *jax.vmap(setup.generator.sample)(keys)
+        )
+
+    return start
+
+
+def search(setup, start, restarts, slots, steps=None):
+    """Yields the restarts that have ended with a chunk: their numbers and states."""
+    for now in pulse_jax.stream(
+        setup.search,
+        setup.params,
+        start,
+        restarts,
+        steps or FLAGS.steps,
+        slots=slots,
+        chunk=CHUNK,
+        stop_at_eps=setup.stop_at_eps,
+        devices=jax.local_devices()[:1],
+    ):
+        ended = np.flatnonzero(now.done)
+        if ended.size:
+            yield now.numbers[ended], jax.tree.map(lambda x, r=ended: np.asarray(x)[r], now.state)
+
+
+def search_all(setup, start, restarts, slots):
+    """The final states of all restarts, in their order."""
+    numbers, states = zip(*search(setup, start, restarts, slots), strict=True)
+    order = np.argsort(np.concatenate(numbers))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *states)
+
+
+def warm_up(setup, start, slots):
+    """Compiles what a search needs, also where slots are filled again."""
+    for _ in search(setup, start, 2 * slots, slots, steps=1):
+        pass
+
+
+def evaluations(state):
+    """How often restarts have computed an image and its gradient, all together."""
+    return int(np.asarray(state.step).sum())
+
+
+def render(setup, latents, frozen):
+    """Images (N, R, R, 3) as files hold them, computed a few at a time."""
+
+    @jax.jit
+    def draw(params, samples):
+        return jax.lax.map(lambda z: setup.generator.synthesize(params, *z), samples, batch_size=8)
+
+    return as_saved(draw(setup.params, (latents, frozen)))
+
+
+def is_accepted(setup, images, targets):
+    """Whether images (N, R, R, 3) downscale to the targets, by the exact operator: (N,)."""
+    downscaled = np.asarray(jax.jit(jax.vmap(setup.operator))(images))
+    return np.mean((downscaled - targets) ** 2, axis=(1, 2, 3)) <= EPS
+
+
+def in_turns(*functions):
+    """Seconds (functions, repeats) of functions that are called one after the other."""
+    seconds = np.zeros((len(functions), FLAGS.repeats))
+    for turn in range(FLAGS.repeats):
+        for k, function in enumerate(functions):
+            began = time.perf_counter()
+            function()
+            seconds[k, turn] = time.perf_counter() - began
+    return seconds
+
+
+def ratio(name, a, b):
+    """Columns for the ratio of two rows of seconds: its median, and each turn's."""
+    return {name: np.median(a / b), "turn by turn": " ".join(f"{x:.2f}" for x in a / b)}
+
+
+# --- The modes: each yields rows for one generator and one number of restarts. ---
+
+
+def steps(name, restarts):
+    for recipe in FLAGS.recipes:
+        setup = set_up(name, recipe)
+        row = {"generator": name, "restarts": restarts, "dtype": "float32", "recipe": recipe}
+        row |= time_steps(setup, restarts)
+        yield row | {"accepted/s": accepted_rate(setup, restarts) if setup.trained else ""}
+
+
+def accepted_rate(setup, slots):
+    """Of one search, with a restart for each face, or more to fill the slots."""
+    restarts = slots * -(-FLAGS.faces // slots)
+    _, inputs = draw_inputs(setup)
+    targets = np.resize(inputs, (restarts, *inputs.shape[1:]))
+    start = make_start(setup, targets)
+    warm_up(setup, start, slots)
+    began = time.perf_counter()
+    state = search_all(setup, start, restarts, slots)
+    seconds = time.perf_counter() - began
+    images = render(setup, state.best.latents, state.frozen)
+    return is_accepted(setup, images, targets).sum() / seconds
+
+
+def time_steps(setup, restarts):
+    side = setup.generator.resolution // setup.operator.factor
+    start = make_start(setup, np.full((restarts, side, side, 3), 0.5, np.float32))
+    mesh = Mesh(jax.local_devices()[:1], "slots")
+    params = jax.device_put(setup.params, NamedSharding(mesh, P()))
+    targets, state = jax.device_put(start(np.arange(restarts)), NamedSharding(mesh, P("slots")))
+    bare_state = jax.tree.map(jnp.copy, state)
+    ends = 2**30, -np.inf  # no restart gets there
+
+    began = time.perf_counter()
+    chunk = advance.lower(
+        setup.search.step, params, targets, state, *ends, length=CHUNK, mesh=mesh
+    ).compile()
+    compiling = time.perf_counter() - began
+    bare_step = jax.jit(jax.vmap(setup.search.step, (None, 0, 0)))
+    matrix, product = jax.random.normal(jax.random.key(0), (3072, 3072)), jax.jit(jnp.matmul)
+
+    def in_chunk():
+        nonlocal state
+        state, info = chunk(params, targets, state, *ends)
+        return np.asarray(info.l2)
+
+    def bare():
+        nonlocal bare_state
+        for _ in range(CHUNK):
+            bare_state, _ = bare_step(params, targets, bare_state)
+        jax.block_until_ready(bare_state)
+
+    functions = [in_chunk, lambda: product(matrix, matrix).block_until_ready(), bare]
+    if FLAGS.against_torch:
+        functions.append(torch_steps(setup, state, targets))
+    first = [function() for function in functions]  # compiles them
+    if FLAGS.against_torch:
+        check_equal("errors", first[-1], first[0], 1e-3)
+
+    before = evaluations(state)
+    seconds, product_seconds, bare_seconds, *torch_seconds = in_turns(*functions)
+    count = (evaluations(state) - before) / FLAGS.repeats
+    products = count * step_operations(setup.network) / (2 * 3072**3)
+    memory = chunk.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    figures = {
+        "evaluations/s": np.median(count / seconds),
+        "share of matrix rate": np.median(products * product_seconds / seconds),
+        "chunk / bare steps": np.median(seconds / bare_seconds),
+        "memory MB": peak / 1e6,
+        "compile s": compiling,
+    }
+    return figures | (ratio("torch / ours", torch_seconds[0], seconds) if torch_seconds else {})
+
+
+def torch_steps(setup, state, targets):
+    """A function that does a chunk's steps in PyTorch and returns the errors (restarts, steps)."""
+    import torch_stylegan  # PyTorch is needed for nothing else
+
+    latents, frozen, targets = jax.tree.map(np.asarray, (state.latents, state.frozen, targets))
+    rates = np.asarray(learning_rates(FLAGS.steps)(np.arange(CHUNK * (FLAGS.repeats + 1))))
+    theirs = torch_stylegan.Search(setup.params, latents, frozen, targets, LOSS, rates)
+    synthesize = jax.jit(jax.vmap(setup.generator.synthesize, (None, 0, 0)))
+    check_equal("images", theirs.images(), synthesize(setup.params, latents, frozen), 1e-4)
+    return lambda: np.stack([theirs.step() for _ in range(CHUNK)], axis=1)
+
+
+def check_equal(what, theirs, ours, tolerance):
+    difference = np.abs(theirs - ours).max() / np.abs(ours).max()
+    if not difference <= tolerance:
+        sys.exit(f"benchmark: the {what} differ from PyTorch's by {difference:.1e}")
+
+
+def scaling(name, restarts):
+    setup = set_up(name, FLAGS.recipes[0])
+    _, inputs = draw_inputs(setup)
+    start = make_start(setup, np.resize(inputs, (restarts, *inputs.shape[1:])))
+    warm_up(setup, start, FLAGS.slots)
+    began, met = time.perf_counter(), 0
+    for _, state in search(setup, start, restarts, FLAGS.slots):
+        met += int((state.best.l2 <= EPS).sum())
+    seconds = time.perf_counter() - began
+    rounds = -(-restarts // FLAGS.slots)
+    yield {
+        "generator": name,
+        "recipe": FLAGS.recipes[0],
+        "restarts": restarts,
+        "rounds": rounds,
+        "met eps": met,
+        "seconds": seconds,
+        "seconds / round": seconds / rounds,
+        "process MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+    }
+
+
+def slots(name, restarts):
+    for recipe in FLAGS.recipes:
+        if RECIPES[recipe].stop_at_eps:
+            yield {
+                "generator": name,
+                "recipe": recipe,
+                **time_slots(set_up(name, recipe), restarts),
+            }
+
+
+def time_slots(setup, restarts):
+    targets = draw_inputs(setup)[1].repeat(restarts, axis=0)
+    start = make_start(setup, targets)
+
+    def streamed():
+        return search_all(setup, start, len(targets), FLAGS.slots)
+
+    def batched():
+        for first in range(0, len(targets), FLAGS.slots):
+            size = min(FLAGS.slots, len(targets) - first)
+            search_all(setup, lambda numbers, k=first: start(numbers + k), size, FLAGS.slots)
+
+    warm_up(setup, start, FLAGS.slots)
+    state = streamed()
+    images = render(setup, state.best.latents, state.frozen)
+    accepted = is_accepted(setup, images, targets).sum()
+    seconds, batch_seconds = in_turns(streamed, batched)
+    return {
+        "restarts": len(targets),
+        "slots": FLAGS.slots,
+        "mean steps": state.step.mean(dtype=float),
+        "accepted/s": np.median(accepted / seconds),
+        "accepted/s in batches": np.median(accepted / batch_seconds),
+        **ratio("slots / batches", batch_seconds, seconds),
+    }
+
+
+def recipes(name, restarts):
+    setups = [set_up(name, recipe) for recipe in FLAGS.recipes]
+    truth, inputs = draw_inputs(setups[0])
+    targets = inputs.repeat(restarts, axis=0)
+    starts = [make_start(setup, targets) for setup in setups]
+    found = {}
+
+    def run(k):
+        found[k] = search_all(setups[k], starts[k], len(targets), FLAGS.slots)
+
+    for setup, start in zip(setups, starts, strict=True):
+        warm_up(setup, start, FLAGS.slots)
+    seconds = in_turns(*(functools.partial(run, k) for k in range(len(setups))))
+    score, weights = pulse_jax.load_discriminator(name)
+    score = functools.partial(jax.jit(score), weights)
+    rates = []
+    for k, setup in enumerate(setups):
+        figures = judge(setup, found[k], targets, score)
+        rates.append(figures["accepted"] * len(targets) / seconds[k])
+        yield {
+            "generator": name,
+            "recipe": FLAGS.recipes[k],
+            "restarts": len(targets),
+            "accepted/s": np.median(rates[k]),
+            **ratio("over the first", rates[k], rates[0]),
+            **figures,
+            "score of the truth": float(score(truth).mean()),
+        }
+
+
+def judge(setup, state, targets, score):
+    """Figures of the accepted restarts; a face's restarts follow one another."""
+
+    def by_face(array):
+        return array.reshape(FLAGS.faces, -1, *array.shape[1:])
+
+    latents = state.best.latents
+    images = render(setup, latents, state.frozen)
+    accepted = is_accepted(setup, images, targets)
+    scores = np.stack([score(batch) for batch in by_face(images).swapaxes(0, 1)], axis=1)
+    styles = jax.jit(jax.vmap(setup.generator.styles, (None, 0)))(setup.params, latents)
+    alike = render(setup, *with_noise_of_first(latents, state.frozen))
+    groups = [x[kept] for x, kept in zip(by_face(alike), by_face(accepted), strict=True)]
+    return {
+        "accepted": accepted.mean(),
+        "evaluations / accepted": evaluations(state) / accepted.sum(),
+        "score": scores.ravel()[accepted].mean(dtype=float),
+        "GEOCROSS": np.asarray(jax.vmap(geocross)(styles))[accepted].mean(dtype=float),
+        "diversity": float(np.mean([pairwise_rms(group) for group in groups if len(group) > 1])),
+    }
+
+
+if __name__ == "__main__":
+    app.run(main)
