@@ -7,7 +7,7 @@ import optax
 import pytest
 from helpers import golden, relative_error
 
-from pulse_jax.optimizers import OPTIMIZERS, SCHEDULES, SCHEMES
+from pulse_jax.optimizers import OPTIMIZERS, SCHEDULES, SCHEMES, _two_loops, lbfgs
 
 G = golden("spherical")
 PARTS = "init", "target", "coef"
@@ -23,7 +23,7 @@ def trajectory(optimizer, loss, params, steps):
     def step(carry, _):
         params, state = carry
         value, gradient = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(gradient, state, params)
+        updates, state = optimizer.update(gradient, state, params, value=value)
         params = optax.apply_updates(params, updates)
         return (params, state), (value, params)
 
@@ -34,7 +34,7 @@ def norms(x, axes):
     return np.sqrt(np.sum(np.asarray(x, np.float64) ** 2, axes))
 
 
-@every_optimizer
+@pytest.mark.parametrize("optimizer", ["sgd", "sgdm", "adam", "adamax"])
 @every_schedule
 def test_rescale_equals_the_reference(optimizer, schedule):
     def search(params, target, coefficient):
@@ -132,7 +132,8 @@ def test_compiles_once_and_maps_over_restarts(scheme, optimizer):
     for _ in range(3):
         gradient = jax.tree.map(jnp.sin, params)
         params, state = step(gradient, state, params)
-        updates, alone_state = update_alone(jax.tree.map(jnp.sin, alone), alone_state, alone)
+        gradient = jax.tree.map(jnp.sin, alone)
+        updates, alone_state = update_alone(gradient, alone_state, alone, value=0.0)
         alone = optax.apply_updates(alone, updates)
     assert len(traces) == 1
     assert relative_error(params["styles"][1], alone["styles"]) <= 1e-5
@@ -161,3 +162,57 @@ def test_bad_latents(scheme):
 def test_bad_schedules(schedule, learning_rate, steps, told):
     with pytest.raises(ValueError, match=told):
         SCHEDULES[schedule](learning_rate, steps)
+
+
+@pytest.mark.parametrize("pairs", [0, 2, 4])
+def test_lbfgs_applies_the_inverse_hessian_of_its_pairs(pairs):
+    """Against the update of the whole matrix, of a quadratic in 5 + 4 dimensions."""
+    rng = np.random.default_rng(0)
+    root = rng.standard_normal((9, 9))
+    steps, gradient = rng.standard_normal((4, 9)), rng.standard_normal(9)
+    steps[pairs:] = 0  # empty places
+    changes = steps @ (root @ root.T)
+    newest_s, newest_y = steps[0], changes[0]
+    scale = newest_s @ newest_y / (newest_y @ newest_y) if pairs else 0.3 / norms(gradient, 0)
+    inverse = scale * np.eye(9)
+    for s, y in reversed(list(zip(steps[:pairs], changes[:pairs], strict=True))):
+        left = np.eye(9) - np.outer(s, y) / (s @ y)
+        inverse = left @ inverse @ left.T + np.outer(s, s) / (s @ y)
+
+    def split(x):
+        return {"a": jnp.asarray(x[..., :5])[..., None, :], "b": jnp.asarray(x[..., None, 5:])}
+
+    with jax.enable_x64(True):
+        direction = _two_loops(split(steps), split(changes), split(gradient), 0.3)
+    direction = np.concatenate([direction["a"][0], direction["b"][0]])
+    assert relative_error(direction, -inverse @ gradient) <= 1e-12
+
+
+def test_lbfgs_finds_the_lowest_points_of_quadratic_forms_in_few_evaluations():
+    """⟨x, A x⟩ on two spheres: the smallest eigenvectors, by numpy."""
+    rng = np.random.default_rng(0)
+    matrices = [(a + a.T) / 2 for a in rng.standard_normal((2, 30, 30))]
+    eigen = [np.linalg.eigh(matrix) for matrix in matrices]
+
+    def loss(params):
+        return jnp.einsum("ni,nij,nj->", params, np.stack(matrices), params)
+
+    with jax.enable_x64(True):
+        start = jnp.asarray(rng.standard_normal((2, 30)))
+        start *= 3 / jnp.linalg.norm(start, axis=1, keepdims=True)
+        values, path = trajectory(SCHEMES["rescale"](lbfgs(0.1)), loss, start, 100)
+    assert relative_error(values[-1], 9 * sum(e.eigenvalues[0] for e in eigen)) <= 1e-12
+    for x, e in zip(path[-1], eigen, strict=True):
+        assert abs(x @ e.eigenvectors[:, 0]) >= 3 * (1 - 1e-9)
+    assert (np.diff(values[:40]) > 0).mean() <= 0.1  # later ones are lost in rounding
+    assert (np.minimum.accumulate(values)[1:] <= values[:-1]).all()
+
+
+def test_lbfgs_goes_back_from_where_the_objective_is_not_finite():
+    def loss(params):
+        return jnp.where(params[0, 0] < 0.5, jnp.nan, params[0, 0])
+
+    start = jnp.asarray([[1.0, 0.0, 0.1]])
+    values, path = trajectory(SCHEMES["rescale"](lbfgs(2.0)), loss, start, 30)
+    assert not np.isfinite(values).all()
+    assert np.isfinite(path).all() and values[np.isfinite(values)][-1] < 0.6
