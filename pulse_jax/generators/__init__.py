@@ -61,7 +61,7 @@ def style_generator(
     noise type, a layer to zero that doesn't exist, or a negative number of layers.
     """
     noise_layers = len(network.noise_shapes)
-    zero = {noise_layers - 1} if zero_noise_layers is None else set(zero_noise_layers)
+    zero = set(range(noise_layers)[-1:] if zero_noise_layers is None else zero_noise_layers)
     if noise_type not in NOISE_TYPES:
         raise ValueError(f"noise_type must be one of {', '.join(NOISE_TYPES)}, got {noise_type!r}")
     if unknown := zero - set(range(noise_layers)):
