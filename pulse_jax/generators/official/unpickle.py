@@ -291,6 +291,7 @@ class _Machine:
                     raise pickle.UnpicklingError(f"refused the opcode {name}")
 
     def _call(self, function, arguments, _keywords=None):
+        # No function takes more than 8, and to pass a million again and again would take hours.
         name, arguments = _typed(function, _Name).name, _typed(arguments, tuple)[:8]
         return _FUNCTIONS[name](self, *arguments) if name in _FUNCTIONS else Instance(name, {})
 
