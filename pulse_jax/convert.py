@@ -65,7 +65,8 @@ def parse(argv):
         flag_values=values,
     )
     if {"-h", "-help", "--help"} & set(argv):
-        print(__doc__, values.get_help(), "\nPublished generators:", sep="\n")
+        own = values.module_help(values.find_module_defining_flag("output"))
+        print(__doc__, own, "\nPublished generators:", sep="\n")
         for name, model in published.PUBLISHED.items():
             print(f"  {name}: {model.domain}, {model.architecture}, {model.licence}")
         sys.exit(0)
