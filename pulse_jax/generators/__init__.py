@@ -16,7 +16,8 @@ class Generator(NamedTuple):
     """A decoder of Gaussian variables, for one image; `vmap` it for more.
 
     Whatever provides these functions can be searched: a GAN, a VAE, a flow. All are pure; `params`
-    is always an argument.
+    is always an argument. A function that returns `(Generator, params)` is loaded by its name,
+    my_package.my_module:make.
 
     `resolution`: the side R of its images.
     `sample(key) → (latents, frozen)`: two pytrees of standard normal variables, of which the search
