@@ -4,8 +4,9 @@
     pulse_jax --generator=plug_in_decoder:make --input_dir=../checkpoints/faces64/examples
 
 Probabilistic PCA (Tipping and Bishop, 1999) says that a face is x = μ + W z with z ~ N(0, I): a
-linear decoder of one Gaussian vector, which lies on one sphere. μ is the mean of 2,000 faces, W
-their first 300 principal axes, each times its standard deviation. Fitted in half a minute.
+linear decoder of one Gaussian vector, which lies on one sphere. μ is the mean of 2,000 faces, W has
+their first 300 principal axes, each times its standard deviation. Half a minute on two cores. Its
+faces are ghostly, as sums of faces are; with --seed=0, 23 of the 32 meet eps.
 """
 
 import jax
@@ -19,8 +20,9 @@ def make(faces=2000, side=64, d=300):
     draw = jax.jit(jax.vmap(lambda key: face(key, side)[0].ravel()))
     x = jnp.concatenate([draw(k) for k in jax.random.split(jax.random.key(0), (faces // 50, 50))])
     mean = x.mean(axis=0)
-    _, deviations, axes = jnp.linalg.svd((x - mean) / jnp.sqrt(faces), full_matrices=False)
-    params = {"mean": mean, "axes": deviations[:d, None] * axes[:d]}
+    x = (x - mean) / jnp.sqrt(faces)
+    vectors = jnp.linalg.eigh(x @ x.T)[1][:, -d:]
+    params = {"mean": mean, "axes": vectors.T @ x}
 
     def sample(key):
         return jax.random.normal(key, (1, d)), ()  # one sphere; nothing else is drawn

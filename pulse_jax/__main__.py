@@ -250,9 +250,7 @@ def parse_layers(text, layers):
         raise ValueError(f"--bad_noise_layers={text}: not numbers with dots between") from None
     missing = numbers - set(range(layers))
     if missing:
-        print(
-            f"--bad_noise_layers={text}: there is no layer {max(missing)}, only 0 to {layers - 1}"
-        )
+        print(f"--bad_noise_layers={text}: there is no layer {max(missing)}, but {layers} in all")
     return numbers - missing
 
 

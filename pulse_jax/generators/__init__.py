@@ -16,7 +16,8 @@ class Generator(NamedTuple):
     """A decoder of Gaussian variables, for one image; `vmap` it for more.
 
     Whatever provides these functions can be searched: a GAN, a VAE, a flow. All are pure; `params`
-    is always an argument.
+    is always an argument. A function that returns `(Generator, params)` is loaded by its name,
+    my_package.my_module:make.
 
     `resolution`: the side R of its images.
     `sample(key) → (latents, frozen)`: two pytrees of standard normal variables, of which the search
@@ -61,7 +62,7 @@ def style_generator(
     noise type, a layer to zero that doesn't exist, or a negative number of layers.
     """
     noise_layers = len(network.noise_shapes)
-    zero = {noise_layers - 1} if zero_noise_layers is None else set(zero_noise_layers)
+    zero = set(range(noise_layers)[-1:] if zero_noise_layers is None else zero_noise_layers)
     if noise_type not in NOISE_TYPES:
         raise ValueError(f"noise_type must be one of {', '.join(NOISE_TYPES)}, got {noise_type!r}")
     if unknown := zero - set(range(noise_layers)):

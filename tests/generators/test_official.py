@@ -130,6 +130,14 @@ def test_the_network_without_moving_average_is_another(name):
     assert relative_error(images[1], arrays["image_psi1_of_G_sub4"]) > 0.1
 
 
+def test_tensorflow_networks_of_ada_are_clamped(monkeypatch):
+    tree = read(DATA / "sg2_tf.pkl")
+    tree[2].state["components"]["synthesis"].state["static_kwargs"]["conv_clamp"] = 256
+    monkeypatch.setattr(official, "read", lambda path: tree)
+    network, _ = read_network("network.pkl")
+    assert network.conv_clamp == 256
+
+
 # Every format.
 
 

@@ -1,4 +1,4 @@
-"""NVIDIA's TensorFlow pickles: the network Gs of StyleGAN or StyleGAN 2."""
+"""NVIDIA's TensorFlow pickles: the network Gs of StyleGAN or StyleGAN 2, ADA's included."""
 
 from pulse_jax.generators.official.parameters import Entries, expect, style_network
 from pulse_jax.generators.stylegan import StyleGAN
@@ -11,11 +11,11 @@ _BOTH = {
     "mapping_lrmul": 0.01,
     "mapping_nonlinearity": "lrelu",
     "nonlinearity": "lrelu",
+    "use_noise": True,
 }
 _STYLEGAN = _BOTH | {
     "use_wscale": True,
     "const_input_layer": True,
-    "use_noise": True,
     "use_pixel_norm": False,
     "use_instance_norm": True,
     "use_styles": True,
@@ -49,18 +49,18 @@ def from_tensorflow(network):
         expect(settings, _STYLEGAN)
         return _stylegan(Entries("StyleGAN", arrays))
     expect(settings, _STYLEGAN2)
-    return _stylegan2(Entries("StyleGAN 2", arrays))
+    return _stylegan2(Entries("StyleGAN 2", arrays), settings.get("conv_clamp"))
 
 
 def _stylegan(entries):
-    take, dense = entries.take, _dense(entries)
+    take = entries.take
 
     def layer(name):
         kernel = {} if name.endswith("Const") else {"kernel": take(f"{name}/weight", 4)}
         return kernel | {
             "bias": take(f"{name}/bias", 1),
             "noise_strength": take(f"{name}/Noise/weight", 1),
-            "style": dense(f"{name}/StyleMod"),
+            "style": _dense(entries, f"{name}/StyleMod"),
         }
 
     synthesis = {
@@ -82,7 +82,7 @@ def _stylegan(entries):
     return _with_mapping(entries, StyleGAN, synthesis, norm_epsilon=1e-8)
 
 
-def _stylegan2(entries):
+def _stylegan2(entries, clamp):
     take = entries.take
 
     def to_rgb(name):
@@ -111,23 +111,18 @@ def _stylegan2(entries):
             synthesis[f"{ours}_conv_up"] = conv_up(f"{theirs}/Conv0_up")
             synthesis[f"{ours}_conv"] = conv(f"{theirs}/Conv1")
         synthesis[f"{ours}_to_rgb"] = to_rgb(f"{theirs}/ToRGB")
-    return _with_mapping(entries, StyleGAN2, synthesis)
-
-
-def _dense(entries):
-    def dense(name):
-        return {
-            "kernel": entries.take(f"{name}/weight", 2),
-            "bias": entries.take(f"{name}/bias", 1),
-        }
-
-    return dense
+    clamp = None if clamp is None else float(clamp)
+    return _with_mapping(entries, StyleGAN2, synthesis, conv_clamp=clamp)
 
 
 def _with_mapping(entries, architecture, synthesis, **fields):
-    dense = _dense(entries)
-    mapping = [dense(f"mapping/Dense{i}") for i in entries.layers(r"mapping/Dense(\d+)/weight$")]
+    numbers = entries.layers(r"mapping/Dense(\d+)/weight$")
+    mapping = [_dense(entries, f"mapping/Dense{i}") for i in numbers]
     average = entries.take("dlatent_avg", 1)
     entries.drop(r"synthesis/noise\d")
     entries.check_all_taken()
     return style_network(architecture, synthesis, mapping, average, **fields)
+
+
+def _dense(entries, name):
+    return {"kernel": entries.take(f"{name}/weight", 2), "bias": entries.take(f"{name}/bias", 1)}

@@ -1,0 +1,172 @@
+"""Convert generators of other programs into folders that load at once.
+
+    pulse_jax_convert stylegan2-ffhq-config-f.pkl    # into ./stylegan2-ffhq-config-f
+    pulse_jax_convert network.pkl --output=cats --dtype=bfloat16
+    pulse_jax_convert ffhq1024                       # a published one, which is downloaded first
+
+A source is a file or folder that `pulse_jax --generator` takes, or the name of a published
+generator; the latter goes to the user's cache, where `--generator=ffhq1024` finds it. The latent
+fit is computed, unless the source has one as PULSE's does. Several sources are done one by one;
+one that can't be converted is told in one line and spares the others.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags, logging
+
+from pulse_jax.files import one_line
+from pulse_jax.generators import checkpoint, published
+
+
+def main():
+    """The console script: sources in, folders out."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells its steps
+    values, sources = parse(sys.argv)
+    failed, taken = False, set()
+    try:
+        for source in sources:
+            try:
+                folder = choose_folder(source, values.output, several=len(sources) > 1)
+                if folder in taken:
+                    raise ValueError(f"{source}: {folder} is taken by a source of the same name")
+                taken.add(folder)
+                convert(source, folder, values.dtype)
+            except ValueError as error:
+                failed = True
+                print(f"pulse_jax_convert: {one_line(error)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        sys.exit("pulse_jax_convert: interrupted")
+    if failed:
+        sys.exit(1)
+
+
+def parse(argv):
+    """The flags' values and the sources; errors end in one line."""
+    values = flags.FlagValues()  # not those of the other commands in this process
+    flags.DEFINE_string(
+        "output",
+        None,
+        "Folder for the generator; with several sources, for their folders. "
+        "Default: a new one in the current folder, with the source's name.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "dtype",
+        "float32",
+        ["float32", "bfloat16"],
+        "Of the kernels on disk: bfloat16 takes half the space, and keeps 2 to 3 digits.",
+        flag_values=values,
+    )
+    if {"-h", "-help", "--help"} & set(argv):
+        own = values.module_help(values.find_module_defining_flag("output"))
+        print(__doc__, own, "\nPublished generators:", sep="\n")
+        for name, model in published.PUBLISHED.items():
+            print(f"  {name}: {model.domain}, {model.architecture}, {model.licence}")
+        sys.exit(0)
+    try:
+        _, *sources = values(argv)
+    except flags.Error as error:
+        sys.exit(f"pulse_jax_convert: {one_line(error)}")
+    if not sources:
+        sys.exit("pulse_jax_convert: give a file, a folder or the name of a published generator")
+    return values, sources
+
+
+def choose_folder(source, output, several):
+    """Where a source's generator goes: see the flag --output."""
+    if output is None and source in published.PUBLISHED:
+        return published.folder(source)
+    path = Path(os.path.abspath(os.path.expanduser(source)))
+    name = path.stem if os.path.isfile(path) else path.name
+    if output is None:
+        return Path(name)
+    return Path(os.path.expanduser(output), name if several else "")
+
+
+def convert(source, folder, dtype="float32"):
+    """Write the generator that `source` names into `folder`, for `checkpoint.load`.
+
+    `source`: a path or name that `checkpoint.find` takes, or a published generator's name. `folder`
+    is new, empty, one of this function's making, which is replaced, or the published generator's
+    own; it gets its content when all of it has been written. `dtype`, "float32" or "bfloat16", is
+    that of the networks' kernels on disk; all else is float32, and so is what `load` makes of them.
+    Prints what was found and written.
+
+    Raises ValueError, in one line, if the source can't be found, downloaded or read, or the folder
+    can't be written or holds anything else.
+    """
+    folder, model = Path(folder), published.PUBLISHED.get(str(source))
+    if model is None or folder != published.folder(source):
+        _check_free(folder)
+    if model is None:
+        path = checkpoint.find(source)
+    else:
+        print(f"{source}: {model.page}, {model.licence}")
+        path = published.fetch(source)
+    module, params = checkpoint.read_network(path)
+    networks = {name: params[name] for name in ("mapping", "synthesis") if name in params}
+    count = sum(leaf.size for leaf in jax.tree.leaves(networks))
+    print(
+        f"{source}: {type(module).__name__}, {module.resolution}×{module.resolution} pixels, "
+        f"{count:,} parameters, z {module.z_size}, w {module.num_layers} × {module.latent_size}"
+    )
+    params = checkpoint.with_latent_fit(module, params)
+
+    def stored(path, leaf):  # nearly all is in the kernels, and the rest needs its digits
+        return np.asarray(leaf).astype(dtype if path[-1].key == "kernel" else np.float32)
+
+    _write(folder, module, jax.tree_util.tree_map_with_path(stored, params))
+    files = [path for path in (folder / "generator").rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    print(f"{source}: {size:.3g} MB of {dtype} in {folder}")
+
+
+def _check_free(folder):
+    """Raises ValueError if the folder may not be written."""
+    try:
+        free = not folder.exists() or not any(folder.iterdir()) or _is_converted(folder)
+    except OSError as error:
+        raise ValueError(f"{folder}: {one_line(error)}") from error
+    if not free:
+        raise ValueError(
+            f"{folder}: exists, and isn't a converted generator: give another --output"
+        )
+
+
+def _is_converted(folder):
+    """Whether `convert` has made it: a trainer's, say, has a discriminator too."""
+    try:
+        return json.loads((folder / "spec.json").read_text()).keys() == {"generator"}
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _write(folder, module, params):
+    """Save the generator in a temporary folder, then move it into place."""
+    temporary = folder / f".{os.getpid()}.tmp"
+    spec, weights = folder / "spec.json", folder / "generator"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(temporary, generator=(module, params))
+        spec.unlink(missing_ok=True)  # without it there is no generator
+        if weights.exists():
+            shutil.rmtree(weights)
+        os.replace(temporary / "generator", weights)
+        os.replace(temporary / "spec.json", spec)
+    except Exception as error:  # Orbax raises what it likes
+        raise ValueError(f"{folder}: can't be written: {one_line(error)[:300]}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if it was made in vain, and is empty
+
+
+if __name__ == "__main__":
+    main()
