@@ -67,6 +67,8 @@ flags.DEFINE_enum(
 flags.DEFINE_integer("num_trainable_noise_layers", 5, "How many of them are searched.", 0)
 flags.DEFINE_string("bad_noise_layers", None, "Those without noise, as in 3.17; default: the last.")
 flags.DEFINE_bool("tile_latent", False, "Search one style for all layers instead of one for each.")
+flags.DEFINE_bool("equal_start", False, "Start with the same style in all layers.")
+flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the generator's activations.")
 flags.DEFINE_enum("opt_name", "adam", list(pulse_jax.OPTIMIZERS), "Optimiser.")
 flags.DEFINE_float("learning_rate", 0.4, "Largest learning rate.")
 flags.DEFINE_integer("steps", 100, "Steps of each restart.", lower_bound=1)
@@ -82,6 +84,8 @@ flags.DEFINE_string("coordinator_address", None, "Host:port of process 0, where 
 flags.DEFINE_integer("num_processes", None, "How many there are, where not detected.", 1)
 flags.DEFINE_integer("process_id", None, "Which of them this is, where not detected.", 0)
 
+STYLE_FLAGS = ("noise_type", "num_trainable_noise_layers", "bad_noise_layers", "tile_latent")
+STYLE_FLAGS += ("equal_start", "dtype")
 PROCESS = ("coordinator_address", "num_processes", "process_id")
 # What the results don't depend on.
 INDIFFERENT = ("output_dir", "cache_dir", "distributed", *PROCESS)
@@ -195,7 +199,7 @@ def use_cache(cache):
 def make_generator():
     """That of `--generator`, and its parameters; a StyleGAN with the flags' latent space."""
     if is_plug_in(FLAGS.generator):
-        for name in ("noise_type", "num_trainable_noise_layers", "bad_noise_layers", "tile_latent"):
+        for name in STYLE_FLAGS:
             if FLAGS[name].value != FLAGS[name].default:
                 raise ValueError(f"--{name} is for StyleGANs: {FLAGS.generator} has no such thing")
         return plug_in(FLAGS.generator)
@@ -206,6 +210,8 @@ def make_generator():
         trainable_noise_layers=FLAGS.num_trainable_noise_layers,
         zero_noise_layers=parse_layers(FLAGS.bad_noise_layers, len(network.noise_shapes)),
         tile_latent=FLAGS.tile_latent,
+        equal_start=FLAGS.equal_start,
+        dtype=None if FLAGS.dtype == "float32" else FLAGS.dtype,
     )
     return generator, params
 

@@ -43,6 +43,8 @@ def style_generator(
     trainable_noise_layers=5,
     zero_noise_layers=None,
     tile_latent=False,
+    equal_start=False,
+    dtype=None,
 ):
     """A `Generator` from a StyleGAN, in PULSE's latent space (arXiv 2003.03808).
 
@@ -50,12 +52,16 @@ def style_generator(
     vector is, per coordinate,
         w = gain · leaky_relu(std · z + mean, 0.2), z ~ N(0, I),
     with mean and std from `params["latent_fit"]`. Each of the L style vectors has its own z, or all
-    have the same with `tile_latent`.
+    share one with `tile_latent`. With `equal_start`, which the reference doesn't have, they are
+    equal in a sample, as in the images that the generator was trained for, and then go their ways.
 
     `network`: a `StyleGAN` or `StyleGAN2`. `noise_type`: "zero", "fixed" (all noise maps are drawn,
     then left alone) or "trainable" (all are drawn, and the first `trainable_noise_layers`, or all
     if there are fewer, are searched too). The noise maps numbered in `zero_noise_layers`, by
     default the last alone, are zero and not searched, whatever the type.
+
+    `dtype`, such as jnp.bfloat16, is that of weights and activations; by default they stay as they
+    are. Latents and images don't change theirs.
 
     Latents: {"style": (L, d), or (1, d) with `tile_latent`, and "noise_i": (1, H, W) for each
     noise map i that is searched}; the other noise maps are frozen. Raises ValueError for an unknown
@@ -76,7 +82,9 @@ def style_generator(
     def sample(key):
         style_key, *noise_keys = jax.random.split(key, 1 + noise_layers)
         vectors = 1 if tile_latent else network.num_layers
-        latents = {"style": jax.random.normal(style_key, (vectors, network.latent_size))}
+        drawn = 1 if equal_start else vectors
+        style = jax.random.normal(style_key, (drawn, network.latent_size))
+        latents = {"style": jnp.broadcast_to(style, (vectors, network.latent_size))}
         frozen = {}
         for i, (noise_key, shape) in enumerate(zip(noise_keys, network.noise_shapes, strict=True)):
             noise = jnp.zeros(shape) if i in zero else jax.random.normal(noise_key, shape)
@@ -92,7 +100,11 @@ def style_generator(
         maps = latents | frozen
         noise = [maps[f"noise_{i}"][None] for i in range(noise_layers)]
         w = styles(params, latents)[None]
-        return (network.apply({"params": params}, w, noise, method="synthesis")[0] + 1) / 2
+        inputs = {"params": params}, w, noise
+        if dtype is not None:
+            inputs = jax.tree.map(lambda x: x.astype(dtype), inputs)
+        image = network.apply(*inputs, method="synthesis")[0]
+        return (image.astype(w.dtype) + 1) / 2
 
     return Generator(network.resolution, sample, synthesize, styles)
 

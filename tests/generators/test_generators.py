@@ -125,6 +125,36 @@ def test_an_image_is_that_of_its_styles_and_noise_maps(network):
         assert jnp.abs(synthesize(params, other, frozen) - image).max() > 1e-3
 
 
+@both_networks
+def test_an_equal_start_is_that_of_one_style_in_all_layers(network):
+    latents, _ = style_generator(network, equal_start=True).sample(jax.random.key(5))
+    assert latents["style"].shape == (6, 5)
+    np.testing.assert_array_equal(latents["style"], np.tile(latents["style"][:1], (6, 1)))
+    assert len(np.unique(latents["style"])) == 5
+
+
+def image_and_gradient(network, **latent_space):
+    """Of a random network."""
+    generator, params = style_generator(network, **latent_space), random_params(network)
+    latents, frozen = generator.sample(jax.random.key(6))
+
+    def loss(latents):
+        image = generator.synthesize(params, latents, frozen)
+        return jnp.sum(image * jnp.sin(jnp.arange(image.size).reshape(image.shape))), image
+
+    gradient, image = jax.jit(jax.grad(loss, has_aux=True))(latents)
+    return image, gradient["style"]
+
+
+@both_networks
+def test_bfloat16_is_close_and_a_type_of_activations_alone(network):
+    image, gradient = image_and_gradient(network)
+    close, close_gradient = image_and_gradient(network, dtype="bfloat16")
+    assert close.dtype == close_gradient.dtype == "float32"
+    assert 1e-5 <= relative_error(close, image) <= 0.05
+    assert 1e-5 <= relative_error(close_gradient, gradient) <= 0.1
+
+
 # The latent fit.
 
 
