@@ -23,7 +23,11 @@ from pulse_jax.generators.plug_in import is_plug_in, plug_in
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 
-ARCHITECTURES = {"stylegan": StyleGAN, "stylegan2": StyleGAN2, "discriminator": Discriminator}
+ARCHITECTURES = {
+    "stylegan": StyleGAN,
+    "stylegan2": StyleGAN2,
+    "discriminator": Discriminator,
+}
 
 
 def bundled():
@@ -175,20 +179,16 @@ def _read(folder, name):
             if not path.is_file() or _sha256(path.read_bytes()) != sha256:
                 raise ValueError(f"{file} is missing or damaged")
         module = ARCHITECTURES[entry.pop("architecture")]
-        module = module(**{field: _hashable(value) for field, value in entry.items()})
+        # A tuple is a list in JSON.
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
         with ocp.StandardCheckpointer() as checkpointer:
             params = checkpointer.restore((folder / name).absolute())
-        return module, jax.tree.map(_widened, params)
+        return module(**fields), jax.tree.map(_widened, params)
     except Exception as error:  # Orbax, JSON and the modules raise what they like
         reason = one_line(error)[:300]
         if isinstance(error, KeyError):
             reason = f"spec.json has no known {reason}"
         raise ValueError(f"generator {folder}: can't read its {name}: {reason}") from error
-
-
-def _hashable(value):
-    """A field of a module, which JSON makes a list of if it is a tuple."""
-    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _widened(leaf):

@@ -32,12 +32,16 @@ class StyleNetwork(nn.Module):
         """Style vectors of one image: 2 log2(resolution) − 2."""
         return 2 * len(self.channels)
 
-    def setup(self):
+    def check_sizes(self):
+        """Raises ValueError if the resolution doesn't fit the number of channels."""
         if 4 * 2 ** (len(self.channels) - 1) != self.resolution:
             raise ValueError(
                 f"{len(self.channels)} channel counts {self.channels} don't fit "
                 f"resolution {self.resolution}"
             )
+
+    def setup(self):
+        self.check_sizes()
         self.mapping_network = Mapping(
             self.latent_size,
             self.mapping_layers,

@@ -1,14 +1,17 @@
 """Generators on disk: what is saved comes back, what is damaged is refused in one line."""
 
+import functools
+import io
 import json
 import shutil
+import sys
 
 import jax
 import numpy as np
 import pytest
 from helpers import DATA, golden, relative_error
 
-from pulse_jax.generators import checkpoint
+from pulse_jax.generators import checkpoint, fit_latents
 from pulse_jax.generators.official import read
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
@@ -229,6 +232,23 @@ def test_a_folder_of_pulse_with_its_mapping_network(tmp_path):
     error = np.abs(fit["mean"] - arrays["fit_mean"]) / arrays["fit_std"]
     assert error.max() <= 5 / np.sqrt(300)
     assert np.abs(fit["std"] / arrays["fit_std"] - 1).max() <= 5 / np.sqrt(600)
+
+
+def test_a_bar_runs_on_a_terminal_alone(tmp_path, monkeypatch):
+    for name in ("synthesis", "mapping"):
+        shutil.copy(DATA / f"sg1_torch_r128_{name}_zip.pt", tmp_path / f"{name}.pt")
+    quick = functools.partial(fit_latents, samples=1000, chunk_size=100)
+    monkeypatch.setattr(checkpoint, "fit_latents", quick)
+    for terminal in (False, True):
+        stderr = io.StringIO()
+        stderr.isatty = lambda terminal=terminal: terminal
+        monkeypatch.setattr(sys, "stderr", stderr)
+        checkpoint.load(tmp_path)
+        hint, *bar = stderr.getvalue().splitlines()
+        assert hint == (
+            f"{tmp_path}: computing its latent fit; `pulse_jax_convert {tmp_path}` would store it"
+        )
+        assert ("latent fit" in "".join(bar)) == bool(bar) == terminal
 
 
 def test_parts_of_pulse_that_do_not_go_together_are_refused(tmp_path):

@@ -17,6 +17,7 @@ from pulse_jax.generators.official.unpickle import Instance
 from pulse_jax.generators.style_network import truncate
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import StyleGAN2
+from pulse_jax.generators.stylegan3 import StyleGAN3
 
 # PULSE.
 
@@ -160,6 +161,13 @@ def test_hyperparameters_follow_from_the_file(name, expected):
     assert sorted(params) == ["latent_average", "mapping", "synthesis"]
     for leaf in jax.tree.leaves(params):
         assert leaf.dtype == np.float32 and leaf.flags.owndata
+
+
+@pytest.mark.parametrize("name", ["sg3T", "sg3R"])
+def test_stylegan_3_is_told_from_2(name):
+    network, params = read_network(DATA / f"{name}.pkl")
+    assert isinstance(network, StyleGAN3)
+    assert sorted(params) == ["latent_average", "mapping", "synthesis"]
 
 
 def test_checkpoints_of_rosinalitys_trainer_have_no_average():

@@ -2,9 +2,10 @@
 
 from pulse_jax.files import one_line
 from pulse_jax.generators.official.ada import from_ada
-from pulse_jax.generators.official.parameters import checked
+from pulse_jax.generators.official.parameters import checked, persistent_modules
 from pulse_jax.generators.official.pulse import from_pulse
 from pulse_jax.generators.official.rosinality import from_rosinality
+from pulse_jax.generators.official.stylegan3 import from_stylegan3
 from pulse_jax.generators.official.tensorflow import from_tensorflow
 from pulse_jax.generators.official.unpickle import Instance, read
 
@@ -23,12 +24,13 @@ _OTHERS = {
 def read_network(path):
     """The generator in one file of published weights: (Flax module, params).
 
-    Which program wrote the file is told from what is in it: StyleGAN and StyleGAN 2 for TensorFlow,
-    stylegan2-ada-pytorch, or rosinality's stylegan2-pytorch. Of a file's networks it is the moving
-    average of the generator. `params` are float32 arrays: {"mapping", "synthesis"} and, if the file
-    has it, "latent_average" (d,), the mean of the style vectors (see `truncate`). Constant noise
-    maps are left out: a search has its own. Raises ValueError, in one line with the path, for a
-    file that can't be read, holds no such generator, or one that these modules can't compute.
+    Which program wrote the file is told from what is in it: those of StyleGAN, StyleGAN 2 and its
+    ADA in TensorFlow, stylegan2-ada-pytorch, stylegan3, or rosinality's stylegan2-pytorch. Of a
+    file's networks it is the moving average of the generator. `params` are float32 arrays:
+    {"mapping", "synthesis"} and, if the file has it, "latent_average" (d,), the mean of the style
+    vectors, for `style_network.truncate`. Constant noise maps are left out: a search has its own.
+    Raises ValueError, in one line with the path, for a file that can't be read, holds no such
+    generator, or one that these modules can't compute.
     """
     tree = read(path)
     try:
@@ -46,13 +48,15 @@ def _convert(tree):
         case (_, _, Instance(name="dnnlib.tflib.network.Network") as network):
             return from_tensorflow(network)
         case {"G_ema": Instance() as root}:
-            return from_ada(root)
+            alias_free = "synthesis.input" in persistent_modules(root)
+            return from_stylegan3(root) if alias_free else from_ada(root)
         case {"g_ema": dict()}:
             return from_rosinality(tree)
         case Instance():
             content = f"a {tree.name!r} alone"
         case dict():
-            content = next((_OTHERS[name] for name in _OTHERS if name in tree), list(tree)[:5])
+            known = (content for name, content in _OTHERS.items() if name in tree)
+            content = next(known, f"the entries {list(tree)[:5]}")
         case _:
             content = f"a {type(tree).__name__}"
     raise ValueError(f"holds no generator, but {content}")

@@ -1,0 +1,109 @@
+"""StyleGAN 3 of NVIDIA's PyTorch program stylegan3."""
+
+import numpy as np
+
+from pulse_jax.generators.official.parameters import (
+    Entries,
+    expect,
+    hwio,
+    persistent_modules,
+    persistent_state,
+)
+from pulse_jax.generators.stylegan3 import StyleGAN3
+
+# Their settings of the synthesis network, and ours.
+_SETTINGS = {
+    "num_critical": "critical_layers",
+    "first_cutoff": "first_cutoff",
+    "first_stopband": "first_stopband",
+    "last_stopband_rel": "last_stopband",
+    "margin_size": "margin",
+    "output_scale": "output_scale",
+    "conv_kernel": "kernel_size",
+    "filter_size": "filter_size",
+    "lrelu_upsampling": "lrelu_upsampling",
+    "use_radial_filters": "radial_filters",
+}
+
+
+def from_stylegan3(root):
+    """A generator of stylegan3, a persistent module, as (StyleGAN3, params).
+
+    The filters are ours, designed from the settings; they are compared with the file's. Layers that
+    were trained in float16 are computed like the others. Raises ValueError for a setting that our
+    networks don't have, for a layer or filter that isn't what the settings lead to, and for an
+    entry that is missing or unknown.
+    """
+    modules = persistent_modules(root)
+    entries = Entries("stylegan3", persistent_state(modules))
+    take = entries.take
+
+    def expect_of(name, **standard):
+        expect(modules.get(name, {}), standard, f"{name}.".lstrip("."))
+
+    def dense(name, **standard):
+        expect_of(name, **standard)
+        return {"kernel": take(f"{name}.weight", 2).T, "bias": take(f"{name}.bias", 1)}
+
+    def conv(name):
+        expect_of(name, conv_clamp=clamp)
+        return {
+            "kernel": hwio(take(f"{name}.weight", 4)),
+            "bias": take(f"{name}.bias", 1),
+            "style": dense(f"{name}.affine", activation="linear", bias_gain=1),
+            "input_magnitude": take(f"{name}.magnitude_ema", 0),
+        }
+
+    expect_of("", c_dim=0, img_channels=3)
+    settings = modules["synthesis"]
+    given = settings["_init_kwargs"]
+    fields = {
+        ours: np.asarray(given[name]).item() for name, ours in _SETTINGS.items() if name in given
+    }
+    *convs, last = (f"synthesis.{name}" for name in settings["layer_names"])
+    clamp = modules[last].get("conv_clamp")
+    synthesis = {
+        "input": {
+            "frequencies": take("synthesis.input.freqs", 2),
+            "phases": take("synthesis.input.phases", 1),
+            "transform": take("synthesis.input.transform", 2),
+            "kernel": take("synthesis.input.weight", 2).T,
+            "style": dense("synthesis.input.affine", activation="linear", bias_gain=1),
+        },
+        **{f"conv_{i}": conv(name) for i, name in enumerate(convs)},
+        "to_rgb": conv(last),
+    }
+    mapping = {
+        f"dense_{i}": dense(f"mapping.fc{i}", activation="lrelu", bias_gain=0.01)
+        for i in entries.layers(r"mapping\.fc(\d+)\.weight$")
+    }
+    z_size, mapping_width = mapping["dense_0"]["kernel"].shape
+    module = StyleGAN3(
+        int(settings["img_resolution"]),
+        tuple(synthesis[f"conv_{i}"]["bias"].size for i in range(len(convs))),
+        synthesis["to_rgb"]["style"]["kernel"].shape[0],
+        len(mapping),
+        z_size,
+        mapping_width,
+        conv_clamp=None if clamp is None else float(clamp),
+        **fields,
+    )
+    module.check_sizes()
+
+    expect(settings, {name: getattr(module, ours) for name, ours in _SETTINGS.items()})
+    size, rate, bandwidth, _ = module.signals[0]
+    expect_of("synthesis.input", size=[size, size], sampling_rate=rate, bandwidth=bandwidth)
+    for name, (size, up, up_filter, down, down_filter, padding) in zip(
+        convs, module.resamplings, strict=True
+    ):
+        standard = {"up_factor": up, "down_factor": down, "padding": padding * 2}
+        expect_of(name, out_size=[size, size], **standard)
+        for part, ours in {"up_filter": up_filter, "down_filter": down_filter}.items():
+            if ours.size > 1:
+                theirs = take(f"{name}.{part}", ours.ndim)
+                if theirs.shape != ours.shape or np.abs(theirs - ours).max() > 1e-6 * ours.max():
+                    raise ValueError(f"{name}.{part} isn't the filter that the settings lead to")
+    params = {"mapping": mapping, "synthesis": synthesis}
+    params["latent_average"] = take("mapping.w_avg", 1)
+    entries.check_all_taken()
+    return module, params
