@@ -22,10 +22,12 @@ from pulse_jax.generators import fit_latents, official, published, style_generat
 from pulse_jax.generators.plug_in import is_plug_in, plug_in
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
+from pulse_jax.generators.stylegan3 import StyleGAN3
 
 ARCHITECTURES = {
     "stylegan": StyleGAN,
     "stylegan2": StyleGAN2,
+    "stylegan3": StyleGAN3,
     "discriminator": Discriminator,
 }
 
