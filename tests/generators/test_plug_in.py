@@ -140,7 +140,7 @@ def test_the_command_searches_it_for_the_picture_alone(run, folder):
     with (output / "results.csv").open(newline="") as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["converged", "converged"]
     config = json.loads((output / "config.json").read_text())
-    assert config["flags"]["loss_str"] == "100*L2"
+    assert config["--loss_str"] == "100*L2"
     with np.load(output / "a" / "latents.npz") as file:
         assert set(file) == {"latents"}
         latents = file["latents"]
@@ -154,7 +154,7 @@ def test_the_command_searches_it_for_the_picture_alone(run, folder):
 def test_styles_of_its_own_are_compared(run, folder):
     output = run("--generator=decoders:make_with_styles")
     config = json.loads((output / "config.json").read_text())
-    assert config["flags"]["loss_str"] == "100*L2+0.05*GEOCROSS"
+    assert config["--loss_str"] == "100*L2+0.05*GEOCROSS"
     with np.load(output / "a" / "latents.npz") as file:
         assert {name: file[name].shape for name in file} == {"style": (2, 1, 20), "grain": (2,)}
 
