@@ -100,3 +100,11 @@ def test_an_installation_finds_its_generators_from_any_folder(
     result = run(environment.parent / "pulse_jax", "--input_dir=missing", cwd=tmp_path)
     assert result.returncode != 0
     assert "missing" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_importing_leaves_what_is_slow_to_import_for_later():
+    code = (
+        "import sys, pulse_jax; print([n for n in ('orbax', 'pooch', 'torch') if n in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout == "[]\n", result.stderr

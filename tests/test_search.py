@@ -26,7 +26,7 @@ from pulse_jax import (
 )
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import StyleGAN2
-from pulse_jax.search import STATUS, advance
+from pulse_jax.search import STATUS, advance, fitting_slots
 
 NAN, INF = np.nan, np.inf
 PROGRAMS = ClosedJaxpr, Jaxpr
@@ -277,6 +277,14 @@ def test_a_free_slot_goes_to_the_next_restart():
     assert list(steps) == [1, 2, 3, 0]
     others = steps[1] * [[0, 1]] + steps[2] * [[0, 2]] + steps[3] * [[0, 3]]
     assert seen == others + (60 - len(others)) * [[0, -1]]
+
+
+def test_slots_are_as_many_as_fit():
+    one = TARGETS[0], take(start(1), 0)
+    memories = 0, 1e5, 1.5e5, 1e12
+    slots = [fitting_slots(LINEAR, MATRIX, *one, 64, memory=memory) for memory in memories]
+    assert slots == sorted(slots)
+    assert slots[0] == 1 < slots[1] < slots[2] < slots[3] == 64
 
 
 # --- What is compiled. ---

@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from tqdm import tqdm
 
 from pulse_jax.files import one_line, write
@@ -139,7 +138,7 @@ def save(folder, **networks):
     """
     folder = Path(folder).absolute()
     names = {module: name for name, module in ARCHITECTURES.items()}
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         for name, (_, params) in networks.items():
             checkpointer.save(folder / name, jax.tree.map(np.asarray, params), force=True)
     spec = {}
@@ -165,6 +164,12 @@ def digest(params):
     return result.hexdigest()
 
 
+def _checkpointer():
+    import orbax.checkpoint as ocp  # here, since importing it takes as long as half of JAX
+
+    return ocp.StandardCheckpointer()
+
+
 def _sha256(data):
     return hashlib.sha256(data).hexdigest()
 
@@ -183,7 +188,7 @@ def _read(folder, name):
         module = ARCHITECTURES[entry.pop("architecture")]
         # A tuple is a list in JSON.
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             params = checkpointer.restore((folder / name).absolute())
         return module(**fields), jax.tree.map(_widened, params)
     except Exception as error:  # Orbax, JSON and the modules raise what they like
