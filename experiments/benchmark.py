@@ -67,10 +67,11 @@ CHANNELS = (512, 512, 512, 512, 256, 128, 64, 32, 16)  # of the official StyleGA
 
 
 class Recipe(NamedTuple):
-    """A way to search: an optimiser for so many steps, and whether a restart stops at eps."""
+    """A way to search: an optimiser for so many steps, where a restart ends, where it starts."""
 
     optimizer: Callable
     stop_at_eps: bool
+    equal_start: bool = False
 
 
 def learning_rates(steps):
@@ -81,9 +82,15 @@ def reference(steps):
     return pulse_jax.SCHEMES["rescale"](pulse_jax.OPTIMIZERS["adam"](learning_rates(steps)))
 
 
+def lbfgs(steps):
+    return pulse_jax.SCHEMES["rescale"](pulse_jax.OPTIMIZERS["lbfgs"](0.1))
+
+
 RECIPES = {
     "reference": Recipe(reference, stop_at_eps=False),
     "reference_stopping": Recipe(reference, stop_at_eps=True),
+    "lbfgs": Recipe(lbfgs, stop_at_eps=True),
+    "lbfgs_equal_start": Recipe(lbfgs, stop_at_eps=True, equal_start=True),
 }
 
 FLAGS = flags.FLAGS
@@ -168,9 +175,9 @@ def set_up(name, recipe):
     """A search, from the names of a generator and a recipe."""
     random = re.fullmatch(r"stylegan(\d+)", name)
     network, params = random_stylegan(int(random[1])) if random else checkpoint.load_network(name)
-    generator = pulse_jax.style_generator(network)
+    optimizer, stop_at_eps, equal_start = RECIPES[recipe]
+    generator = pulse_jax.style_generator(network, equal_start=equal_start)
     operator = pulse_jax.operators.bicubic(min(32, network.resolution // 8))
-    optimizer, stop_at_eps = RECIPES[recipe]
     search = pulse_jax.build(generator, operator, LOSS, optimizer(FLAGS.steps))
     return Setup(network, not random, generator, params, operator, search, stop_at_eps)
 
