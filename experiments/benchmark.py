@@ -11,9 +11,11 @@
   image and gradient. Beside it: the share of what the processor does in products of 3072² float32
   matrices, counting the operations of the original networks, whatever is saved of them; the time of
   the search's compiled chunk over that of as many bare compiled steps; what the chunk takes in
-  memory and to compile; for trained generators, the restarts a search has accepted in a second.
-  --against_torch (pip install -e ".[bench]") adds, for StyleGAN 1 and the recipe "reference", the
-  time of the same steps in PyTorch over ours, once images and errors have been found equal.
+  memory and to compile; for trained generators, the restarts a search has accepted in a second, and
+  by how much the error of their images, in float32 and 8 bits, exceeds what the search has seen.
+  --against_torch (pip install -e ".[bench]") adds, for StyleGAN 1 in float32 and the recipe
+  "reference", the time of the same steps in PyTorch over ours, once images and errors have been
+  found equal.
 - scaling: time and memory of more and more restarts. The seconds in a round, of --slots restarts,
   should stay, and so should the memory.
 - slots: restarts accepted in a second if a slot goes to the next one as soon as it is free, and if
@@ -34,6 +36,7 @@ command, a quarter of an hour for 1024². Whatever else runs meanwhile spoils al
 import csv
 import functools
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -63,6 +66,7 @@ from pulse_jax.search import advance
 EPS = 1e-3  # largest mean squared error of an accepted restart
 LOSS = pulse_jax.Loss(eps=0.8 * EPS)
 CHUNK = 5  # steps in a compiled chunk, as `stream` has them
+COMPARED = "reference", "float32"  # recipe and dtype of the steps in PyTorch
 CHANNELS = (512, 512, 512, 512, 256, 128, 64, 32, 16)  # of the official StyleGAN
 
 
@@ -102,6 +106,7 @@ flags.DEFINE_list(
     "StyleGAN 1 with the official channels and random weights.",
 )
 flags.DEFINE_list("recipes", list(RECIPES), f"Of {', '.join(RECIPES)}; ratios are to the first.")
+flags.DEFINE_list("dtypes", "float32", "In steps: of the activations, float32 or bfloat16.")
 flags.DEFINE_list("restarts", "8", "At once in steps, in all in scaling, else for each face.")
 flags.DEFINE_integer("slots", 8, "Restarts at once, but for steps.", lower_bound=1)
 flags.DEFINE_integer("faces", 16, "Freshly drawn faces; in recipes a multiple of 4.", lower_bound=1)
@@ -164,6 +169,7 @@ class Setup(NamedTuple):
     network: Any
     trained: bool
     generator: pulse_jax.Generator
+    exact: pulse_jax.Generator  # the same in float32
     params: Any
     operator: Any
     search: pulse_jax.Search
@@ -171,15 +177,16 @@ class Setup(NamedTuple):
 
 
 @functools.cache
-def set_up(name, recipe):
+def set_up(name, recipe, dtype=None):
     """A search, from the names of a generator and a recipe."""
     random = re.fullmatch(r"stylegan(\d+)", name)
     network, params = random_stylegan(int(random[1])) if random else checkpoint.load_network(name)
     optimizer, stop_at_eps, equal_start = RECIPES[recipe]
-    generator = pulse_jax.style_generator(network, equal_start=equal_start)
+    exact = pulse_jax.style_generator(network, equal_start=equal_start)
+    generator = pulse_jax.style_generator(network, equal_start=equal_start, dtype=dtype)
     operator = pulse_jax.operators.bicubic(min(32, network.resolution // 8))
     search = pulse_jax.build(generator, operator, LOSS, optimizer(FLAGS.steps))
-    return Setup(network, not random, generator, params, operator, search, stop_at_eps)
+    return Setup(network, not random, generator, exact, params, operator, search, stop_at_eps)
 
 
 def random_stylegan(resolution):
@@ -273,15 +280,15 @@ def render(setup, latents, frozen):
 
     @jax.jit
     def draw(params, samples):
-        return jax.lax.map(lambda z: setup.generator.synthesize(params, *z), samples, batch_size=8)
+        return jax.lax.map(lambda z: setup.exact.synthesize(params, *z), samples, batch_size=8)
 
     return as_saved(draw(setup.params, (latents, frozen)))
 
 
-def is_accepted(setup, images, targets):
-    """Whether images (N, R, R, 3) downscale to the targets, by the exact operator: (N,)."""
+def errors(setup, images, targets):
+    """Mean squared errors of the downscaled images (N, R, R, 3), by the exact operator: (N,)."""
     downscaled = np.asarray(jax.jit(jax.vmap(setup.operator))(images))
-    return np.mean((downscaled - targets) ** 2, axis=(1, 2, 3)) <= EPS
+    return np.mean((downscaled - targets) ** 2, axis=(1, 2, 3))
 
 
 def in_turns(*functions):
@@ -304,14 +311,16 @@ def ratio(name, a, b):
 
 
 def steps(name, restarts):
-    for recipe in FLAGS.recipes:
-        setup = set_up(name, recipe)
-        row = {"generator": name, "restarts": restarts, "dtype": "float32", "recipe": recipe}
-        row |= time_steps(setup, restarts)
-        yield row | {"accepted/s": accepted_rate(setup, restarts) if setup.trained else ""}
+    for recipe, dtype in itertools.product(FLAGS.recipes, FLAGS.dtypes):
+        setup = set_up(name, recipe, None if dtype == "float32" else dtype)
+        comparable = isinstance(setup.network, StyleGAN) and (recipe, dtype) == COMPARED
+        timed = time_steps(setup, restarts, FLAGS.against_torch and comparable)
+        found = search_figures(setup, restarts) if setup.trained else {}
+        row = {"generator": name, "restarts": restarts, "dtype": dtype, "recipe": recipe}
+        yield row | {"accepted/s": "", "l2 added": ""} | timed | found
 
 
-def accepted_rate(setup, slots):
+def search_figures(setup, slots):
     """Of one search, with a restart for each face, or more to fill the slots."""
     restarts = slots * -(-FLAGS.faces // slots)
     _, inputs = draw_inputs(setup)
@@ -321,11 +330,14 @@ def accepted_rate(setup, slots):
     began = time.perf_counter()
     state = search_all(setup, start, restarts, slots)
     seconds = time.perf_counter() - began
-    images = render(setup, state.best.latents, state.frozen)
-    return is_accepted(setup, images, targets).sum() / seconds
+    l2 = errors(setup, render(setup, state.best.latents, state.frozen), targets)
+    return {
+        "accepted/s": (l2 <= EPS).sum() / seconds,
+        "l2 added": float(np.median(l2 - state.best.l2)),
+    }
 
 
-def time_steps(setup, restarts):
+def time_steps(setup, restarts, against_torch):
     side = setup.generator.resolution // setup.operator.factor
     start = make_start(setup, np.full((restarts, side, side, 3), 0.5, np.float32))
     mesh = Mesh(jax.local_devices()[:1], "slots")
@@ -354,10 +366,10 @@ def time_steps(setup, restarts):
         jax.block_until_ready(bare_state)
 
     functions = [in_chunk, lambda: product(matrix, matrix).block_until_ready(), bare]
-    if FLAGS.against_torch:
+    if against_torch:
         functions.append(torch_steps(setup, state, targets))
     first = [function() for function in functions]  # compiles them
-    if FLAGS.against_torch:
+    if against_torch:
         check_equal("errors", first[-1], first[0], 1e-3)
 
     before = evaluations(state)
@@ -374,7 +386,9 @@ def time_steps(setup, restarts):
         "memory MB": peak / 1e6,
         "compile s": compiling,
     }
-    return figures | (ratio("torch / ours", torch_seconds[0], seconds) if torch_seconds else {})
+    if FLAGS.against_torch:
+        figures |= dict.fromkeys(["torch / ours", "turn by turn"], "")
+    return figures | (ratio("torch / ours", torch_seconds[0], seconds) if against_torch else {})
 
 
 def torch_steps(setup, state, targets):
@@ -442,7 +456,7 @@ def time_slots(setup, restarts):
     warm_up(setup, start, FLAGS.slots)
     state = streamed()
     images = render(setup, state.best.latents, state.frozen)
-    accepted = is_accepted(setup, images, targets).sum()
+    accepted = (errors(setup, images, targets) <= EPS).sum()
     seconds, batch_seconds = in_turns(streamed, batched)
     return {
         "restarts": len(targets),
@@ -492,7 +506,7 @@ def judge(setup, state, targets, score):
 
     latents = state.best.latents
     images = render(setup, latents, state.frozen)
-    accepted = is_accepted(setup, images, targets)
+    accepted = errors(setup, images, targets) <= EPS
     scores = np.stack([score(batch) for batch in by_face(images).swapaxes(0, 1)], axis=1)
     styles = jax.jit(jax.vmap(setup.generator.styles, (None, 0)))(setup.params, latents)
     alike = render(setup, *with_noise_of_first(latents, state.frozen))
