@@ -3,6 +3,7 @@
 from pulse_jax import generators, images, losses, operators, optimizers, sphere
 from pulse_jax.generators import Generator, style_generator
 from pulse_jax.generators.checkpoint import load, load_discriminator
+from pulse_jax.generators.style_network import truncate
 from pulse_jax.losses import Loss
 from pulse_jax.operators import OPERATORS
 from pulse_jax.optimizers import OPTIMIZERS, SCHEDULES, SCHEMES
@@ -43,5 +44,6 @@ __all__ = [
     "status",
     "stream",
     "style_generator",
+    "truncate",
 ]
 __version__ = "0.1.0"

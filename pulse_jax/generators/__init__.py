@@ -55,7 +55,7 @@ def style_generator(
     share one with `tile_latent`. With `equal_start`, which the reference doesn't have, they are
     equal in a sample, as in the images that the generator was trained for, and then go their ways.
 
-    `network`: a `StyleGAN` or `StyleGAN2`. `noise_type`: "zero", "fixed" (all noise maps are drawn,
+    `network`: a `StyleGAN`, 2 or 3. `noise_type`: "zero", "fixed" (all noise maps are drawn,
     then left alone) or "trainable" (all are drawn, and the first `trainable_noise_layers`, or all
     if there are fewer, are searched too). The noise maps numbered in `zero_noise_layers`, by
     default the last alone, are zero and not searched, whatever the type.

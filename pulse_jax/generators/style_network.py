@@ -1,4 +1,4 @@
-"""What StyleGAN 1 and 2 have in common: all but the synthesis network."""
+"""What the StyleGANs have in common: all but the synthesis network."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,9 +10,10 @@ class StyleNetwork(nn.Module):
     """A mapping network, and the synthesis network that an architecture adds.
 
     An architecture has `activation_gain`, of the mapping's leaky ReLUs, `noise_shapes`, those of
-    one image's noise maps (1, H, W), and in `setup` a `synthesis_network`. `channels` are those at
-    side 4, 8, …, `resolution`. Latents z have `z_size` coordinates, the layers of the mapping
-    network `mapping_width`, style vectors w `latent_size`, which the others are by default.
+    one image's noise maps (1, H, W), and in `setup` a `synthesis_network`. Unless it says
+    otherwise, `channels` are those at side 4, 8, …, `resolution`. Latents z have `z_size`
+    coordinates, the layers of the mapping network `mapping_width`, style vectors w `latent_size`,
+    which the others are by default.
     """
 
     resolution: int

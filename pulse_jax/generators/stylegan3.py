@@ -18,6 +18,7 @@ from jax import lax
 
 from pulse_jax.generators.layers import SQRT2, Dense, conv2d, leaky_relu
 from pulse_jax.generators.style_network import StyleNetwork
+from pulse_jax.generators.stylegan2 import clamped
 
 
 class Signal(NamedTuple):
@@ -55,8 +56,8 @@ class StyleGAN3(StyleNetwork):
     `conv_clamp` bounds the magnitude of what they and ToRGB put out. See section 3.2 and appendix C
     of the paper.
 
-    Deviation: styles are normalised for each image by itself, in the original over the batch. That
-    makes no difference but through the 1e-8 of the demodulation, less than 1e-8 of the image.
+    Deviation: styles are normalised for each image by itself, in the original over the batch. It
+    matters only for the 1e-8 in the demodulation: images differ by less than that.
     """
 
     mapping_layers: int = 2
@@ -178,11 +179,9 @@ class Synthesis(nn.Module):
     @nn.compact
     def __call__(self, w, noise):
         x = FourierFeatures(self.channels[0], self.input, name="input")(w[:, 0])
-        for i, features in enumerate(self.channels):
-            conv = FilteredConv(
-                features, self.kernel_size, self.resamplings[i], self.clamp, name=f"conv_{i}"
-            )
-            x = conv(x, w[:, i + 1])
+        for i, resampling in enumerate(self.resamplings):
+            layer = self.channels[i], self.kernel_size, resampling, self.clamp
+            x = FilteredConv(*layer, name=f"conv_{i}")(x, w[:, i + 1])
         return ToRGB(self.clamp, name="to_rgb")(x, w[:, -1]) * self.output_scale
 
 
@@ -215,15 +214,12 @@ class FourierFeatures(nn.Module):
         frequencies, phases = moved[..., :2], phases + moved[..., 2]
         # Waves that the user's transform makes too fast fade away.
         excess = jnp.linalg.norm(frequencies, axis=-1) - bandwidth
-        amplitudes = lax.clamp(0.0, 1 - excess / (rate / 2 - bandwidth), 1.0)  # (N, C)
+        amplitudes = jnp.clip(1 - excess / (rate / 2 - bandwidth), 0, 1)  # (N, C)
 
         position = jnp.asarray((np.arange(size) - (size - 1) / 2) / rate, w.dtype)[:, None]
-        across = 2 * math.pi * (position * frequencies[:, None, :, 0] + phases[:, None])
-        down = 2 * math.pi * position * frequencies[:, None, :, 1]  # (N, H, C)
-        cos, sin = (f(down)[:, :, None] for f in (jnp.cos, jnp.sin))
-        waves = (
-            sin * jnp.cos(across)[:, None] + cos * jnp.sin(across)[:, None]
-        )  # sin(down + across)
+        across = position * frequencies[:, None, :, 0] + phases[:, None]  # (N, W, C)
+        down = position * frequencies[:, None, :, 1]  # (N, H, C)
+        waves = jnp.sin(2 * math.pi * (down[:, :, None] + across[:, None]))
         return waves * amplitudes[:, None, None] @ (kernel / math.sqrt(self.features))
 
 
@@ -277,21 +273,15 @@ class ToRGB(nn.Module):
     def __call__(self, x, w):
         inputs = x.shape[-1]
         kernel = self.param("kernel", nn.initializers.normal(1.0), (1, 1, inputs, 3))
-        style = Dense(inputs, bias_init=1.0, name="style")(w) * (
-            input_gain(self) / math.sqrt(inputs)
-        )
+        style = Dense(inputs, bias_init=1.0, name="style")(w) / math.sqrt(inputs)
         bias = self.param("bias", nn.initializers.zeros, (3,))
-        return clamped(conv2d(x * style[:, None, None], kernel, (0, 0)) + bias, self.clamp)
+        x = conv2d(x * style[:, None, None], kernel, (0, 0)) * input_gain(self) + bias
+        return clamped(x, self.clamp)
 
 
 def input_gain(module):
     """What gives a layer's input unit variance, from its mean square as tracked in training."""
     return lax.rsqrt(module.param("input_magnitude", nn.initializers.ones, ()))
-
-
-def clamped(x, clamp):
-    """x, no further from 0 than `clamp`, if that is a number."""
-    return x if clamp is None else lax.clamp(-clamp, x, clamp)
 
 
 # An upsampled signal is kept as phases, of which `phases[a][b]` has the samples [a::up, b::up]. So
