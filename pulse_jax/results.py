@@ -113,6 +113,8 @@ def finish(picture, resolution):
     write(picture.folder / "latents.npz", _npz(latents))
     write(picture.folder / "results.csv", as_csv(rows))
     shutil.rmtree(picture.folder / "parts")
+    for path in picture.folder.glob(".*.tmp"):  # half written when a process was killed
+        path.unlink()
 
 
 def as_csv(rows):
