@@ -1,0 +1,261 @@
+"""What the experiments have in common: settings, held-out images, searches, tables, figures.
+
+An experiment is made of cells, such as one scheme each, that compute the rows of a table:
+
+    def main(folder):
+        rows = [row for name in FLAGS.schemes for row in folder.rows(name, partial(measure, name))]
+        folder.figure("ablation.png", draw(rows))
+
+    if __name__ == "__main__":
+        harness.run(main, {"quick": {"inputs": 4}, "full": {"inputs": 32}})
+
+Its folder holds config.json (all flags and versions), a CSV file of rows for each cell, timings.csv
+and what it draws. The same command goes on with the cells that are missing; --config=config.json
+computes the same rows again in another folder.
+"""
+
+import csv
+import importlib.metadata
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from faces import face
+
+import pulse_jax
+from pulse_jax import images
+from pulse_jax.files import one_line, write
+from pulse_jax.results import as_csv
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("preset", "quick", ["quick", "full"], "How much is measured.")
+flags.DEFINE_string(
+    "workdir", None, "Folder for the results; default: runs/ and the script's name."
+)
+flags.DEFINE_string("config", None, "Take the settings from this config.json of an earlier run.")
+flags.DEFINE_string("generator", "faces64", "A bundled or published generator, or one's path.")
+flags.DEFINE_string("images", None, "Folder of held-out images; default: freshly drawn faces.")
+flags.DEFINE_integer("inputs", None, "Held-out images; the preset's by default.", 1)
+flags.DEFINE_integer("restarts", None, "Restarts for each; the preset's by default.", 1)
+flags.DEFINE_integer("steps", 100, "Of each restart.", 1)
+flags.DEFINE_integer("factor", 8, "Of downscaling.", 1)
+flags.DEFINE_float("eps", 1e-3, "Mean squared error of a success.")
+flags.DEFINE_integer("slots", 16, "Restarts searched at once.", 1)
+flags.DEFINE_integer("seed", 1000, "Of images and restarts; no trainer's.", 0)
+
+PLACES = "workdir", "config"  # settings that change no row
+PACKAGES = "jax", "jaxlib", "flax", "optax", "numpy", "scikit-image"
+
+
+def run(experiment, presets):
+    """Parse the flags, open the folder and call `experiment(folder)`.
+
+    `presets`: flags and their values, by the name of the preset; a flag that is given goes first.
+    """
+
+    def main(_):
+        logging.set_verbosity(logging.WARNING)
+        name = Path(sys.argv[0]).stem
+        try:
+            settle(presets)
+            folder = Folder(Path(FLAGS.workdir or f"runs/{name}").expanduser())
+            experiment(folder)
+        except (ValueError, OSError) as error:
+            sys.exit(f"{name}: {one_line(error)}")
+        folder.write_timings()
+
+    app.run(main)
+
+
+def settle(presets):
+    """Give flags the values of --config or of the preset, where the command line has none."""
+    if FLAGS.config:
+        values = json.loads(Path(FLAGS.config).expanduser().read_text())["flags"]
+    else:
+        values = presets[FLAGS.preset]
+    for name, value in values.items():
+        if FLAGS[name].using_default_value and name not in PLACES:
+            FLAGS[name].value = value
+
+
+class Folder:
+    """Where an experiment's results lie. Raises ValueError if it holds those of other settings."""
+
+    def __init__(self, path):
+        self.path, self.timings = path, []
+        (path / "cells").mkdir(parents=True, exist_ok=True)
+        config = path / "config.json"
+        settings = configuration()
+        earlier = json.loads(config.read_text()) if config.is_file() else settings
+        for name, value in settings["flags"].items():
+            if earlier["flags"].get(name) != value:
+                was = earlier["flags"].get(name)
+                raise ValueError(f"--workdir={path} has results of --{name}={was}, not {value}")
+        write(config, json.dumps(earlier, indent=2) + "\n")
+
+    def rows(self, cell, compute):
+        """The rows of one cell, dicts: those of an earlier run, else `compute()`.
+
+        They are read from the file in any case, so that they are the same either way: floats,
+        integers, strings.
+        """
+        path = self.path / "cells" / f"{cell}.csv"
+        if not path.is_file():
+            began = time.perf_counter()
+            rows = [dict(row) for row in compute()]
+            self.timings.append({"cell": cell, "seconds": time.perf_counter() - began})
+            write(path, as_csv(rows))
+        with path.open(newline="") as file:
+            return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+    def table(self, name, rows):
+        """Write a table as CSV, and print it in Markdown."""
+        write(self.path / name, as_csv(rows))
+        print(markdown(rows), flush=True)
+
+    def figure(self, name, figure):
+        """Write a figure of matplotlib, at 150 dots an inch."""
+        temporary = self.path / f".{name}"
+        figure.savefig(
+            temporary, dpi=150, format=name.rpartition(".")[2], metadata={"Software": None}
+        )
+        temporary.replace(self.path / name)
+
+    def picture(self, name, rows):
+        """Write rows of images (H, W, 3) as one grid."""
+        images.save_image(self.path / name, images.grid(rows))
+
+    def write_timings(self):
+        """Seconds of the cells that this run has computed, apart from what can be reproduced."""
+        if self.timings:
+            write(self.path / "timings.csv", as_csv(self.timings))
+
+
+def configuration():
+    """All settings, and what the numbers depend on besides."""
+    own = [sys.modules["__main__"], sys.modules[__name__]]
+    found = [flag for module in own for flag in FLAGS.get_key_flags_for_module(module)]
+    values = {flag.name: flag.value for flag in found if flag.name not in PLACES}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "flags": values,
+        "device": jax.devices()[0].device_kind,
+        "machine": platform.machine(),
+        "versions": versions
+        | {"python": platform.python_version(), "pulse_jax": pulse_jax.__version__},
+    }
+
+
+def markdown(rows):
+    """A table with three digits to each number."""
+
+    def text(value):
+        if not isinstance(value, float):
+            return str(value)
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([text(v) for v in r.values()] for r in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _number(text):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+# --- Images and searches. ---
+
+
+def held_out(resolution, count=None):
+    """Images (N, R, R, 3) in [0, 1], with 8 bits, that the generator has never seen.
+
+    Freshly drawn faces, the same for one seed at every resolution; or the first of --images,
+    brought to that side by averaging. Raises ValueError if there are fewer.
+    """
+    count = count or FLAGS.inputs
+    if FLAGS.images is None:
+        keys = jax.random.split(jax.random.key(FLAGS.seed), count)
+        return as_saved(jax.jit(jax.vmap(lambda key: face(key, resolution)[0]))(keys))
+    paths, _ = images.list_images(FLAGS.images)
+    if len(paths) < count:
+        raise ValueError(f"--images={FLAGS.images} holds {len(paths)} images, not {count}")
+    pictures = []
+    for path in paths[:count]:
+        picture = images.load_image(path)
+        height, width, _ = picture.shape
+        if height != width or height % resolution:
+            raise ValueError(
+                f"{path}: {width}×{height} pixels, not a square multiple of {resolution}"
+            )
+        pictures.append(pulse_jax.operators.area(height // resolution)(jnp.asarray(picture)))
+    return as_saved(np.stack(pictures))
+
+
+def as_saved(batch):
+    """Images as 8-bit files hold them."""
+    return images.to_uint8(np.asarray(batch)).astype(np.float32) / 255
+
+
+def degraded(operator, batch):
+    """D of each image, exactly."""
+    return np.asarray(jax.jit(jax.vmap(operator))(batch))
+
+
+class Found(NamedTuple):
+    """Results of a search: axis 0 counts images, axis 1 the restarts of each."""
+
+    images: np.ndarray  # (N, K, R, R, 3) the best iterates, with 8 bits
+    l2: np.ndarray  # (N, K) mean squared error of these, by the exact operator
+    state: pulse_jax.SearchState  # leaves (N K, ...)
+    info: pulse_jax.SearchInfo  # leaves (N K, steps)
+
+
+def search_all(generator, params, operator, search, targets, *, stop_at_eps=False):
+    """Searches for all targets (N, h, w, 3), --restarts of each, in one compiled program.
+
+    Restart k of image i starts at a sample that depends on --seed, i and k alone, so that what is
+    compared starts at the same points. Returns `Found`.
+    """
+    count, restarts = len(targets), FLAGS.restarts
+    key = jax.random.fold_in(jax.random.key(FLAGS.seed), 1)
+    per_image = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(count))
+    keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(
+        per_image, np.arange(restarts)
+    )
+    start = jax.jit(lambda keys: jax.vmap(search.init)(*jax.vmap(generator.sample)(keys)))
+    targets = np.repeat(targets, restarts, axis=0)
+    slots = min(FLAGS.slots, len(targets))
+    state, info = pulse_jax.run(
+        search,
+        params,
+        targets,
+        start(keys.ravel()),
+        FLAGS.steps,
+        slots=slots,
+        stop_at_eps=stop_at_eps,
+    )
+    results = render(generator, params, state.best.latents, state.frozen)
+    l2 = np.mean((degraded(operator, results) - targets) ** 2, axis=(1, 2, 3))
+    results = results.reshape(count, restarts, *results.shape[1:])
+    return Found(results, l2.reshape(count, restarts), state, info)
+
+
+def render(generator, params, latents, frozen):
+    """Images (N, R, R, 3) of latents, with 8 bits, computed a few at a time."""
+
+    @jax.jit
+    def draw(params, samples):
+        return jax.lax.map(lambda z: generator.synthesize(params, *z), samples, batch_size=8)
+
+    return as_saved(draw(params, (latents, frozen)))
