@@ -55,7 +55,7 @@ from absl import app, flags, logging
 from faces import face
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from measures import as_saved, pairwise_rms, with_noise_of_first
+from metrics import as_saved, diversity, with_noise_of_first
 
 import pulse_jax
 from pulse_jax.generators import checkpoint
@@ -516,7 +516,7 @@ def judge(setup, state, targets, score):
         "evaluations / accepted": evaluations(state) / accepted.sum(),
         "score": scores.ravel()[accepted].mean(dtype=float),
         "GEOCROSS": np.asarray(jax.vmap(geocross)(styles))[accepted].mean(dtype=float),
-        "diversity": float(np.mean([pairwise_rms(group) for group in groups if len(group) > 1])),
+        "diversity": float(np.mean([diversity(group) for group in groups if len(group) > 1])),
     }
 
 

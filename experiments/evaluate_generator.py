@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from faces import face
-from measures import as_saved, laplacian_energy, pairwise_rms, with_noise_of_first
+from metrics import as_saved, diversity, laplacian_energy, with_noise_of_first
 
 import pulse_jax
 from pulse_jax import images
@@ -68,8 +68,8 @@ def main(_):
     figures = {
         "success": float((l2 <= FLAGS.eps).mean()),
         "sharpness": float(laplacian_energy(results).mean() / laplacian_energy(truth).mean()),
-        "diversity": float(np.mean([pairwise_rms(group) for group in by_face(alike)])),
-        "difference of two faces": float(pairwise_rms(truth)),
+        "diversity": float(np.mean([diversity(group) for group in by_face(alike)])),
+        "difference of two faces": float(diversity(truth)),
         "median l2": float(np.median(l2)),
         "median steps to eps": float(jnp.median(jnp.where(met.any(1), met.argmax(1), FLAGS.steps))),
         "settings": {flag.name: flag.value for flag in own},

@@ -9,13 +9,14 @@ An experiment is made of cells, such as one scheme each, that compute the rows o
     if __name__ == "__main__":
         harness.run(main, {"quick": {"inputs": 4}, "full": {"inputs": 32}})
 
-Its folder holds config.json (all flags and versions), a CSV file of rows for each cell, timings.csv
-and what it draws. The same command goes on with the cells that are missing; --config=config.json
-computes the same rows again in another folder.
+Its folder holds config.json (all flags and versions), a file for each cell, of rows or of arrays,
+timings.csv and what it draws. The same command goes on with the cells that are missing;
+--config=config.json computes the same rows again in another folder.
 """
 
 import csv
 import importlib.metadata
+import io
 import json
 import platform
 import sys
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from faces import face
+from metrics import as_saved
 
 import pulse_jax
 from pulse_jax import images
@@ -114,6 +116,18 @@ class Folder:
             write(path, as_csv(rows))
         with path.open(newline="") as file:
             return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+    def arrays(self, cell, compute):
+        """The arrays of one cell, by name: those of an earlier run, else `compute()`."""
+        path = self.path / "cells" / f"{cell}.npz"
+        if not path.is_file():
+            began = time.perf_counter()
+            content = io.BytesIO()
+            np.savez(content, **compute())
+            self.timings.append({"cell": cell, "seconds": time.perf_counter() - began})
+            write(path, content.getvalue())
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
 
     def table(self, name, rows):
         """Write a table as CSV, and print it in Markdown."""
@@ -202,14 +216,16 @@ def held_out(resolution, count=None):
     return as_saved(np.stack(pictures))
 
 
-def as_saved(batch):
-    """Images as 8-bit files hold them."""
-    return images.to_uint8(np.asarray(batch)).astype(np.float32) / 255
-
-
 def degraded(operator, batch):
     """D of each image, exactly."""
     return np.asarray(jax.jit(jax.vmap(operator))(batch))
+
+
+def build(generator, operator):
+    """A search with the original's recipe; it aims a little below --eps, as the command does."""
+    schedule = pulse_jax.SCHEDULES["linear1cycledrop"](0.4, FLAGS.steps)
+    optimizer = pulse_jax.SCHEMES["rescale"](pulse_jax.OPTIMIZERS["adam"](schedule))
+    return pulse_jax.build(generator, operator, pulse_jax.Loss(eps=0.8 * FLAGS.eps), optimizer)
 
 
 class Found(NamedTuple):

@@ -1,0 +1,410 @@
+"""How good, how sharp and how different images are, and how sure one can be of a mean.
+
+Batches of images are NumPy arrays (N, H, W, 3) in [0, 1], and so are the results. Nothing here
+needs downloaded weights.
+"""
+
+import functools
+import itertools
+from statistics import NormalDist
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from scipy.fft import dctn, idctn
+from scipy.ndimage import gaussian_filter
+from scipy.special import gamma
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+import pulse_jax
+from pulse_jax import images
+
+# --- What is compared. ---
+
+
+def as_saved(batch):
+    """Images as 8-bit files hold them."""
+    return images.to_uint8(np.asarray(batch)).astype(np.float32) / 255
+
+
+def with_noise_of_first(latents, frozen):
+    """The same styles, all with the noise maps of the first restart: what differs is theirs."""
+    first = jax.tree.map(lambda leaf: leaf[:1].repeat(len(leaf), axis=0), (latents, frozen))
+    return first[0] | {"style": latents["style"]}, first[1]
+
+
+# --- Against the truth. ---
+
+
+def psnr(batch, truth):
+    """Peak signal-to-noise ratio of each image, −10 log₁₀ of the mean square error, in dB: (N,)."""
+    return np.array(
+        [peak_signal_noise_ratio(t, x, data_range=1) for x, t in zip(batch, truth, strict=True)]
+    )
+
+
+def ssim(batch, truth):
+    """Structural similarity of each image, the mean over its channels, at most 1: (N,).
+
+    As in Wang et al., "Image quality assessment: from error visibility to structural similarity",
+    IEEE TIP 2004: a Gaussian window of σ = 1.5 pixels, 11 × 11. Raises ValueError for images that
+    are smaller than that.
+    """
+    wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return np.array(
+        [
+            structural_similarity(t, x, data_range=1, channel_axis=-1, **wang)
+            for x, t in zip(batch, truth, strict=True)
+        ]
+    )
+
+
+# --- Sharpness and diversity. ---
+
+
+def laplacian_energy(batch):
+    """Mean square of the 4-neighbour Laplacian of each image: (N,)."""
+    centre = batch[:, 1:-1, 1:-1]
+    neighbours = batch[:, :-2, 1:-1] + batch[:, 2:, 1:-1] + batch[:, 1:-1, :-2] + batch[:, 1:-1, 2:]
+    return np.mean((neighbours - 4 * centre) ** 2, axis=(1, 2, 3))
+
+
+def high_pass(batch, factor):
+    """What a picture that is smaller by `factor` can't hold: the same shape, around 0.
+
+    That is all above its Nyquist frequency, 1 / (2 factor) cycles a pixel, along either side: the
+    cosines (DCT-II) from number H / factor and W / factor on. Cosines, since the Fourier transform
+    would take the step from one border to the opposite one for sharpness.
+    """
+    spectrum = dctn(batch, axes=(1, 2), norm="ortho")
+    spectrum[:, : batch.shape[1] // factor, : batch.shape[2] // factor] = 0
+    return idctn(spectrum, axes=(1, 2), norm="ortho")
+
+
+def high_frequency_energy(batch, factor):
+    """Mean square of `high_pass` of each image, its spectral power above that frequency: (N,)."""
+    return np.mean(high_pass(batch, factor) ** 2, axis=(1, 2, 3))
+
+
+def diversity(batch):
+    """Root mean square difference of two images, averaged over all pairs."""
+    pairs = itertools.combinations(batch, 2)
+    return np.mean([np.sqrt(np.mean((a - b) ** 2)) for a, b in pairs])
+
+
+# --- NIQE: Mittal, Soundararajan and Bovik, "Making a 'completely blind' image quality analyzer",
+# --- IEEE Signal Processing Letters 2013; equations by their numbers there.
+
+
+class NiqeModel(NamedTuple):
+    """The Gaussian of the features of sharp patches of pristine images."""
+
+    mean: np.ndarray  # (36,)
+    covariance: np.ndarray  # (36, 36)
+    patch: int  # side of the patches, in pixels
+
+
+def niqe_model(pristine, patch=32):
+    """The model that `niqe` compares with, fitted to pristine images (N, H, W, 3).
+
+    It is one of the domain at hand: drawings have other statistics than photographs. As in the
+    paper, only patches count whose mean local deviation is above 0.75 of that of the sharpest in
+    their image. The paper's patches have 96 pixels and don't overlap, which leaves none in a small
+    image; ours have 32 and lie a quarter of that apart, so that an image of 64 has 25.
+
+    Raises ValueError for a patch that isn't a multiple of 8, images with a side below two patches,
+    and too few images to fit a covariance.
+    """
+    features, sharpness = _niqe_features(pristine, patch)
+    kept = features[sharpness > 0.75 * sharpness.max(axis=1, keepdims=True)]
+    count, size = kept.shape
+    if count <= size:
+        raise ValueError(
+            f"a NIQE model needs more than {size} sharp patches, got {count} in "
+            f"{len(pristine)} images"
+        )
+    return NiqeModel(kept.mean(axis=0), np.cov(kept.T), patch)
+
+
+def niqe(batch, model):
+    """Natural image quality evaluator of each image, the lower the better: (N,).
+
+    Equation 10: √((μ − ν)ᵀ ((Σ + Σ')/2)⁻¹ (μ − ν)), between the model's Gaussian and that of the
+    image's own patches, all of them, with the pseudo-inverse. It knows neither the truth nor the
+    input, and pristine images don't get 0, since their own Gaussian is of few patches and of blunt
+    ones too. Raises ValueError for images with a side below two patches.
+    """
+    distances = []
+    for features in _niqe_features(batch, model.patch)[0]:
+        difference = features.mean(axis=0) - model.mean
+        inverse = np.linalg.pinv((np.cov(features.T) + model.covariance) / 2)
+        distances.append(np.sqrt(difference @ inverse @ difference))
+    return np.array(distances)
+
+
+def fit_ggd(x, mean=np.mean):
+    """Generalised Gaussian of values around 0: (α, β), by moments.
+
+    Its density is α / (2βΓ(1/α)) exp(−(|x|/β)^α): equation 4. `mean` averages over the values of a
+    sample, or over those of each patch.
+    """
+    absolute, square = mean(np.abs(x)), mean(x**2)
+    shape = _shape(absolute**2 / np.maximum(square, 1e-12))
+    return shape, np.sqrt(square * gamma(1 / shape) / gamma(3 / shape))
+
+
+def fit_aggd(x, mean=np.mean):
+    """Asymmetric generalised Gaussian of values around 0: (γ, η, βₗ, βᵣ), by moments.
+
+    Its density is γ / ((βₗ + βᵣ)Γ(1/γ)) exp(−(|x|/β)^γ) with β = βₗ below 0 and βᵣ above, its mean
+    η = (βᵣ − βₗ) Γ(2/γ)/Γ(1/γ): equations 7 and 8. `mean` as in `fit_ggd`.
+    """
+
+    def deviation(side):
+        return np.sqrt(mean(x**2 * side) / np.maximum(mean(1.0 * side), 1e-12)) + 1e-12
+
+    left, right = deviation(x < 0), deviation(x > 0)
+    balance = left / right
+    ratio = mean(np.abs(x)) ** 2 / np.maximum(mean(x**2), 1e-12)
+    shape = _shape(ratio * (balance**3 + 1) * (balance + 1) / (balance**2 + 1) ** 2)
+    scale = np.sqrt(gamma(1 / shape) / gamma(3 / shape))
+    centre = (right - left) * scale * gamma(2 / shape) / gamma(1 / shape)
+    return shape, centre, left * scale, right * scale
+
+
+def _shape(ratio):
+    """The α from 0.2 to 10 for which a generalised Gaussian has this (E|x|)² / E x²."""
+    shapes = np.arange(0.2, 10, 0.001)
+    return np.interp(
+        ratio, gamma(2 / shapes) ** 2 / (gamma(1 / shapes) * gamma(3 / shapes)), shapes
+    )
+
+
+def _niqe_features(batch, patch):
+    """Features (N, patches, 36) and sharpness (N, patches): 18 features at each of two scales."""
+    if patch % 8:
+        raise ValueError(f"patch must be a multiple of 8, got {patch}")
+    if min(batch.shape[1:3]) < 2 * patch:
+        raise ValueError(
+            f"NIQE with patches of {patch} needs sides of at least {2 * patch}, got {batch.shape}"
+        )
+    height, width = (side - side % (patch // 4) for side in batch.shape[1:3])
+    grey = 255 * (batch[:, :height, :width].astype(np.float64) @ np.array([0.299, 0.587, 0.114]))
+    features, sharpness = [], []
+    for side in (patch, patch // 2):
+        mean = functools.partial(_patch_means, patch=side)
+        normalised, deviation = _mscn(grey)
+        sharpness.append(mean(deviation))
+        features += fit_ggd(normalised, mean)
+        _, height, width = grey.shape
+        padded = np.pad(normalised, ((0, 0), (1, 1), (1, 1)), mode="reflect")
+        for down, across in ((0, 1), (1, 0), (1, 1), (1, -1)):
+            neighbour = padded[:, 1 + down :, 1 + across :][:, :height, :width]
+            features += fit_aggd(normalised * neighbour, mean)
+        half = (width // 2, height // 2)
+        grey = np.stack([Image.fromarray(x).resize(half, Image.BICUBIC) for x in np.float32(grey)])
+    return np.stack(features, axis=-1), sharpness[0]
+
+
+def _mscn(grey):
+    """Mean-subtracted, contrast-normalised coefficients, and the local deviation: equations 1–3."""
+    blur = functools.partial(
+        gaussian_filter, sigma=7 / 6, radius=3, axes=(1, 2), mode="nearest", output=np.float64
+    )
+    mean = blur(grey)
+    deviation = np.sqrt(np.maximum(blur(np.float64(grey) ** 2) - mean**2, 0))
+    return (grey - mean) / (deviation + 1), deviation
+
+
+def _patch_means(x, patch):
+    """Means over patches that lie a quarter of their side apart: (N, H, W) → (N, patches)."""
+    step = patch // 4
+    count, height, width = x.shape
+    blocks = x.reshape(count, height // step, step, width // step, step).mean(axis=(2, 4))
+    windows = np.lib.stride_tricks.sliding_window_view(blocks, (4, 4), axis=(1, 2))
+    return windows.mean(axis=(-2, -1)).reshape(count, -1)
+
+
+# --- Realism. ---
+
+
+def realism(name):
+    """A function `score(images) → (N,)`: the discriminator of a generator, higher is more real.
+
+    One of its features is how much the images of a batch differ. Here each is judged in a batch of
+    its own, where that is 0: lower scores than in training, but independent of the neighbours.
+    Trust it as far as `realism_auc` says; for faces64 that is 1. Raises ValueError as `pulse_jax.load_discriminator` does.
+    """
+    discriminator, params = pulse_jax.load_discriminator(name)
+
+    @jax.jit
+    def score(params, batch):
+        return jax.lax.map(lambda x: discriminator(params, x[None])[0], batch, batch_size=8)
+
+    return lambda batch: np.asarray(score(params, jnp.asarray(batch)))
+
+
+def realism_auc(name, real, seed=0):
+    """How well `realism` tells real images from samples at twice the radius: `auc`.
+
+    Twice as far from the origin as a Gaussian has its mass, images fall apart. `real`: (N, R, R, 3)
+    that neither network was trained on; as many samples are drawn.
+    """
+    generator, params = pulse_jax.load(name)
+
+    @jax.jit
+    def draw(params, keys):
+        def one(key):
+            latents, frozen = generator.sample(key)
+            return generator.synthesize(params, jax.tree.map(lambda z: 2 * z, latents), frozen)
+
+        return jax.lax.map(one, keys, batch_size=8)
+
+    score = realism(name)
+    samples = as_saved(draw(params, jax.random.split(jax.random.key(seed), len(real))))
+    return auc(score(real), score(samples))
+
+
+def auc(positive, negative):
+    """Area under the ROC curve: how often a positive value exceeds a negative one; ties are half.
+
+    1 if all do, ½ if the values tell nothing.
+    """
+    differences = np.asarray(positive)[:, None] - np.asarray(negative)
+    return np.mean(np.sign(differences) + 1) / 2
+
+
+# --- Fréchet distance. ---
+
+
+def frechet(features_a, features_b):
+    """Fréchet distance of two sets of features (N, d), as Gaussians; squared, as FID is.
+
+    |μ − ν|² + tr(Σ + Σ' − 2(Σ^½ Σ' Σ^½)^½) (Dowson and Landau, 1982), in float64. A set that is not
+    much larger than d seems further off than it is: compare sets of one size, and with the value
+    for real images.
+    """
+    a, b = np.float64(features_a), np.float64(features_b)
+    difference = a.mean(axis=0) - b.mean(axis=0)
+    covariance_a, covariance_b = np.cov(a.T), np.cov(b.T)
+    values, vectors = np.linalg.eigh(covariance_a)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariance_b @ root), 0)).sum()
+    return difference @ difference + np.trace(covariance_a) + np.trace(covariance_b) - 2 * cross
+
+
+def frechet_features(batch):
+    """What `frechet` compares: scattering coefficients of each image, (N, 115) at a side of 64.
+
+    Two layers of fixed wavelets (Bruna and Mallat, "Invariant scattering convolution networks",
+    PAMI 2013), so there is nothing to train or download. A layer takes the modulus of Morlet
+    wavelets in four directions, on the image or the map of the layer before, halved time and again
+    as long as a side has 8 pixels; the second takes coarser scales than the first. Of each map the
+    mean over the image counts, and its logarithm, so that a change by some factor counts the same
+    at each scale: log(mean + 0.001), where 0.001 is what rounding to 8 bits does. With them go the
+    means of the three colours. They measure textures and edges, and don't know a face from its
+    parts in disorder. Two sets of drawn faces that share none are 0.5 apart if each has 64, and
+    0.05 if each has 512; faces and others blurred by one pixel, 10.
+    """
+
+    @jax.jit
+    def compute(batch):
+        return jax.lax.map(_scattering, batch, batch_size=16)
+
+    return np.asarray(compute(jnp.asarray(batch)))
+
+
+def _scattering(image):
+    """Features of one image (H, W, 3)."""
+    grey = image @ jnp.array([0.299, 0.587, 0.114])
+    x, means = grey[None], []
+    while min(x.shape[1:]) >= 8:
+        first = _modulus(x)  # (4, h, w)
+        means.append(first)
+        coarser = _halve(first)
+        while min(coarser.shape[1:]) >= 8:
+            means.append(_modulus(coarser))  # (16, h, w)
+            coarser = _halve(coarser)
+        x = _halve(x)
+    means = jnp.concatenate([m.mean(axis=(1, 2)) for m in means])
+    return jnp.concatenate([image.mean(axis=(0, 1)), jnp.log(means + 1e-3)])
+
+
+def _modulus(maps):
+    """Moduli of four wavelets on each map: (C, h, w) → (4C, h, w)."""
+    padded = jnp.pad(maps, ((0, 0), (3, 3), (3, 3)), mode="symmetric")[..., None]
+    filtered = jax.lax.conv_general_dilated(
+        padded,
+        jnp.asarray(_wavelets(), maps.dtype),
+        (1, 1),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )
+    real, imaginary = filtered[..., :4], filtered[..., 4:]
+    moduli = jnp.sqrt(real**2 + imaginary**2).transpose(0, 3, 1, 2)
+    return moduli.reshape(-1, *maps.shape[1:])
+
+
+def _halve(maps):
+    """Means of 2 × 2 pixels: (C, h, w) → (C, h/2, w/2)."""
+    count, height, width = maps.shape
+    even = maps[:, : height // 2 * 2, : width // 2 * 2]
+    return even.reshape(count, height // 2, 2, width // 2, 2).mean(axis=(2, 4))
+
+
+def _wavelets():
+    """Morlet wavelets in four directions, real parts, then imaginary ones: (7, 7, 1, 8).
+
+    e^{iξ·x} − κ under a Gaussian of 0.8 pixels, |ξ| = 3π/4, with κ for a mean of 0.
+    """
+    y, x = np.mgrid[-3:4, -3:4]
+    envelope = np.exp(-(x**2 + y**2) / (2 * 0.8**2))
+    envelope /= envelope.sum()
+    found = []
+    for angle in np.pi * np.arange(4) / 4:
+        wave = np.exp(0.75j * np.pi * (x * np.cos(angle) + y * np.sin(angle)))
+        found.append(envelope * (wave - (envelope * wave).sum()))
+    return np.stack([w.real for w in found] + [w.imag for w in found], axis=-1)[:, :, None]
+
+
+# --- How sure. ---
+
+
+def wilson(successes, trials, confidence=0.95):
+    """Interval (low, high) of a share of which `successes` of `trials` were seen.
+
+    Wilson's score interval (1927), which also holds near 0 and 1 and for few trials. Trials must be
+    independent. Raises ValueError for counts that can't be.
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"{successes} successes of {trials} trials can't be")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / trials
+    centre = share + z**2 / (2 * trials)
+    half = z * np.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
+    scale = 1 + z**2 / trials
+    return max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
+
+
+def bootstrap(values, seed, samples=10_000):
+    """Mean over axis 0, and the interval (mean, low, high) that holds it with 95%.
+
+    Percentiles of the means of so many resamples (Efron, 1979). Whatever depends on one another,
+    such as restarts for one image, must be one value: pass the means per image. A single value
+    tells nothing of the others: its interval is NaN.
+    """
+    values = np.asarray(values, np.float64)
+    count = len(values)
+    if count == 1:
+        return values[0], values[0] * np.nan, values[0] * np.nan
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), samples)
+    low, high = np.quantile(np.tensordot(weights / count, values, 1), (0.025, 0.975), axis=0)
+    return values.mean(axis=0), low, high
+
+
+def paired(a, b, seed):
+    """Mean of a − b and its `bootstrap` interval, where a and b measure the same images."""
+    return bootstrap(np.subtract(a, b), seed)

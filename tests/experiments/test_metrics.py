@@ -1,0 +1,235 @@
+"""The measures: known values, recovered parameters, and the order of what is plainly better."""
+
+import jax
+import numpy as np
+import pytest
+from faces import face
+from metrics import (
+    as_saved,
+    auc,
+    bootstrap,
+    diversity,
+    fit_aggd,
+    fit_ggd,
+    frechet,
+    frechet_features,
+    high_frequency_energy,
+    high_pass,
+    laplacian_energy,
+    niqe,
+    niqe_model,
+    paired,
+    psnr,
+    realism,
+    realism_auc,
+    ssim,
+    wilson,
+)
+from scipy.ndimage import gaussian_filter
+
+import pulse_jax
+
+
+@pytest.fixture(scope="module")
+def faces():
+    keys = jax.random.split(jax.random.key(5), 192)
+    return as_saved(jax.jit(jax.vmap(lambda key: face(key, 64)[0]))(keys))
+
+
+@pytest.fixture(scope="module")
+def samples():
+    generator, params = pulse_jax.load("faces64")
+
+    @jax.jit
+    def draw(params, keys):
+        def one(key):
+            return generator.synthesize(params, *generator.sample(key))
+
+        return jax.lax.map(one, keys, batch_size=8)
+
+    return as_saved(draw(params, jax.random.split(jax.random.key(6), 64)))
+
+
+def blurred(batch, sigma):
+    return gaussian_filter(batch, (0, sigma, sigma, 0))
+
+
+def noisy(batch, deviation):
+    noise = np.random.default_rng(0).standard_normal(batch.shape, np.float32)
+    return (batch + deviation * noise).clip(0, 1)
+
+
+# --- Against the truth. ---
+
+
+def test_psnr_of_known_errors():
+    truth = np.full((2, 16, 16, 3), 0.5)
+    wrong = truth + np.array([0.1, 0.01])[:, None, None, None]
+    np.testing.assert_allclose(psnr(wrong, truth), [20, 40], atol=1e-6)
+
+
+def test_ssim_is_of_each_image_and_at_most_1(faces):
+    truth = faces[:4]
+    changed = truth.copy()
+    changed[1] = blurred(truth, 1)[1]
+    changed[2] = blurred(truth, 2)[2]
+    found = ssim(changed, truth)
+    assert found[0] == found[3] == 1 and found[2] < found[1] < 1
+
+
+def test_ssim_of_constants():
+    """Only the means differ: (2ab + C) / (a² + b² + C) with C = 0.01² (the paper's eq. 6)."""
+    a, b = 0.4, 0.6
+    found = ssim(np.full((1, 11, 11, 3), a), np.full((1, 11, 11, 3), b))
+    np.testing.assert_allclose(found, (2 * a * b + 1e-4) / (a**2 + b**2 + 1e-4), atol=1e-9)
+    with pytest.raises(ValueError):
+        ssim(np.zeros((1, 10, 10, 3)), np.zeros((1, 10, 10, 3)))
+
+
+# --- Sharpness and diversity. ---
+
+
+def test_what_a_small_picture_can_hold_has_no_high_frequencies():
+    """A cosine below the Nyquist frequency of the small picture, and one above it."""
+    at = (np.arange(64) + 0.5) / 64
+    slow, fast = (np.cos(np.pi * k * at)[:, None, None] * np.ones((64, 3)) for k in (7, 8))
+    batch = np.stack([slow, fast, slow.swapaxes(0, 1), fast.swapaxes(0, 1), slow + fast])
+    np.testing.assert_allclose(high_frequency_energy(batch, 8), [0, 0.5, 0, 0.5, 0.5], atol=1e-9)
+    np.testing.assert_allclose(high_pass(batch, 8)[4], fast, atol=1e-9)
+
+
+def test_energies_tell_blur(faces):
+    for energy in (laplacian_energy, lambda batch: high_frequency_energy(batch, 8)):
+        levels = [energy(x) for x in (faces[:8], blurred(faces[:8], 1), blurred(faces[:8], 2))]
+        assert (levels[0] > levels[1]).all() and (levels[1] > levels[2]).all()
+
+
+def test_diversity_is_the_mean_over_pairs():
+    batch = np.array([0.0, 0.1, 0.4])[:, None, None, None] * np.ones((4, 4, 3))
+    np.testing.assert_allclose(diversity(batch), (0.1 + 0.4 + 0.3) / 3)
+
+
+# --- NIQE. ---
+
+
+@pytest.mark.parametrize("shape", [0.5, 1.0, 2.0, 4.0])
+def test_generalised_gaussians_are_recovered(shape):
+    """|x|^α / β^α has a gamma distribution of shape 1/α."""
+    rng = np.random.default_rng(0)
+    x = 0.7 * rng.gamma(1 / shape, size=200_000) ** (1 / shape) * rng.choice([-1, 1], 200_000)
+    np.testing.assert_allclose(fit_ggd(x), (shape, 0.7), rtol=0.03)
+
+
+@pytest.mark.parametrize("shape", [0.7, 2.0])
+def test_asymmetric_generalised_gaussians_are_recovered(shape):
+    """A side is drawn with the share of its scale; E x is the third parameter."""
+    rng = np.random.default_rng(0)
+    left, right = 0.3, 0.9
+    is_right = rng.random(400_000) < right / (left + right)
+    size = rng.gamma(1 / shape, size=400_000) ** (1 / shape)
+    x = size * np.where(is_right, right, -left)
+    found = fit_aggd(x)
+    np.testing.assert_allclose(found, (shape, x.mean(), left, right), rtol=0.03)
+
+
+def test_niqe_gets_worse_with_blur_and_with_noise(faces):
+    model = niqe_model(faces[:128])
+    held_out = niqe(faces[128:], model).mean()
+    for damage, levels in ((blurred, (0.6, 1.2, 2.4)), (noisy, (0.03, 0.06, 0.12))):
+        worse = [held_out, *(niqe(damage(faces[128:], level), model).mean() for level in levels)]
+        assert np.all(np.diff(worse) > 0.05 * held_out), worse
+    assert abs(held_out / niqe(faces[:128], model).mean() - 1) < 0.1
+
+
+def test_niqe_says_what_it_needs(faces):
+    with pytest.raises(ValueError, match=r"at least 128, got \(1, 64"):
+        niqe_model(faces[:1], patch=64)
+    with pytest.raises(ValueError, match="multiple of 8, got 36"):
+        niqe_model(faces[:1], patch=36)
+    with pytest.raises(ValueError, match="more than 36 sharp patches"):
+        niqe_model(faces[:1])
+
+
+# --- Realism. ---
+
+
+def test_realism_is_of_each_image_alone(faces):
+    score = realism("faces64")
+    one, other = score(faces[:8]), score(faces[4:12])
+    np.testing.assert_allclose(one[4:], other[:4], rtol=1e-4, atol=1e-4)
+
+
+def test_the_discriminator_tells_faces_from_samples_at_twice_the_radius(faces):
+    assert realism_auc("faces64", faces[:64]) >= 0.9
+
+
+def test_auc_counts_pairs():
+    assert auc([3, 4], [1, 2]) == 1 and auc([1, 2], [3, 4]) == 0
+    assert auc([1, 2], [1, 3]) == (0.5 + 0 + 1 + 0) / 4
+
+
+# --- Fréchet distance. ---
+
+
+def test_frechet_of_known_gaussians():
+    """Axis by axis: (μ − ν)² + (σ − τ)²; samples with exactly these moments."""
+    cross = np.concatenate([np.eye(3), -np.eye(3)]) * np.sqrt(5 / 2)  # unit covariance
+    a, b = cross * [1, 2, 3], cross * [2, 2, 5] + [0, 1, 0]
+    turn, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))
+    np.testing.assert_allclose(frechet(a @ turn, b @ turn), 1 + 1 + 4, rtol=1e-9)
+    assert abs(frechet(a, a)) < 1e-9
+
+
+def test_frechet_orders_what_is_plainly_better(faces, samples):
+    real = frechet_features(faces[64:])
+    sets = faces[:64], samples, blurred(faces[:64], 1), noisy(faces[:64], 0.2)
+    distances = [frechet(frechet_features(x), real) for x in sets]
+    assert np.all(np.diff(distances) > 0.2 * distances[0]), distances
+
+
+def test_wavelets_have_no_mean_and_a_direction():
+    """Stripes and their negative have the same features; stripes across, others."""
+    stripes = 0.5 + 0.3 * np.sin(2.3 * np.arange(32))[:, None, None] * np.ones((32, 3))
+    flat = np.full((32, 32, 3), 0.5)
+    batch = np.float32([stripes, stripes.swapaxes(0, 1), flat, flat + 0.1])
+    down, across, grey, lighter = frechet_features(batch)
+    np.testing.assert_allclose(grey[3:], np.log(1e-3), atol=1e-3)
+    np.testing.assert_allclose(lighter[3:], grey[3:], atol=1e-3)
+    assert np.abs(down - across)[3:].max() > 1
+
+
+# --- How sure. ---
+
+
+def test_wilson_has_the_published_intervals():
+    """Newcombe, Statistics in Medicine 1998, table I: score intervals without continuity."""
+    for (successes, trials), interval in {
+        (81, 263): (0.2553, 0.3662),
+        (15, 148): (0.0624, 0.1605),
+        (0, 20): (0.0, 0.1611),
+        (1, 29): (0.0061, 0.1718),
+    }.items():
+        np.testing.assert_allclose(wilson(successes, trials), interval, atol=6e-5)
+        mirrored = wilson(trials - successes, trials)
+        np.testing.assert_allclose(mirrored, (1 - interval[1], 1 - interval[0]), atol=6e-5)
+    with pytest.raises(ValueError, match="3 successes of 2"):
+        wilson(3, 2)
+
+
+def test_bootstrap_covers_the_mean():
+    """Of 200 samples of 40, 95% of the intervals hold it, or a little less, as is known of it."""
+    rng = np.random.default_rng(0)
+    draws = rng.exponential(size=(40, 200))
+    mean, low, high = bootstrap(draws, seed=1, samples=1000)
+    np.testing.assert_allclose(mean, draws.mean(axis=0))
+    assert 0.88 <= np.mean((low <= 1) & (high >= 1)) <= 0.98
+    again = bootstrap(draws, seed=1, samples=1000)
+    np.testing.assert_array_equal(again, (mean, low, high))
+    assert np.isnan(bootstrap([1.0], seed=0)[1])
+
+
+def test_paired_intervals_ignore_what_images_share():
+    rng = np.random.default_rng(0)
+    shared, noise = 10 * rng.standard_normal(50), 0.1 * rng.standard_normal(50)
+    mean, low, high = paired(shared + 1 + noise, shared, seed=0)
+    assert 0.9 < low < mean < high < 1.1 and abs(mean - 1 - noise.mean()) < 1e-9
