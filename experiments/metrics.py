@@ -235,7 +235,8 @@ def realism(name):
 
     One of its features is how much the images of a batch differ. Here each is judged in a batch of
     its own, where that is 0: lower scores than in training, but independent of the neighbours.
-    Trust it as far as `realism_auc` says; for faces64 that is 1. Raises ValueError as `pulse_jax.load_discriminator` does.
+    Trust it as far as `realism_auc` says; for faces64 that is 1. Raises ValueError as
+    `pulse_jax.load_discriminator` does.
     """
     discriminator, params = pulse_jax.load_discriminator(name)
 
