@@ -21,12 +21,12 @@ flags.DEFINE_string("output_dir", "runs/faces", "Folder for the pictures.")
 flags.DEFINE_integer("count", 4, "Faces to draw.", lower_bound=1)
 flags.DEFINE_integer("size", 64, "Side of the faces.", lower_bound=8)
 flags.DEFINE_integer("factor", 8, "Of downscaling.", lower_bound=1)
-flags.DEFINE_enum("operator", "bicubic", list(pulse_jax.OPERATORS), "How they are downscaled.")
+flags.DEFINE_string("operator", "bicubic", "How they are degraded, as in blur:2,bicubic.")
 flags.DEFINE_integer("seed", 2003, "Of the faces; the trainer draws its own with seed 0.")
 
 
 def main(_):
-    operator = pulse_jax.OPERATORS[FLAGS.operator](FLAGS.factor)
+    operator = pulse_jax.operators.parse(FLAGS.operator)(FLAGS.factor)
     keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.count)
     faces = jax.jit(jax.vmap(lambda key: face(key, FLAGS.size)[0]))(keys)
     for kind, pictures in (("truth", faces), ("input", jax.vmap(operator)(faces))):

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 import pulse_jax
-from pulse_jax import images, results
+from pulse_jax import images, operators, results
 from pulse_jax.files import one_line, write
 from pulse_jax.generators import NOISE_TYPES, checkpoint, style_generator
 from pulse_jax.generators.plug_in import is_plug_in, plug_in
@@ -39,7 +39,12 @@ flags.DEFINE_string(
     "faces64",
     "A bundled or published one's name, a folder or file that holds one, or module:callable.",
 )
-flags.DEFINE_enum("operator", "bicubic", list(pulse_jax.OPERATORS), "How pictures are downscaled.")
+flags.DEFINE_string(
+    "operator",
+    "bicubic",
+    "How pictures are degraded, from left to right, as in blur:2,bicubic; a downscaler takes what "
+    f"is left of the factor. Of {', '.join(pulse_jax.OPERATORS)}.",
+)
 flags.DEFINE_enum("scheme", "rescale", list(pulse_jax.SCHEMES), "How latents keep to the sphere.")
 flags.DEFINE_integer("input_size", None, "First bring larger pictures to this side.", 1)
 flags.DEFINE_integer("restarts", 8, "Results for each picture.", lower_bound=1)
@@ -121,12 +126,13 @@ def run(_):
     try:
         connect()
         use_cache(Path(FLAGS.cache_dir).expanduser())
+        degradation = make_degradation()
         generator, params = make_generator()
         loss, optimizer = make_loss(generator), make_optimizer()
-        pictures, failures = read_pictures(output, generator.resolution)
+        pictures, failures = read_pictures(output, generator.resolution, degradation)
         searches = {}  # side of the pictures → operator, search
         for side in sorted({picture.side for picture in pictures}):
-            operator = pulse_jax.OPERATORS[FLAGS.operator](generator.resolution // side)
+            operator = degradation(generator.resolution // side)
             searches[side] = operator, pulse_jax.build(generator, operator, loss, optimizer)
         config = configure(output, generator, params, searches, pictures)
     except (ValueError, OSError) as error:
@@ -194,6 +200,14 @@ def use_cache(cache):
     else:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def make_degradation():
+    """That of `--operator`, a function from the factor to the operator."""
+    try:
+        return operators.parse(FLAGS.operator)
+    except ValueError as error:
+        raise ValueError(f"--operator={FLAGS.operator}: {error}") from error
 
 
 def make_generator():
@@ -268,7 +282,7 @@ def make_optimizer():
     return pulse_jax.SCHEMES[FLAGS.scheme](pulse_jax.OPTIMIZERS[FLAGS.opt_name](schedule))
 
 
-def read_pictures(output, resolution):
+def read_pictures(output, resolution, degradation):
     """The pictures that can be used, and a line, printed too, for each that can't."""
     if FLAGS.input_dir is None:
         folder = checkpoint.bundled().get(FLAGS.generator, Path(FLAGS.generator).expanduser())
@@ -285,15 +299,18 @@ def read_pictures(output, resolution):
     pictures, failures = [], []
 
     def read(path):
-        target = read_target(path, resolution)
+        target = read_target(path, resolution, degradation)
         pictures.append(Picture(path, target, output / (path.stem if unique else path.name)))
 
     failures = [complaint for path in paths if (complaint := attempt(read, path))]
     return pictures, failures
 
 
-def read_target(path, resolution):
-    """A picture (h, h, 3) whose side divides the generator's; `--input_size` brings it to one."""
+def read_target(path, resolution, degradation):
+    """A picture (h, h, 3) whose side divides the generator's; `--input_size` brings it to one.
+
+    It is downscaled as `--operator` downscales, or with bicubic if that doesn't.
+    """
     image = images.load_image(path)
     height, width, _ = image.shape
     if height != width:
@@ -306,16 +323,15 @@ def read_target(path, resolution):
             f"{path}: its side of {size} pixels does not divide the generator's {resolution}; "
             f"--input_size brings larger pictures to one that does"
         )
-    operator = pulse_jax.OPERATORS[FLAGS.operator]
+    links = [link.partition(":")[0] for link in FLAGS.operator.split(",")]
+    name = next((link for link in links if link in operators.DOWNSCALERS), "bicubic")
     try:
         if size < height:
-            print(f"{path}: brought from {height} to {size} pixels ({FLAGS.operator})")
-            image = np.clip(operator(height // size)(jnp.asarray(image)), 0, 1)
-        whole = jax.ShapeDtypeStruct((resolution, resolution, 3), jnp.float32)
-        jax.eval_shape(operator(resolution // size).apply, whole)
+            print(f"{path}: brought from {height} to {size} pixels ({name})")
+            image = np.clip(operators.DOWNSCALERS[name](height // size)(jnp.asarray(image)), 0, 1)
+        return operators.discard_unseen(degradation(resolution // size), np.asarray(image))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return np.asarray(image)
+        raise ValueError(f"{path}: --operator={FLAGS.operator}: {error}") from error
 
 
 def search_all(jobs, generator, params, operator, search, config):

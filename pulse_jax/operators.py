@@ -1,10 +1,16 @@
 """Linear degradations D of one image: what is known about the picture is y = D(x).
 
-An operator is a pair of pure functions, the map and its adjoint. Bicubic and area downscaling are
+An operator is a pair of pure functions, the map and its adjoint. Downscaling and Gaussian blur are
 separable, D(x) = A x Bᵀ per channel, and are computed just so, as two matrix products: the border
-rule is part of the small matrices, and the adjoint is their transposes.
+rule is part of the small matrices, and the adjoint is their transposes. Where a kernel reaches over
+the border, the image is reflected about its outermost pixels, which aren't repeated. `compose`
+applies one operator after the other, and `parse` reads a composition from a line of text.
 """
 
+import functools
+import inspect
+import math
+import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,12 +18,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pulse_jax.images import load_image
+
+LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R BT.601
+
 
 class Operator(NamedTuple):
     """A linear map D of one image, called like a function: `operator(image)`.
 
     `apply`: D, (H, W, C) -> (H / factor, W / factor, C), floating point in and out.
     `adjoint`: Dᵀ, back to (H, W, C), with ⟨D x, y⟩ = ⟨x, Dᵀ y⟩.
+
+    Both raise ValueError for anything but an (H, W, C) floating-point image, and `apply` if
+    `factor` doesn't divide a side or a side isn't larger than what has to be reflected.
     """
 
     name: str
@@ -37,10 +50,7 @@ def bicubic(factor):
         w(t) = −1/2|t|³ + 5/2|t|² − 4|t| + 2  for 1 < |t| ≤ 2
     at t = (i + ½)/k − 2, i = 0 … 4k − 1, divided by their sum. Reflect padding of ⌊3k/2⌋ pixels
     before and ⌈3k/2⌉ after. The values keep their unit and may overshoot its range. For k = 1 it is
-    a half-pixel shift, not the identity.
-
-    Raises ValueError for a bad k, and when applied: to anything but an (H, W, C) floating-point
-    image, or if k doesn't divide a side or a side isn't larger than the padding.
+    a half-pixel shift, not the identity. Raises ValueError for a bad k.
     """
     _check_factor(factor)
     t = np.abs((np.arange(4 * factor) + 0.5) / factor - 2)
@@ -48,27 +58,28 @@ def bicubic(factor):
     taps = np.where(t <= 1, inner, outer)
     # The reference's taps are float32 whatever the image is; the rounding shows (4e-9) in float64.
     taps = np.float32(taps / taps.sum())
-    before, after = 3 * factor // 2, -(-3 * factor // 2)
+    return _correlation("bicubic", factor, 3 * factor // 2, taps)
 
-    def matrix(size):
-        if size <= after:
-            raise ValueError(
-                f"bicubic({factor}) needs sides larger than {after} pixels, got {size}"
-            )
-        pixels = np.pad(np.arange(size), (before, after), mode="reflect")
-        rows = np.arange(size // factor)[:, None]
-        result = np.zeros((size // factor, size))
-        np.add.at(result, (rows, pixels[rows * factor + np.arange(4 * factor)]), taps)
-        return result
 
-    return _separable("bicubic", factor, matrix)
+def lanczos(factor):
+    """Lanczos downscaling by an integer factor k ≥ 1, antialiased, as Pillow's LANCZOS.
+
+    Separable, stride k: the kernel w(t) = sinc(t) sinc(t/3), |t| < 3, at the distances between the
+    centres of old and new pixels in units of the new ones, divided by its sum (Duchon, 1979). At
+    the border the image is reflected, where Pillow leaves out what is missing. The values may
+    overshoot their range; k = 1 is the identity. Raises ValueError for a bad k.
+    """
+    _check_factor(factor)
+    before = 5 * factor // 2
+    t = (np.arange(6 * factor) - before + 0.5) / factor - 0.5
+    taps = np.sinc(t) * np.sinc(t / 3)
+    return _correlation("lanczos", factor, before, taps / taps.sum())
 
 
 def area(factor):
     """Area downscaling by an integer factor k ≥ 1: the mean of each k × k box.
 
-    Raises ValueError for a bad k, and when applied: to anything but an (H, W, C) floating-point
-    image, or if k doesn't divide a side.
+    Raises ValueError for a bad k.
     """
     _check_factor(factor)
 
@@ -78,17 +89,221 @@ def area(factor):
     return _separable("area", factor, matrix)
 
 
-OPERATORS = {"bicubic": bicubic, "area": area}
+def blur(sigma):
+    """Gaussian blur with a standard deviation of `sigma` > 0 pixels.
+
+    Separable: exp(−i²/2σ²) at |i| ≤ 4σ, rounded, divided by its sum. Raises ValueError for a bad
+    sigma.
+    """
+    if not (_is_number(sigma) and sigma > 0):
+        raise ValueError(f"sigma must be a number above 0, got {sigma!r}")
+    radius = int(4 * sigma + 0.5)
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return _correlation("blur", 1, radius, taps / taps.sum())
 
 
-def _separable(name, factor, matrix):
-    """The operator A x Bᵀ, where matrix(size) is the (size / factor, size) map of one axis."""
+def motion(length, angle):
+    """Motion blur: the mean along a line of `length` ≥ 1 pixels through each pixel.
+
+    `angle`: in degrees, anticlockwise from the right. The line is followed in steps of one pixel
+    along the axis that it is closer to, the last ones in part, and interpolated linearly across
+    it. Raises ValueError for a bad length or angle.
+    """
+    if not (_is_number(length) and length >= 1):
+        raise ValueError(f"length must be a number of at least 1, got {length!r}")
+    if not _is_number(angle):
+        raise ValueError(f"angle must be a number, got {angle!r}")
+    across, down = math.cos(math.radians(angle)), -math.sin(math.radians(angle))
+    flat = abs(across) >= abs(down)
+    reach = length * max(abs(across), abs(down)) / 2
+    radius = math.ceil(reach)
+
+    def taps():
+        """(rows down, columns to the right, weight) of each."""
+        steps = np.arange(-radius, radius + 1)
+        weights = np.clip(reach + 0.5 - np.abs(steps), 0, 1)
+        weights /= weights.sum()
+        aside = np.round(steps * (down / across if flat else across / down), 9)  # of tan 45°: 1
+        for step, weight, whole in zip(steps, weights, np.floor(aside), strict=True):
+            part = aside[step + radius] - whole
+            for offset, share in ((whole, 1 - part), (whole + 1, part)):
+                if weight * share > 0:
+                    place = (int(offset), int(step)) if flat else (int(step), int(offset))
+                    yield *place, float(weight * share)
+
+    def apply(image):
+        height, width, _ = image.shape
+        _check_side("motion", min(height, width), radius)
+        border = (radius, radius)
+        padded = jnp.pad(image, (border, border, (0, 0)), mode="reflect")
+        return sum(
+            weight * padded[radius + i : radius + i + height, radius + j : radius + j + width]
+            for i, j, weight in taps()
+        )
+
+    def adjoint(image):
+        return jax.linear_transpose(apply, image)(image)[0]
+
+    return _operator("motion", 1, apply, adjoint)
+
+
+def mask(hole):
+    """Inpainting: what is in the hole becomes 0, what isn't keeps its value.
+
+    `hole`: a boolean array (H, W), True in the hole; or the share of the image's sides, between 0
+    and 1, that a hole in the middle has. The pixels in it are 0 in y too, so that in a mean over
+    all pixels, as an l2 is, they count as without error. Raises ValueError for any other hole, and
+    when applied to an image of other sides than the array's.
+    """
+    share = np.ndim(hole) == 0
+    if share and not (_is_number(hole) and 0 < hole < 1):
+        raise ValueError(f"a hole's share of the sides lies between 0 and 1, got {hole!r}")
+    if not share and (np.ndim(hole) != 2 or np.asarray(hole).dtype != bool):
+        shape, dtype = np.shape(hole), np.asarray(hole).dtype
+        raise ValueError(f"a hole is a boolean array (H, W), got {shape} of {dtype}")
+
+    def middle(size):
+        return np.abs(np.arange(size) + 0.5 - size / 2) < hole * size / 2
+
+    def apply(image):
+        height, width, _ = image.shape
+        inside = np.logical_and.outer(middle(height), middle(width)) if share else np.asarray(hole)
+        if inside.shape != (height, width):
+            given = "×".join(map(str, inside.shape))
+            raise ValueError(f"the mask has {given} pixels, and the image {height}×{width}")
+        return jnp.where(inside[..., None], 0, image)
+
+    return _operator("mask", 1, apply, apply)
+
+
+def grey():
+    """The luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, in all three channels."""
+
+    def luma(image):
+        if image.shape[-1] != 3:
+            raise ValueError(f"grey takes an image of three channels, got shape {image.shape}")
+        return jnp.asarray(LUMA, image.dtype)
+
+    def apply(image):
+        return jnp.broadcast_to((luma(image) * image).sum(-1, keepdims=True), image.shape)
+
+    def adjoint(image):
+        return luma(image) * image.sum(-1, keepdims=True)
+
+    return _operator("grey", 1, apply, adjoint)
+
+
+def compose(*operators):
+    """One operator after the other, the first first: D = Dₙ … D₂ D₁, Dᵀ = D₁ᵀ D₂ᵀ … Dₙᵀ."""
+
+    def apply(image):
+        return functools.reduce(lambda x, operator: operator.apply(x), operators, image)
+
+    def adjoint(image):
+        return functools.reduce(lambda y, operator: operator.adjoint(y), operators[::-1], image)
+
+    name = ",".join(operator.name for operator in operators)
+    return Operator(name, math.prod(operator.factor for operator in operators), apply, adjoint)
+
+
+DOWNSCALERS = {"bicubic": bicubic, "area": area, "lanczos": lanczos}
+OPERATORS = DOWNSCALERS | {"blur": blur, "motion": motion, "mask": mask, "grey": grey}
+
+
+def parse(text):
+    """Operators from a line such as `blur:2,bicubic:4`, to be composed from left to right.
+
+    Each is a name of `OPERATORS` and its parameters, between colons: numbers, or for `mask` also
+    the path of a picture with as many pixels as the image, white in the hole.
+
+    Returns `make(factor) → Operator`, where the factors multiply to `factor`: a downscaler without
+    one takes what is left. A factor's operator is made once, so that what is compiled for it can
+    be used again. Raises ValueError for what can't be read, and `make` if the factors don't fit.
+    """
+    links = [_parse_link(link) for link in text.split(",")]
+    given = math.prod(link.factor for link in links if isinstance(link, Operator))
+    open_links = sum(not isinstance(link, Operator) for link in links)
+    if open_links > 1:
+        raise ValueError("only one downscaler can be without its factor")
+
+    @functools.cache
+    def make(factor):
+        left, rest = divmod(factor, given)
+        if rest or (left > 1 and not open_links):
+            raise ValueError(f"its factors multiply to {given}, and {factor} is needed")
+        return compose(*(link if isinstance(link, Operator) else link(left) for link in links))
+
+    return make
+
+
+def discard_unseen(operator, picture):
+    """A picture (h, w, 3) without what no D(x) shows.
+
+    Pixels that are 0 in every D(x), as in the hole of a mask, become 0; where every D(x) is grey,
+    colour becomes grey. So any picture can stand for the y that is searched for.
+    """
+    height, width, _ = picture.shape
+    red = np.zeros((height * operator.factor, width * operator.factor, 3), np.float32)
+    red[..., 0] = 1
+    seen = np.asarray(jax.jit(operator.apply)(red))
+    if np.allclose(seen, seen[..., :1], atol=1e-6):
+        picture = np.asarray(grey()(picture))
+    return np.where(seen.any(-1, keepdims=True), picture, 0)
+
+
+def _parse_link(text):
+    """An operator; or a downscaler, the function, where its factor is left out."""
+    name, *values = text.split(":")
+    if name not in OPERATORS:
+        raise ValueError(f"{name!r} is none of {', '.join(OPERATORS)}")
+    if name in DOWNSCALERS and not values:
+        return DOWNSCALERS[name]
+    wanted = inspect.signature(OPERATORS[name]).parameters
+    if len(values) != len(wanted):
+        takes = ":".join([name, *map(str.upper, wanted)])
+        raise ValueError(f"{text!r} should be {takes}")
+    values = [_number(value) for value in values]
+    if name == "mask" and isinstance(values[0], str):
+        values = [load_image(values[0]).mean(axis=-1) > 0.5]
+    return OPERATORS[name](*values)
+
+
+def _number(text):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def _operator(name, factor, apply, adjoint):
+    """An `Operator` of these functions, with the checks of the image that all have in common."""
 
     def check(image):
         if image.ndim != 3:
             raise ValueError(f"{name} takes one image (H, W, C), got shape {image.shape}; vmap it")
         if not jnp.issubdtype(image.dtype, jnp.floating):
             raise ValueError(f"{name} takes a floating-point image, got {image.dtype}")
+
+    def checked_apply(image):
+        check(image)
+        height, width, _ = image.shape
+        if height % factor or width % factor:
+            raise ValueError(
+                f"{name}: factor {factor} does not divide the image's {height}×{width}"
+            )
+        return apply(image)
+
+    def checked_adjoint(image):
+        check(image)
+        return adjoint(image)
+
+    return Operator(name, factor, checked_apply, checked_adjoint)
+
+
+def _separable(name, factor, matrix):
+    """The operator A x Bᵀ, where matrix(size) is the (size / factor, size) map of one axis."""
 
     def product(rows, image, columns):
         # At the default precision an accelerator would round the inputs: TF32 or bfloat16.
@@ -97,22 +312,43 @@ def _separable(name, factor, matrix):
         return jnp.einsum("jw,iwc->ijc", columns, image, precision="highest")
 
     def apply(image):
-        check(image)
         height, width, _ = image.shape
-        if height % factor or width % factor:
-            raise ValueError(
-                f"{name}: factor {factor} does not divide the image's {height}×{width}"
-            )
         return product(matrix(height), image, matrix(width))
 
     def adjoint(image):
-        check(image)
         height, width, _ = image.shape
         return product(matrix(height * factor).T, image, matrix(width * factor).T)
 
-    return Operator(name, factor, apply, adjoint)
+    return _operator(name, factor, apply, adjoint)
+
+
+def _correlation(name, factor, before, taps):
+    """The separable correlation with stride `factor`, where the border reflects.
+
+    The first of the taps meets the pixel that lies `before` pixels before the first.
+    """
+    after = len(taps) - factor - before
+
+    def matrix(size):
+        _check_side(name, size, max(before, after))
+        pixels = np.pad(np.arange(size), (before, after), mode="reflect")
+        rows = np.arange(size // factor)[:, None]
+        result = np.zeros((size // factor, size))
+        np.add.at(result, (rows, pixels[rows * factor + np.arange(len(taps))]), taps)
+        return result
+
+    return _separable(name, factor, matrix)
+
+
+def _check_side(name, size, reflected):
+    if size <= reflected:
+        raise ValueError(f"{name} needs sides larger than {reflected} pixels, got {size}")
 
 
 def _check_factor(factor):
     if isinstance(factor, bool) or not isinstance(factor, int | np.integer) or factor < 1:
         raise ValueError(f"factor must be an integer of at least 1, got {factor!r}")
+
+
+def _is_number(x):
+    return isinstance(x, numbers.Real) and not isinstance(x, bool) and math.isfinite(x)

@@ -360,7 +360,7 @@ def test_bad_input_leaves_the_earlier_configuration(run, tmp_path, capsys):
         ("--input_dir={empty}", ["{empty}"]),
         ("--generator=nothing", ["'nothing'"]),
         ("--generator=" + 300 * "x", [300 * "x"]),
-        ("--operator=blur", ["--operator=blur", "bicubic"]),
+        ("--operator=cube", ["--operator=cube", "bicubic"]),
         ("--scheme=cube", ["--scheme=cube", "rescale"]),
         ("--opt_name=adamw", ["--opt_name=adamw", "adamax"]),
         ("--lr_schedule=cosine", ["--lr_schedule=cosine", "linear1cycle"]),
@@ -409,3 +409,51 @@ def test_the_module_runs_from_another_folder(generator, cache, tmp_path):
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "runs" / "a" / "hr_01.png").exists()
     assert "Traceback" not in result.stderr and "Warning" not in result.stderr
+
+
+def test_a_grey_picture_is_coloured(run, tmp_path):
+    write_picture(tmp_path / "in" / "colour.png", side=8)
+    write_picture(tmp_path / "in" / "grey.png", side=8, seed=1, mode="L")
+    output = run(f"--input_dir={tmp_path / 'in'}", "--operator=grey")
+    grey = pulse_jax.operators.grey()
+    for row in read_rows(output):
+        target = grey(images.load_image(tmp_path / "in" / row["image"]))
+        folder = output / row["image"].removesuffix(".png")
+        hr = images.load_image(folder / f"hr_0{row['restart']}.png")
+        assert np.ptp(hr, axis=-1).max() > 0.01  # has colours
+        assert float(row["l2_saved"]) == pytest.approx(np.mean((grey(hr) - target) ** 2))
+
+
+def test_what_is_in_the_hole_of_a_mask_does_not_count(run, tmp_path):
+    write_picture(tmp_path / "in" / "a.png", side=8)
+    picture = images.load_image(tmp_path / "in" / "a.png")
+    picture[2:6, 2:6] = 0.9
+    images.save_image(tmp_path / "in" / "b.png", picture)
+    hole = np.zeros((8, 8), np.uint8)
+    hole[2:6, 2:6] = 255
+    Image.fromarray(hole).save(tmp_path / "hole.png")
+    output = run(f"--input_dir={tmp_path / 'in'}", "--operator=mask:0.5")
+    of_file = f"--operator=mask:{tmp_path / 'hole.png'}"
+    again = run(f"--input_dir={tmp_path / 'in'}", of_file, output="again")
+    assert contents(output / "a") == contents(output / "b") == contents(again / "a")
+    row, hr = read_rows(output)[0], images.load_image(output / "a" / "hr_01.png")
+    error = np.where(hole[..., None], 0, hr - picture)
+    assert float(row["l2_saved"]) == pytest.approx(np.mean(error**2))
+
+
+def test_a_downscaler_takes_what_is_left_of_the_factor(run, tmp_path, capsys):
+    write_picture(tmp_path / "in" / "a.png", side=12)
+    degraded = f"--input_dir={tmp_path / 'in'}", "--operator=blur:1,area"
+    output = run(*degraded, "--input_size=4")
+    assert "a.png: brought from 12 to 4 pixels (area)" in capsys.readouterr().out
+    target = pulse_jax.operators.area(3)(images.load_image(tmp_path / "in" / "a.png"))
+    operator = pulse_jax.operators.parse("blur:1,area:2")(2)
+    hr = images.load_image(output / "a" / "hr_01.png")
+    error = np.mean((operator(hr) - target) ** 2)
+    assert float(read_rows(output)[0]["l2_saved"]) == pytest.approx(error)
+
+
+def test_factors_that_do_not_fit_the_picture_are_told(run, tmp_path, capsys):
+    write_picture(tmp_path / "in" / "a.png")
+    line = fails(run, capsys, f"--input_dir={tmp_path / 'in'}", "--operator=grey")
+    assert "a.png: --operator=grey: its factors multiply to 1, and 2 is needed" in line

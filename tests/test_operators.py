@@ -1,17 +1,52 @@
 """Operators: the reference's numbers, and the laws every linear operator obeys."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 from helpers import golden, relative_error
+from PIL import Image
 
-from pulse_jax.operators import OPERATORS, area, bicubic
+from pulse_jax.operators import (
+    DOWNSCALERS,
+    OPERATORS,
+    area,
+    bicubic,
+    blur,
+    compose,
+    discard_unseen,
+    grey,
+    lanczos,
+    mask,
+    motion,
+    parse,
+)
 
 BICUBIC = golden("bicubic")
-every_operator = pytest.mark.parametrize(
-    "operator", [f(4) for f in OPERATORS.values()], ids=OPERATORS
-)
+HOLE = np.random.default_rng(7).uniform(size=(32, 24)) < 0.3
+SPATIAL = {
+    "bicubic": bicubic(4),
+    "area": area(4),
+    "lanczos": lanczos(4),
+    "blur": blur(1.3),
+    "motion": motion(9.5, 20),
+    "motion down": motion(7, -110),
+    "blur, bicubic": compose(blur(0.7), bicubic(2)),
+    "motion, area, lanczos": compose(motion(4, 45), area(2), lanczos(2)),
+}
+ALL = SPATIAL | {
+    "mask": mask(0.5),
+    "mask of an array": mask(HOLE),
+    "grey": grey(),
+    "mask, grey, bicubic": compose(mask(HOLE), grey(), bicubic(2)),
+    "nothing": compose(),
+}
+every_operator = pytest.mark.parametrize("operator", ALL.values(), ids=ALL)
+every_spatial_operator = pytest.mark.parametrize("operator", SPATIAL.values(), ids=SPATIAL)
+every_downscaler = pytest.mark.parametrize("name", DOWNSCALERS)
 both_precisions = pytest.mark.parametrize(
     ("x64", "dtype", "bound"), [(False, "float32", 1e-5), (True, "float64", 1e-10)]
 )
@@ -44,11 +79,110 @@ def test_area_is_the_mean_of_each_box():
     assert relative_error(area(4)(x), expected) <= 1e-6
 
 
+def test_no_operator_is_left_out():
+    assert set(OPERATORS) <= {name for f in ALL.values() for name in f.name.split(",")}
+
+
+@every_downscaler
+def test_a_downscaler_has_its_factor_and_name(name):
+    operator = DOWNSCALERS[name](4)
+    assert (operator.name, operator.factor) == (name, 4)
+    assert operator(random((24, 16, 3))).shape == (6, 4, 3)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 8])
+def test_lanczos_equals_pillow_on_the_reflected_image(factor):
+    x, border = random((8 * factor, 6 * factor)), 3 * factor
+    larger = Image.fromarray(np.pad(x, border, mode="reflect"))
+    expected = np.asarray(larger.resize((12, 14), Image.LANCZOS))[3:-3, 3:-3]
+    with jax.enable_x64(True):
+        lr = lanczos(factor)(x[..., None].astype(float))[..., 0]
+    assert relative_error(lr, expected) <= 2e-7
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.6, 2, 3.3])
+def test_blur_equals_scipy(sigma):
+    x = random((20, 17, 2)).astype(float)
+    expected = scipy.ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="mirror", truncate=4)
+    with jax.enable_x64(True):
+        assert relative_error(blur(sigma)(x), expected) <= 1e-12
+
+
+def test_motion_is_the_mean_along_its_line():
+    x = random((16, 16, 3))
+    middle = np.s_[4:12, 4:12]
+
+    def moved(down, right):  # what lies so far from each pixel in the middle
+        return x[4 + down : 12 + down, 4 + right : 12 + right]
+
+    row = np.mean([moved(0, k) for k in (-2, -1, 0, 1, 2)], axis=0)
+    column = np.mean([moved(k, 0) for k in (-1, 0, 1)], axis=0)
+    rising = np.mean([moved(-k, k) for k in (-1, 0, 1)], axis=0)
+    halves = (moved(0, -2) / 2 + moved(0, -1) + x[middle] + moved(0, 1) + moved(0, 2) / 2) / 4
+    assert relative_error(motion(5, 0)(x)[middle], row) <= 1e-6
+    assert relative_error(motion(5, 180)(x)[middle], row) <= 1e-6
+    assert relative_error(motion(3, 90)(x)[middle], column) <= 1e-6
+    assert relative_error(motion(3 * np.sqrt(2), 45)(x)[middle], rising) <= 1e-6
+    assert relative_error(motion(4, 0)(x)[middle], halves) <= 1e-6
+    assert relative_error(motion(1, 30)(x), x) <= 1e-6
+    # Between pixels: at arctan ½, one step to the right is half a pixel up.
+    slope = np.degrees(np.arctan(0.5))
+    along = (moved(0, 1) + moved(-1, 1) + moved(0, -1) + moved(1, -1)) / 2 + x[middle]
+    assert relative_error(motion(3 * np.sqrt(1.25), slope)(x)[middle], along / 3) <= 1e-6
+
+
+@pytest.mark.parametrize("angle", [0, 25, 45, 90, 100, 170])
+def test_motion_blurs_a_point_to_its_length_and_angle(angle):
+    point = np.zeros((41, 41, 1), np.float32)
+    point[20, 20] = 1
+    line = np.asarray(motion(15, angle)(point))[..., 0]
+    down, right = np.mgrid[-20:21, -20:21]
+    spread = np.array([[np.sum(line * a * b) for a in (right, -down)] for b in (right, -down)])
+    lengths, directions = np.linalg.eigh(spread)
+    assert np.sqrt(12 * lengths[1]) == pytest.approx(15, rel=0.03)
+    assert lengths[0] <= 0.3  # no wider than the interpolation makes it
+    found = np.degrees(np.arctan2(*directions[::-1, 1])) % 180
+    assert abs((found - angle + 90) % 180 - 90) <= 1
+
+
+def test_the_border_reflects_without_its_outermost_pixels():
+    x = random((12, 12, 3))
+    larger = np.pad(x, ((6, 6), (6, 6), (0, 0)), mode="reflect")
+    for operator in (blur(1), motion(7, 30)):
+        assert relative_error(operator(x), operator(larger)[6:-6, 6:-6]) <= 1e-6
+
+
+def test_mask_keeps_what_is_outside_of_its_hole():
+    x = random((32, 24, 3))
+    assert np.array_equal(mask(HOLE)(x), x * ~HOLE[..., None])
+    expected = x.copy()
+    expected[8:24, 6:18] = 0
+    assert np.array_equal(mask(0.5)(x), expected)
+    x[10, 10] = np.nan
+    assert np.isfinite(mask(0.5)(x)).all()
+
+
+def test_grey_is_the_luma_of_pillow():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    luma = np.asarray(Image.fromarray(pixels).convert("L"), np.float32)
+    y = np.asarray(grey()((pixels / 255).astype(np.float32)))
+    assert np.array_equal(y[..., 0], y[..., 1]) and np.array_equal(y[..., 0], y[..., 2])
+    assert np.abs(255 * y[..., 0] - luma).max() <= 0.51
+
+
+def test_composition_goes_from_left_to_right():
+    x = random((32, 24, 3))
+    operator = compose(mask(HOLE), blur(1), area(4))
+    assert (operator.name, operator.factor) == ("mask,blur,area", 4)
+    assert np.array_equal(operator(x), area(4)(blur(1)(mask(HOLE)(x))))
+
+
 @every_operator
 @both_precisions
 def test_adjoint(operator, x64, dtype, bound):
     with jax.enable_x64(x64):
-        x, y = jnp.asarray(random((32, 24, 3)), dtype), jnp.asarray(random((8, 6, 3), 1), dtype)
+        side = np.array((32, 24)) // operator.factor
+        x, y = jnp.asarray(random((32, 24, 3)), dtype), jnp.asarray(random((*side, 3), 1), dtype)
         forward, backward = operator(x), operator.adjoint(y)
         (transpose,) = jax.linear_transpose(operator, x)(y)
         assert (forward.shape, backward.shape) == (y.shape, x.shape)
@@ -58,30 +192,52 @@ def test_adjoint(operator, x64, dtype, bound):
 
 
 @every_operator
-def test_linear_and_keeps_constants(operator):
+def test_linear(operator):
     x, y = random((32, 24, 3)), random((32, 24, 3), 1)
     assert relative_error(operator(2 * x - 3 * y), 2 * operator(x) - 3 * operator(y)) <= 1e-5
-    assert (
-        relative_error(operator(np.full((32, 24, 3), 0.7, np.float32)), np.full((8, 6, 3), 0.7))
-        <= 1e-6
-    )
 
 
-@every_operator
-def test_channels_do_not_mix(operator):
+@every_spatial_operator
+def test_spatial_operators_keep_constants_and_channels(operator):
+    y = operator(np.full((32, 24, 3), 0.7, np.float32))
+    np.testing.assert_allclose(y, np.full_like(y, 0.7), rtol=1e-6)
     x = random((16, 16, 3))
     apart = jnp.concatenate([operator(x[..., c : c + 1]) for c in range(3)], -1)
     np.testing.assert_allclose(operator(x), apart, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@every_downscaler
 @pytest.mark.parametrize("factor", [0, -2, 2.0, "8", True])
 def test_bad_factors(name, factor):
     with pytest.raises(ValueError, match=repr(factor)):
-        OPERATORS[name](factor)
+        DOWNSCALERS[name](factor)
 
 
-@every_operator
+@pytest.mark.parametrize(
+    ("make", "bad"),
+    [
+        *((blur, (sigma,)) for sigma in (0, -1, np.nan, np.inf, "2", True)),
+        *((motion, (length, 0)) for length in (0, 0.5, np.inf, "2", True)),
+        *((motion, (3, angle)) for angle in (np.nan, np.inf, "2", True)),
+        *((mask, (share,)) for share in (0, 1, -0.5, np.nan, "half", True)),
+    ],
+)
+def test_bad_parameters(make, bad):
+    with pytest.raises(ValueError, match=f"got ({'|'.join(map(repr, bad))})"):
+        make(*bad)
+
+
+def test_bad_masks():
+    for hole in (HOLE.astype(float), HOLE[0], HOLE[..., None]):
+        with pytest.raises(ValueError, match=re.escape(f"{hole.shape} of {hole.dtype}")):
+            mask(hole)
+    with pytest.raises(ValueError, match="mask has 32×24 pixels, and the image 24×32"):
+        mask(HOLE)(random((24, 32, 3)))
+
+
+@pytest.mark.parametrize(
+    "operator", [*(f(4) for f in DOWNSCALERS.values()), compose(blur(1), area(4))]
+)
 def test_bad_images(operator):
     with pytest.raises(ValueError, match="32×30"):
         operator(np.zeros((32, 30, 3), np.float32))
@@ -91,7 +247,90 @@ def test_bad_images(operator):
         operator(np.zeros((32, 32, 3), np.uint8))
 
 
-def test_bicubic_refuses_a_side_within_its_padding():
-    with pytest.raises(ValueError, match="larger than 12 pixels, got 8"):
+def test_images_smaller_than_what_is_reflected():
+    with pytest.raises(ValueError, match="bicubic needs sides larger than 12 pixels, got 8"):
         bicubic(8)(np.zeros((16, 8, 3), np.float32))
     assert bicubic(8)(np.zeros((16, 16, 3), np.float32)).shape == (2, 2, 3)
+    with pytest.raises(ValueError, match="blur needs sides larger than 8 pixels, got 8"):
+        blur(2)(np.zeros((8, 16, 3), np.float32))
+    with pytest.raises(ValueError, match="motion needs sides larger than 8 pixels, got 8"):
+        motion(16, 0)(np.zeros((16, 8, 3), np.float32))
+    with pytest.raises(ValueError, match="grey takes an image of three channels"):
+        grey()(np.zeros((8, 8, 1), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("text", "factor", "expected"),
+    [
+        ("bicubic", 8, bicubic(8)),
+        ("area:4", 4, area(4)),
+        ("blur:2,bicubic", 4, compose(blur(2), bicubic(4))),
+        ("motion:9.5:-30,lanczos:2,area", 8, compose(motion(9.5, -30), lanczos(2), area(4))),
+        ("bicubic:2,bicubic", 2, compose(bicubic(2), bicubic(1))),
+        ("grey,mask:0.25", 1, compose(grey(), mask(0.25))),
+    ],
+)
+def test_parse(text, factor, expected):
+    x = random((32, 32, 3))
+    operator = parse(text)(factor)
+    assert operator.factor == factor
+    assert np.array_equal(operator(x), expected(x))
+
+
+def test_a_factor_has_one_operator():
+    make = parse("blur:2,bicubic")
+    assert make(4).apply is make(4).apply is not make(2).apply
+
+
+def test_a_mask_is_read_from_a_picture(tmp_path):
+    Image.fromarray(np.uint8(255 * HOLE)).save(tmp_path / "hole.png")
+    x = random((32, 24, 3))
+    assert np.array_equal(parse(f"mask:{tmp_path / 'hole.png'}")(1)(x), mask(HOLE)(x))
+    with pytest.raises(ValueError, match=r"missing\.png"):
+        parse(f"mask:{tmp_path / 'missing.png'}")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "'' is none of bicubic, area, lanczos, blur, motion, mask, grey"),
+        ("blur:1,cube", "'cube' is none of bicubic"),
+        ("blur", "'blur' should be blur:SIGMA"),
+        ("blur:1:2", "'blur:1:2' should be blur:SIGMA"),
+        ("motion:3", "'motion:3' should be motion:LENGTH:ANGLE"),
+        ("grey:1", "'grey:1' should be grey"),
+        ("blur:wide", "got 'wide'"),
+        ("blur:nan", "got nan"),
+        ("bicubic:2.0", "factor must be an integer of at least 1, got 2.0"),
+        ("bicubic:", "got ''"),
+        ("mask:1.5", "got 1.5"),
+        ("bicubic,area", "only one downscaler can be without its factor"),
+    ],
+)
+def test_bad_texts(text, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "given"), [("bicubic:4", 4), ("blur:2", 1), ("area:16", 16), ("area:3,bicubic", 3)]
+)
+def test_factors_that_do_not_fit(text, given):
+    with pytest.raises(ValueError, match=f"factors multiply to {given}, and 8 is needed"):
+        parse(text)(8)
+
+
+def test_what_is_not_seen_is_discarded():
+    y = random((16, 16, 3))
+    for text in ("bicubic:2", "motion:5:20,area:2", "blur:1"):
+        operator = parse(text)(2 if "2" in text[-2:] else 1)
+        assert np.array_equal(discard_unseen(operator, y), y)
+    for text in ("grey", "grey,blur:1", "bicubic:2,grey", "grey,bicubic:2"):
+        operator = parse(text)(2 if "2" in text else 1)
+        np.testing.assert_allclose(discard_unseen(operator, y), grey()(y), rtol=1e-6)
+    assert np.array_equal(discard_unseen(mask(0.5), y), mask(0.5)(y))
+    assert np.array_equal(discard_unseen(compose(area(2), mask(0.5)), y), mask(0.5)(y))
+    assert np.array_equal(discard_unseen(compose(mask(0.5), area(2)), y), mask(0.5)(y))
+    # The blur carries what is around the hole two pixels (4σ) into it.
+    seen = discard_unseen(compose(mask(0.5), blur(0.5)), y)
+    assert np.array_equal(seen, mask(4 / 16)(y))
