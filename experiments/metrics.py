@@ -39,10 +39,14 @@ def with_noise_of_first(latents, frozen):
 
 
 def psnr(batch, truth):
-    """Peak signal-to-noise ratio of each image, −10 log₁₀ of the mean square error, in dB: (N,)."""
-    return np.array(
-        [peak_signal_noise_ratio(t, x, data_range=1) for x, t in zip(batch, truth, strict=True)]
-    )
+    """Peak signal-to-noise ratio of each image, −10 log₁₀ of the mean square error, in dB: (N,).
+
+    Infinite for the truth itself.
+    """
+    with np.errstate(divide="ignore"):
+        return np.array(
+            [peak_signal_noise_ratio(t, x, data_range=1) for x, t in zip(batch, truth, strict=True)]
+        )
 
 
 def ssim(batch, truth):
@@ -285,9 +289,11 @@ def frechet(features_a, features_b):
 
     |μ − ν|² + tr(Σ + Σ' − 2(Σ^½ Σ' Σ^½)^½) (Dowson and Landau, 1982), in float64. A set that is not
     much larger than d seems further off than it is: compare sets of one size, and with the value
-    for real images.
+    for real images. Raises ValueError for a set of fewer than 2.
     """
     a, b = np.float64(features_a), np.float64(features_b)
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"a Fréchet distance takes at least 2 of each, got {len(a)} and {len(b)}")
     difference = a.mean(axis=0) - b.mean(axis=0)
     covariance_a, covariance_b = np.cov(a.T), np.cov(b.T)
     values, vectors = np.linalg.eigh(covariance_a)

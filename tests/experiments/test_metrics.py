@@ -178,6 +178,8 @@ def test_frechet_of_known_gaussians():
     turn, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))
     np.testing.assert_allclose(frechet(a @ turn, b @ turn), 1 + 1 + 4, rtol=1e-9)
     assert abs(frechet(a, a)) < 1e-9
+    with pytest.raises(ValueError, match="got 1 and 6"):
+        frechet(a[:1], b)
 
 
 def test_frechet_orders_what_is_plainly_better(faces, samples):

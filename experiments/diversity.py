@@ -1,0 +1,310 @@
+"""Do different starts give different answers, and in what?
+
+    python experiments/diversity.py --preset=full
+
+Each held-out face is made small and searched from several starts, with the original's recipe. Of
+what has met eps:
+
+- For every pair of one input's results, how much they differ, drawn with the same noise maps, so
+  that it is due to the styles alone; and how much they differ downscaled, where all are to equal
+  the input. Beside them, pairs of different faces.
+- What differs: a small network, trained here on freshly drawn faces, reads their attributes off an
+  image. For each attribute, half the mean square difference of two results of an input (their
+  variance), and half that of a result and the true face, both over the variance of faces. The first
+  is 0 where the results agree; the second 0 where they are right, and 1 where they might as well be
+  of another face. If starts found all that fits, in proportion, both would be equal. The second is
+  larger where the generator, or the search, has its preferences.
+
+Attributes count that are read with R² ≥ 0.5 on faces which the reader hasn't seen: numbers as they
+are, hues and angles as points of a circle, kinds as a 1 among 0s. Differences are read off images
+on both sides. Intervals hold the mean over inputs with 95%.
+
+Writes distances.csv, attributes.csv, diversity.png and pictures.png: in pairs of rows, a face and
+results, and below each what it downscales to. --preset=quick: 6 faces, 8 starts and a reader that
+has seen less, 3 minutes on two cores; full: 32 faces, 16 starts, 25 minutes.
+"""
+
+import itertools
+from functools import partial
+
+import flax.linen as nn
+import harness
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from absl import flags
+from faces import KINDS, RANGES, Attributes, face
+from flax.traverse_util import flatten_dict, unflatten_dict
+from metrics import bootstrap, with_noise_of_first
+
+import pulse_jax
+from pulse_jax import images
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("train_steps", None, "Of the reader; the preset's by default.", 1)
+flags.DEFINE_integer("test_faces", 512, "On which the reader is tested.", 16)
+flags.DEFINE_float("r2", 0.5, "Attributes count that are read at least so well.")
+flags.DEFINE_integer("shown", 6, "Faces in the picture.", 1)
+
+PRESETS = {
+    "quick": {"inputs": 6, "restarts": 8, "train_steps": 800},
+    "full": {"inputs": 32, "restarts": 16, "train_steps": 8000},
+}
+BATCH = 32  # faces in a training step
+
+
+def main(folder):
+    if FLAGS.images is not None:
+        raise ValueError(f"--images={FLAGS.images}: the reader is trained on drawn faces alone")
+    if FLAGS.restarts < 2:
+        raise ValueError(f"--restarts={FLAGS.restarts}: differences take at least 2")
+    generator, params = pulse_jax.load(FLAGS.generator)
+    operator = pulse_jax.OPERATORS["bicubic"](FLAGS.factor)
+    truth = harness.held_out(generator.resolution)
+    found = folder.arrays("search", partial(search, generator, params, operator, truth))
+    results, met = found["images"], found["l2"] <= FLAGS.eps
+    if met.sum(axis=1).max() < 2:
+        raise ValueError(f"--eps={FLAGS.eps}: no input has two results that meet it")
+    reader = folder.arrays("reader", partial(train, generator.resolution))
+
+    pairs = folder.rows("pairs", partial(distances, truth, results, met, operator))
+    readings = folder.rows("readings", partial(read, reader, truth, results, met))
+    differences, attributes = summarise_distances(pairs), summarise_readings(readings)
+    if not attributes:
+        raise ValueError(f"--r2={FLAGS.r2}: the reader reads no attribute so well")
+    folder.table("distances.csv", table(differences))
+    folder.table("attributes.csv", table(attributes))
+    folder.figure("diversity.png", draw_figure(pairs, attributes))
+    folder.picture("pictures.png", list(picture_rows(truth, results, operator)))
+
+
+def search(generator, params, operator, truth):
+    """Results (N, K, R, R, 3), with the noise maps of each input's first restart, and their l2."""
+    built = harness.build(generator, operator)
+    inputs = harness.as_saved(harness.degraded(operator, truth))
+    found = harness.search_all(generator, params, operator, built, inputs)
+    by_input = jax.tree.map(
+        lambda leaf: np.asarray(leaf).reshape(found.l2.shape + leaf.shape[1:]),
+        (found.state.best.latents, found.state.frozen),
+    )
+    alike = []
+    for i in range(FLAGS.inputs):
+        maps = with_noise_of_first(*jax.tree.map(lambda leaf, i=i: leaf[i], by_input))
+        alike.append(harness.render(generator, params, *maps))
+    return {"images": np.stack(alike), "l2": found.l2}
+
+
+# --- How much differs. ---
+
+
+def distances(truth, results, met, operator):
+    """A row for each pair of results of one input, and for pairs of different faces."""
+
+    def rms(a, b):
+        return float(np.sqrt(np.mean((a - b) ** 2)))
+
+    small = harness.degraded(operator, truth)
+    for i in range(0, len(truth) - 1, 2):  # a face in one pair: pairs are independent
+        row = {"of": "different faces", "input": i, "large": rms(*truth[i : i + 2])}
+        yield row | {"small": rms(*small[i : i + 2])}
+    for i, batch in enumerate(results):
+        batch = batch[met[i]]
+        small = harness.degraded(operator, batch)
+        for a, b in itertools.combinations(range(len(batch)), 2):
+            row = {"of": "results of one input", "input": i, "large": rms(batch[a], batch[b])}
+            yield row | {"small": rms(small[a], small[b])}
+
+
+def summarise_distances(pairs):
+    """Means over inputs of the mean over pairs, and how much larger the one is than the other."""
+    lines = []
+    for kind in dict.fromkeys(pair["of"] for pair in pairs):
+        chosen = [pair for pair in pairs if pair["of"] == kind]
+        inputs = np.array([pair["input"] for pair in chosen])
+        large, small = (
+            np.array(
+                [
+                    np.mean([pair[side] for pair in chosen if pair["input"] == i])
+                    for i in np.unique(inputs)
+                ]
+            )
+            for side in ("large", "small")
+        )
+        columns = {"RMS difference": large, "downscaled": small, "ratio": large / small}
+        lines.append(
+            {"pairs of": kind, "inputs": len(large), "pairs": len(chosen)}
+            | {name: bootstrap(values, FLAGS.seed) for name, values in columns.items()}
+        )
+    return lines
+
+
+# --- What differs. ---
+
+CIRCULAR = "clothing_hue", "background_hue", "background_angle"  # their ranges are full turns
+SIZES = {name: 2 if name in CIRCULAR else 1 for name in RANGES}
+SIZES |= {name: len(set(kinds)) for name, kinds in KINDS.items()}
+
+
+def encode(attributes):
+    """Attributes of one face as coordinates; in the order of `Attributes`, of `SIZES` each."""
+
+    def coordinates(name, value):
+        if name in KINDS:
+            return jax.nn.one_hot(value, SIZES[name])
+        low, high = RANGES[name]
+        t = (value - low) / (high - low)
+        if name in CIRCULAR:
+            return jnp.stack([jnp.cos(2 * np.pi * t), jnp.sin(2 * np.pi * t)])
+        return 2 * t[None] - 1
+
+    return jnp.concatenate([coordinates(*item) for item in attributes._asdict().items()])
+
+
+def by_attribute(coordinates):
+    """Arrays (..., D) of coordinates, for each attribute its own."""
+    ends = np.cumsum([SIZES[name] for name in Attributes._fields])[:-1]
+    return dict(zip(Attributes._fields, np.split(coordinates, ends, axis=-1), strict=True))
+
+
+class Reader(nn.Module):
+    """Images (N, R, R, 3) → coordinates of their attributes.
+
+    Its convolutions are of patches that don't overlap: matrix products, which two cores do fast.
+    """
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(96)(patches(x - 0.5, 4)))
+        while x.shape[1] > 4:
+            x = nn.relu(nn.Dense(192)(patches(x, 2)))
+        x = nn.relu(nn.Dense(256)(x.reshape(len(x), -1)))
+        return nn.Dense(sum(SIZES.values()))(x)
+
+
+def patches(x, side):
+    """(N, h, w, C) → (N, h / side, w / side, side² C)."""
+    count, height, width, _ = x.shape
+    x = x.reshape(count, height // side, side, width // side, side, -1).swapaxes(2, 3)
+    return x.reshape(*x.shape[:3], -1)
+
+
+def train(resolution):
+    """The reader's parameters, flat: least squares, on freshly drawn faces."""
+    reader = Reader()
+    optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, FLAGS.train_steps))
+    key = jax.random.fold_in(jax.random.key(FLAGS.seed), 2)
+
+    @jax.jit
+    def init(key):
+        params = reader.init(key, jnp.zeros((1, resolution, resolution, 3)))
+        return params, optimizer.init(params)
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state, key):
+        faces, attributes = jax.vmap(face, (0, None))(jax.random.split(key, BATCH), resolution)
+        truth = jax.vmap(encode)(attributes)
+
+        def error(params):
+            return jnp.mean((reader.apply(params, faces) - truth) ** 2)
+
+        params, moments = state
+        updates, moments = optimizer.update(jax.grad(error)(params), moments)
+        return optax.apply_updates(params, updates), moments
+
+    state = init(key)
+    for i in range(FLAGS.train_steps):
+        state = step(state, jax.random.fold_in(key, i))
+    return flatten_dict(state[0], sep="/")
+
+
+def read(weights, truth, results, met):
+    """A row for each attribute and input: how well it is read, its spread and its error."""
+    params = unflatten_dict(weights, sep="/")
+    reading = jax.jit(lambda batch: Reader().apply(params, batch))
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(FLAGS.seed), 3), FLAGS.test_faces)
+    faces, attributes = jax.jit(jax.vmap(lambda key: face(key, truth.shape[1])))(keys)
+    true = by_attribute(np.asarray(jax.vmap(encode)(attributes)))
+    of_faces = by_attribute(np.asarray(reading(faces)))
+    of_truth = by_attribute(np.asarray(reading(truth)))
+    of_results = [by_attribute(np.asarray(reading(batch))) for batch in results]
+    for name in Attributes._fields:
+        x, y = of_faces[name], true[name]
+        quality = 1 - ((x - y) ** 2).sum() / ((y - y.mean(axis=0)) ** 2).sum()
+        variance = x.var(axis=0).sum()
+        for i in np.flatnonzero(met.sum(axis=1) > 1):
+            found = of_results[i][name][met[i]]  # (restarts, coordinates)
+            spread = found.var(axis=0, ddof=1).sum() / variance
+            error = ((found - of_truth[name][i]) ** 2).sum(axis=1).mean() / (2 * variance)
+            row = {"attribute": name, "R²": float(quality), "input": int(i)}
+            yield row | {"among results": float(spread), "from the truth": float(error)}
+
+
+def summarise_readings(readings):
+    """For each attribute that is read well, R² and both means with their intervals."""
+    found = []
+    for name in dict.fromkeys(row["attribute"] for row in readings):
+        rows = [row for row in readings if row["attribute"] == name]
+        columns = {
+            key: bootstrap([row[key] for row in rows], FLAGS.seed)
+            for key in ("among results", "from the truth")
+        }
+        if rows[0]["R²"] >= FLAGS.r2:
+            found.append({"attribute": name.replace("_", " "), "R²": rows[0]["R²"]} | columns)
+    return sorted(found, key=lambda row: -row["among results"][0])
+
+
+# --- What is written. ---
+
+
+def text(mean, low, high):
+    return f"{mean:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def table(summary):
+    return [{k: text(*v) if isinstance(v, tuple) else v for k, v in row.items()} for row in summary]
+
+
+def draw_figure(pairs, summary):
+    figure, (left, right) = plt.subplots(
+        1,
+        2,
+        figsize=(9.5, 0.17 * len(summary) + 1.4),
+        width_ratios=(1, 1.2),
+        layout="constrained",
+    )
+    for kind, colour in (("results of one input", "C2"), ("different faces", "black")):
+        chosen = [pair for pair in pairs if pair["of"] == kind]
+        sides = [[pair[side] for pair in chosen] for side in ("small", "large")]
+        left.plot(*sides, ".", color=colour, ms=3, alpha=0.5, label=kind)
+    left.axline((0.01, 0.01), (0.1, 0.1), color="0.6", lw=1, zorder=0)
+    left.set(xscale="log", yscale="log", aspect="equal")
+    left.set_xlabel("RMS difference, downscaled")
+    left.set_ylabel("RMS difference, in high resolution")
+    left.legend(fontsize="small")
+
+    for row, at in zip(summary, range(len(summary), 0, -1), strict=True):
+        for key, colour, shift in (("among results", "C2", 0.15), ("from the truth", "C3", -0.15)):
+            mean, low, high = row[key]
+            error = [[mean - low], [high - mean]]
+            label = key if at == 1 else None
+            right.errorbar(mean, at + shift, xerr=error, fmt=".", color=colour, label=label)
+    names = [row["attribute"] for row in summary]
+    right.set_yticks(range(len(names), 0, -1), names, fontsize="small")
+    right.set(xscale="log", xlabel="half the mean square difference, over that of faces")
+    right.axvline(1, color="0.6", lw=1, zorder=0)
+    right.legend(fontsize="small", loc="lower right")
+    return figure
+
+
+def picture_rows(truth, results, operator):
+    """A face and its results; below, what they downscale to."""
+    for face_, batch in list(zip(truth, results, strict=True))[: FLAGS.shown]:
+        row = np.stack([face_, *batch[:8]])
+        yield row
+        yield [images.resize_nearest(x, FLAGS.factor) for x in harness.degraded(operator, row)]
+
+
+if __name__ == "__main__":
+    harness.run(main, PRESETS)
