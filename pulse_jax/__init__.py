@@ -1,12 +1,13 @@
 """PULSE in JAX: many high-resolution pictures that downscale to one of low resolution."""
 
-from pulse_jax import generators, images, losses, operators, optimizers, sphere
+from pulse_jax import generators, images, losses, operators, optimizers, schemes, sphere
 from pulse_jax.generators import Generator, style_generator
 from pulse_jax.generators.checkpoint import load, load_discriminator
 from pulse_jax.generators.style_network import truncate
 from pulse_jax.losses import Loss
 from pulse_jax.operators import OPERATORS
-from pulse_jax.optimizers import OPTIMIZERS, SCHEDULES, SCHEMES
+from pulse_jax.optimizers import OPTIMIZERS, SAMPLERS, SCHEDULES
+from pulse_jax.schemes import SCHEMES
 from pulse_jax.search import (
     STATUS,
     Search,
@@ -22,6 +23,7 @@ from pulse_jax.search import (
 __all__ = [
     "OPERATORS",
     "OPTIMIZERS",
+    "SAMPLERS",
     "SCHEDULES",
     "SCHEMES",
     "STATUS",
@@ -40,6 +42,7 @@ __all__ = [
     "operators",
     "optimizers",
     "run",
+    "schemes",
     "sphere",
     "status",
     "stream",

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 import pulse_jax
-from pulse_jax import images, operators, results
+from pulse_jax import images, operators, optimizers, results, schemes
 from pulse_jax.files import one_line, write
 from pulse_jax.generators import NOISE_TYPES, checkpoint, style_generator
 from pulse_jax.generators.plug_in import is_plug_in, plug_in
@@ -45,7 +45,9 @@ flags.DEFINE_string(
     "How pictures are degraded, from left to right, as in blur:2,bicubic; a downscaler takes what "
     f"is left of the factor. Of {', '.join(pulse_jax.OPERATORS)}.",
 )
-flags.DEFINE_enum("scheme", "rescale", list(pulse_jax.SCHEMES), "How latents keep to the sphere.")
+flags.DEFINE_string(
+    "scheme", "rescale", f"How latents keep to the sphere: {', '.join(pulse_jax.SCHEMES)}."
+)
 flags.DEFINE_integer("input_size", None, "First bring larger pictures to this side.", 1)
 flags.DEFINE_integer("restarts", 8, "Results for each picture.", lower_bound=1)
 flags.DEFINE_alias("duplicates", "restarts")
@@ -74,7 +76,13 @@ flags.DEFINE_string("bad_noise_layers", None, "Those without noise, as in 3.17; 
 flags.DEFINE_bool("tile_latent", False, "Search one style for all layers instead of one for each.")
 flags.DEFINE_bool("equal_start", False, "Start with the same style in all layers.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the generator's activations.")
-flags.DEFINE_enum("opt_name", "adam", list(pulse_jax.OPTIMIZERS), "Optimiser.")
+flags.DEFINE_enum(
+    "opt_name",
+    "adam",
+    [*pulse_jax.OPTIMIZERS, *pulse_jax.SAMPLERS],
+    "Optimiser, or sampler (with --lr_schedule=fixed).",
+)
+flags.DEFINE_float("temperature", 0.01, "Of a sampler, in the unit of the loss.", 0)
 flags.DEFINE_float("learning_rate", 0.4, "Largest learning rate.")
 flags.DEFINE_integer("steps", 100, "Steps of each restart.", lower_bound=1)
 flags.DEFINE_enum(
@@ -279,7 +287,17 @@ def make_optimizer():
         schedule = pulse_jax.SCHEDULES[FLAGS.lr_schedule](FLAGS.learning_rate, FLAGS.steps)
     except ValueError as error:
         raise ValueError(f"--learning_rate={FLAGS.learning_rate}: {error}") from error
-    return pulse_jax.SCHEMES[FLAGS.scheme](pulse_jax.OPTIMIZERS[FLAGS.opt_name](schedule))
+    try:
+        scheme = schemes.parse(FLAGS.scheme)
+    except ValueError as error:
+        raise ValueError(f"--scheme={FLAGS.scheme}: {error}") from error
+    name = FLAGS.opt_name
+    if name in optimizers.GO_BACK and FLAGS.scheme in schemes.TANGENT_STEPS:
+        raise ValueError(f"--scheme={FLAGS.scheme} can't go back to earlier points, as {name} does")
+    if name in pulse_jax.SAMPLERS:
+        # Each restart's noise also depends on where it starts, and so on --seed.
+        return scheme(pulse_jax.SAMPLERS[name](schedule, FLAGS.temperature, jax.random.key(0)))
+    return scheme(pulse_jax.OPTIMIZERS[name](schedule))
 
 
 def read_pictures(output, resolution, degradation):

@@ -1,11 +1,7 @@
-"""Optimisers on spheres, as optax transformations, and their learning rates.
+"""Base optimisers and samplers, as optax transformations, and their learning rates.
 
-A Gaussian of d dimensions has its mass near the sphere of radius √d, so latents are searched on
-spheres. Latents are a pytree of arrays (n, ...): axis 0 counts n spheres, the other axes are one
-point's coordinates, so style vectors (L, d) lie on L spheres and a noise map (1, H, W) on one.
-
-A scheme turns a base optimiser into one that knows the spheres. It is a chain: links before, around
-or after the base, the last of which puts the point back where it belongs, whatever came before.
+Any optimiser of optax can be the base of a scheme (see `schemes`, also for how latents are laid out
+on spheres); here are those with names, and what optax doesn't have.
 """
 
 import math
@@ -18,45 +14,6 @@ import numpy as np
 import optax
 
 from pulse_jax import sphere
-
-
-class KeepNormsState(NamedTuple):
-    norms: optax.Params  # the latents' pytree, each leaf (n, 1, ...)
-
-
-def keep_norms():
-    """The last link of a chain: keep each vector's norm at its value in `init`.
-
-    With x = params + update of one sphere and R its initial norm, the new update is
-    R x/‖x‖ − params, where ‖x‖ = √(Σx² + 1e-9) as in the reference, so that 0 is safe: a vector
-    that starts at 0 stays within 4e-5 of it. The norms don't drift, since R is kept.
-
-    `init` raises ValueError for a leaf with fewer than two axes, `update` if `params` is missing.
-    """
-
-    def init(params):
-        return KeepNormsState(jax.tree.map(_norms, params))
-
-    def update(updates, state, params=None, **extra_args):
-        if params is None:
-            raise ValueError("keep_norms needs the point: call update(gradient, state, params)")
-
-        def onto_sphere(update, point, norm):
-            moved = point + update
-            return moved * (norm / _norms(moved)) - point
-
-        return jax.tree.map(onto_sphere, updates, params, state.norms), state
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def rescale(base):
-    """The optimiser of PULSE (arXiv 2003.03808): a step of `base`, then back onto the spheres.
-
-    The step is taken in the ambient space and the result divided by its length; gradients aren't
-    projected, and the moments of `base` know nothing of the sphere.
-    """
-    return optax.chain(base, keep_norms())
 
 
 class LBFGSState(NamedTuple):
@@ -168,6 +125,135 @@ def _each_sphere(function, *trees):
     return jax.tree.map(jax.vmap(function), *trees)
 
 
+class SphereAdamState(NamedTuple):
+    count: jax.Array  # ()
+    mu: optax.Updates  # first moments
+    nu: optax.Updates  # second moments (n, 1, ...)
+
+
+def sphere_adam(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
+    """Adam with one second moment for each sphere: the mean square of its gradient's coordinates.
+
+    −learning_rate · m̂/(√v̂ + eps), m and v decaying averages of g and ‖g‖²/d, without their bias.
+    Unlike Adam's, the update turns with the coordinates, so that no direction on the sphere is
+    special (Bécigneul and Ganea, ICLR 2019; they take ‖g‖², so their learning rate is √d times
+    this one).
+    """
+
+    def init(params):
+        def per_sphere(leaf):
+            return jnp.zeros((leaf.shape[0], *[1] * (leaf.ndim - 1)), leaf.dtype)
+
+        nu = jax.tree.map(per_sphere, params)
+        return SphereAdamState(jnp.zeros((), int), optax.tree.zeros_like(params), nu)
+
+    def update(updates, state, params=None):
+        def mean_square(g):
+            return jnp.mean(g**2, axis=tuple(range(1, g.ndim)), keepdims=True)
+
+        count = state.count + 1
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment(jax.tree.map(mean_square, updates), state.nu, b2, 1)
+        mean = optax.tree.bias_correction(mu, b1, count)
+        square = optax.tree.bias_correction(nu, b2, count)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mean, square)
+        return updates, SphereAdamState(count, mu, nu)
+
+    return optax.chain(
+        optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate)
+    )
+
+
+class LangevinState(NamedTuple):
+    count: jax.Array  # ()
+    key: jax.Array
+
+
+def langevin(learning_rate, temperature, key):
+    """Langevin dynamics: −η g + √(2ηT) ξ with ξ ~ N(0, I) and η the learning rate.
+
+    With the scheme `geodesic` it samples the sphere with a density in proportion to exp(−loss/T),
+    up to an error of the order of η (the geodesic Langevin algorithm: Wang, Lei and Panageas,
+    NeurIPS 2020). Noise comes from `key` and the starting point, so that restarts mapped over have
+    their own. Raises ValueError for a temperature that isn't finite and at least 0.
+    """
+    _check_temperature(temperature)
+
+    def init(params):
+        return LangevinState(jnp.zeros((), int), _key_of_start(key, params))
+
+    def update(updates, state, params=None):
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        noise_key, next_key = jax.random.split(state.key)
+        noise = optax.tree.random_like(noise_key, updates)
+        width = jnp.sqrt(2 * rate * temperature)
+        updates = jax.tree.map(lambda g, xi: width * xi - rate * g, updates, noise)
+        return updates, LangevinState(state.count + 1, next_key)
+
+    return optax.GradientTransformation(init, update)
+
+
+class PCNState(NamedTuple):
+    count: jax.Array  # ()
+    key: jax.Array
+    point: optax.Params  # the last one accepted
+    value: jax.Array  # () of the objective there
+
+
+def pcn(learning_rate, temperature, key):
+    """The preconditioned Crank–Nicolson sampler: proposes √(1 − β²) z + β ξ, ξ ~ N(0, I).
+
+    β, in (0, 1], is the learning rate. A proposal is accepted with probability
+    min(1, exp((loss(z) − loss(z'))/T)), else z stays (Cotter, Roberts, Stuart and White,
+    Statistical Science 28, 2013, on whose scale the prior is N(0, I)). With the scheme `none` it
+    samples in proportion to exp(−loss/T) N(z; 0, I), with `rescale` to exp(−loss/T) on spheres of
+    radius √d (Lie, Rudolf, Sprungk and Sullivan, Scandinavian Journal of Statistics 50, 2023), in
+    both cases exactly, in the long run.
+
+    No gradient is used. Each update judges the last proposal and makes the next: the points that a
+    search visits are the proposals, `point` of the state the sample. Randomness as in `langevin`.
+    Updates need the point and the value there. Raises ValueError for a temperature that isn't
+    finite and at least 0.
+    """
+    _check_temperature(temperature)
+
+    def init(params):
+        infinity = jnp.asarray(jnp.inf, float)
+        return PCNState(jnp.zeros((), int), _key_of_start(key, params), params, infinity)
+
+    def update(updates, state, params=None, *, value, **extra_args):
+        beta = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        chance_key, noise_key, next_key = jax.random.split(state.key, 3)
+        # Not a quotient of exponentials, and false where the value isn't finite.
+        height = -temperature * jnp.log(jax.random.uniform(chance_key, minval=1e-37))
+        accepted = value <= state.value + height
+        point, value = jax.tree.map(
+            lambda new, old: jnp.where(accepted, new, old),
+            (params, value),
+            (state.point, state.value),
+        )
+        noise = optax.tree.random_like(noise_key, params)
+        updates = jax.tree.map(
+            lambda z, xi, last: jnp.sqrt(1 - beta**2) * z + beta * xi - last, point, noise, params
+        )
+        return updates, PCNState(state.count + 1, next_key, point, value)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _key_of_start(key, params):
+    """The key of one restart: its start, drawn at random, tells it from the others."""
+    for leaf in jax.tree.leaves(params):
+        bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32)
+        key = jax.random.fold_in(key, jnp.sum(bits, dtype=jnp.uint32))
+    return key
+
+
+def _check_temperature(temperature):
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
+
+
 def fixed(learning_rate, steps):
     """A constant learning rate.
 
@@ -199,27 +285,24 @@ def linear1cycledrop(learning_rate, steps):
     return _schedule(learning_rate, steps, shape)
 
 
-# Scheme(base optimiser) -> optimiser that keeps to the spheres.
-SCHEMES = {"rescale": rescale}
-
 # Optimiser(learning rate or schedule); the first four as in the reference, with torch's defaults.
 OPTIMIZERS = {
     "sgd": optax.sgd,
     "sgdm": partial(optax.sgd, momentum=0.9),
     "adam": optax.adam,
     "adamax": optax.adamax,
+    "sphere_adam": sphere_adam,
     "lbfgs": lbfgs,
 }
 
+# Sampler(learning rate or schedule, temperature, key).
+SAMPLERS = {"langevin": langevin, "pcn": pcn}
+
+# These go back to an earlier point, so their update is no tangent at the present one.
+GO_BACK = "lbfgs", "pcn"
+
 # Schedule(peak learning rate, number of steps) -> learning rate of each step, counted from 0.
 SCHEDULES = {"fixed": fixed, "linear1cycle": linear1cycle, "linear1cycledrop": linear1cycledrop}
-
-
-def _norms(x):
-    """√(Σx² + 1e-9) over all axes but the first: (n, ...) -> (n, 1, ...)."""
-    if x.ndim < 2:
-        raise ValueError(f"latents must be (spheres, coordinates ...), got shape {x.shape}")
-    return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim)), keepdims=True) + 1e-9)
 
 
 def _one_cycle(t):

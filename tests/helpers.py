@@ -1,8 +1,10 @@
-"""What several test files share: golden arrays and the error measure they are compared with."""
+"""What several test files share: golden arrays, how they are compared, runs of an optimiser."""
 
 from pathlib import Path
 
+import jax
 import numpy as np
+import optax
 
 DATA = Path(__file__).parent / "data"
 
@@ -18,3 +20,16 @@ def relative_error(actual, expected):
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     return np.abs(actual - expected).max() / np.abs(expected).max()
+
+
+def trajectory(optimizer, loss, params, steps):
+    """Losses before each step and params after it: (steps,) and (steps, ...) per leaf."""
+
+    def step(carry, _):
+        params, state = carry
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(gradient, state, params, value=value)
+        params = optax.apply_updates(params, updates)
+        return (params, state), (value, params)
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), length=steps)[1]

@@ -1,33 +1,18 @@
-"""Optimisers: the reference's trajectories, and the sphere held over a long run."""
+"""Optimisers: the reference's trajectories, its schedules, and L-BFGS."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from helpers import golden, relative_error
+from helpers import golden, relative_error, trajectory
 
-from pulse_jax.optimizers import OPTIMIZERS, SCHEDULES, SCHEMES, _two_loops, lbfgs
+from pulse_jax.optimizers import OPTIMIZERS, SCHEDULES, _two_loops, lbfgs
+from pulse_jax.schemes import SCHEMES
 
 G = golden("spherical")
 PARTS = "init", "target", "coef"
 LEARNING_RATE, STEPS = G["lr"].item(), G["steps"].item()
-every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
-every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
-
-
-def trajectory(optimizer, loss, params, steps):
-    """Losses before each step and params after it: (steps,) and (steps, ...) per leaf."""
-
-    def step(carry, _):
-        params, state = carry
-        value, gradient = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(gradient, state, params, value=value)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (value, params)
-
-    return jax.lax.scan(step, (params, optimizer.init(params)), length=steps)[1]
 
 
 def norms(x, axes):
@@ -75,77 +60,6 @@ def test_schedules_equal_the_reference(schedule, x64, bound):
 def test_schedules_hold_after_the_last_step(schedule, last):
     rates = SCHEDULES[schedule](0.4, 50)(np.array([50, 51, 1000]))
     np.testing.assert_allclose(rates, last, rtol=1e-4)
-
-
-@every_scheme
-@every_optimizer
-def test_stays_on_its_sphere_in_float32(scheme, optimizer):
-    """1000 large steps down a slope, on vectors of unlike norms and on a noise map."""
-    key = jax.random.key(0)
-    latents = [jax.random.normal(key, (10, 128)) * jnp.geomspace(0.1, 10, 10)[:, None]]
-    latents += [jax.random.normal(key, (1, 8, 8))]
-    slopes = [100 * jnp.cos(x) for x in latents]
-
-    def loss(params):
-        return sum(jnp.vdot(x, slope) for x, slope in zip(params, slopes, strict=True))
-
-    optimizer = scheme(OPTIMIZERS[optimizer](0.4))
-    values, params = jax.jit(lambda p: trajectory(optimizer, loss, p, 1000))(latents)
-    lowest = 0  # on a sphere, opposite the slope
-    for start, path, slope in zip(latents, params, slopes, strict=True):
-        assert path.dtype == "float32"
-        axes = tuple(range(1 - start.ndim, 0))
-        radius = norms(start, axes)
-        np.testing.assert_allclose(norms(path, axes), np.tile(radius, (1000, 1)), rtol=1e-6)
-        lowest -= np.sum(radius * norms(slope, axes))
-    assert values[-1] < 0.9 * lowest
-
-
-@every_scheme
-def test_a_vector_at_0_stays_there_and_finite(scheme):
-    latents = jnp.zeros((2, 3))
-    optimizer = scheme(optax.adam(0.4))
-    for gradient, bound in [(jnp.zeros((2, 3)), 0), (jnp.ones((2, 3)), 4e-5)]:
-        updates, _ = optimizer.update(gradient, optimizer.init(latents), latents)
-        assert np.max(norms(updates, -1)) <= bound
-
-
-@every_scheme
-@every_optimizer
-def test_compiles_once_and_maps_over_restarts(scheme, optimizer):
-    optimizer = scheme(OPTIMIZERS[optimizer](SCHEDULES["linear1cycledrop"](0.4, 10)))
-    traces = []
-
-    @jax.jit
-    @jax.vmap
-    def step(gradient, state, params):
-        traces.append(None)
-        updates, state = optimizer.update(
-            gradient, state, params, value=0.0, grad=gradient, value_fn=lambda p: 0.0
-        )
-        return optax.apply_updates(params, updates), state
-
-    params = {"styles": jax.random.normal(jax.random.key(0), (3, 4, 16))}
-    state = jax.vmap(optimizer.init)(params)
-    alone = jax.tree.map(lambda x: x[1], params)
-    alone_state, update_alone = optimizer.init(alone), jax.jit(optimizer.update)
-    for _ in range(3):
-        gradient = jax.tree.map(jnp.sin, params)
-        params, state = step(gradient, state, params)
-        gradient = jax.tree.map(jnp.sin, alone)
-        updates, alone_state = update_alone(gradient, alone_state, alone, value=0.0)
-        alone = optax.apply_updates(alone, updates)
-    assert len(traces) == 1
-    assert relative_error(params["styles"][1], alone["styles"]) <= 1e-5
-
-
-@every_scheme
-def test_bad_latents(scheme):
-    optimizer = scheme(optax.sgd(0.1))
-    with pytest.raises(ValueError, match=r"\(5,\)"):
-        optimizer.init(jnp.ones(5))
-    with pytest.raises(ValueError, match="params"):
-        optimizer.update(jnp.ones((1, 5)), optimizer.init(jnp.ones((1, 5))))
 
 
 @every_schedule

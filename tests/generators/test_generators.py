@@ -7,7 +7,7 @@ import optax
 import pytest
 from helpers import golden, relative_error
 
-from pulse_jax import losses, operators, optimizers, search
+from pulse_jax import losses, operators, schemes, search
 from pulse_jax.generators import Generator, fit_latents, gaussian_fit, style_generator
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import StyleGAN2
@@ -234,7 +234,7 @@ def test_a_generator_need_not_be_a_stylegan():
         search.build(generator, operators.area(4), losses.Loss(), optax.sgd(1.0))
 
     loss = losses.Loss(l2=100, geocross=0, eps=1e-5)
-    optimizer = optimizers.SCHEMES["rescale"](optax.adam(0.1))
+    optimizer = schemes.SCHEMES["rescale"](optax.adam(0.1))
     linear = search.build(generator, operators.area(4), loss, optimizer)
     latents, frozen = jax.vmap(generator.sample)(jax.random.split(jax.random.key(2), 3))
     state, info = search.run(linear, params, target, jax.vmap(linear.init)(latents, frozen), 200)

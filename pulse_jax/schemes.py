@@ -1,0 +1,343 @@
+"""Sphere schemes: how a search keeps latents where a high-dimensional Gaussian has its mass.
+
+Latents are a pytree of arrays (n, ...): axis 0 counts n spheres, the other axes are one point's
+coordinates, so style vectors (L, d) lie on L spheres and a noise map (1, H, W) on one.
+
+A scheme turns a base optimiser from optax into one that knows the spheres: `scheme(base)`, or
+`scheme(base, parameter)` where it has one. Below, z is one point, d the number of its coordinates,
+R its norm at the start, g the gradient, u what the base makes of it, and P = I − zzᵀ/R² the
+projection to the tangent plane. Norms don't drift, since every step ends with R as it was.
+
+Schemes whose base must be free to go where it wants take any optimiser; those that use u as a
+tangent can't take bases that go back to an earlier point (`lbfgs`, `pcn`): see `TANGENT_STEPS`.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pulse_jax import sphere
+
+
+def none(base):
+    """z + u. No sphere: the control of an ablation, which drifts to where images aren't real."""
+    return optax.with_extra_args_support(base)
+
+
+# --- Penalties: z + u, with a term in the objective that draws z to where Gaussians are. ---
+
+
+def gaussian_prior(base, weight=1e-3):
+    """A penalty weight · ‖z‖²/2, as in Bora, Jalal, Price and Dimakis (ICML 2017).
+
+    With weight 1 it is minus the logarithm of the Gaussian's density, which is highest at 0, far
+    from the Gaussian's mass: what PULSE argues against.
+    """
+    return _penalised(base, lambda z: weight * jnp.sum(z**2) / 2)
+
+
+def radial_prior(base, weight=1e-3):
+    """A penalty weight · (r²/2 − (d − 1) ln r), r = ‖z‖: of a Gaussian's radius, which is χ_d.
+
+    Lowest at r = √(d − 1): the mass, where `gaussian_prior` has the density. For latents that
+    should be likely rather than bound.
+    """
+
+    def penalty(z):
+        square = jnp.sum(z**2) + 1e-9
+        return weight * (square - (z.size - 1) * jnp.log(square)) / 2
+
+    return _penalised(base, penalty)
+
+
+def soft_shell(base, weight=1e-3):
+    """A penalty weight · (‖z‖ − √d)², which allows for a shell as thick as the weight is small."""
+
+    def penalty(z):
+        return weight * (jnp.sqrt(jnp.sum(z**2) + 1e-9) - math.sqrt(z.size)) ** 2
+
+    return _penalised(base, penalty)
+
+
+def _penalised(base, penalty):
+    base = optax.with_extra_args_support(base)
+
+    def total(params):
+        return sum(jnp.sum(jax.vmap(penalty)(leaf)) for leaf in jax.tree.leaves(params))
+
+    def update(updates, state, params=None, *, value=None, value_fn=None, **extra_args):
+        _check_point(params)
+        added, gradient = jax.value_and_grad(total)(params)
+        updates = optax.tree.add(updates, gradient)
+        extra_args["grad"] = updates
+        if value is not None:
+            extra_args["value"] = value + added
+        if value_fn is not None:
+            extra_args["value_fn"] = lambda z: value_fn(z) + total(z)
+        return base.update(updates, state, params, **extra_args)
+
+    def init(params):
+        _check_spheres(params)
+        return base.init(params)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+# --- A step of the base in the ambient space, then back. ---
+
+
+def ball(base):
+    """z' = y min(1, R/‖y‖), y = z + u: as latents are kept in Bojanowski et al. (ICML 2018).
+
+    The ball is convex; inside it, images tend to the average one.
+    """
+    return optax.chain(base, _keep(lambda y, radius: y * jnp.minimum(1, radius / _norms(y))))
+
+
+def rescale(base):
+    """z' = R y/‖y‖, y = z + u: the scheme of PULSE (arXiv 2003.03808), and the default.
+
+    Gradients aren't projected, and the moments of the base know nothing of the sphere. As in the
+    reference ‖y‖ is √(Σy² + 1e-9), so that 0 is safe: a vector that starts at 0 stays within 4e-5.
+    """
+    return optax.chain(base, _onto_sphere())
+
+
+def rescale_every(base, period=10):
+    """`rescale` after each `period`-th step, or only at the end, if that is the number of steps.
+
+    Iterates between are off the sphere, and a search's best may be one of them. It shows what
+    constraining each step is worth.
+    """
+    if period != int(period) or period < 1:
+        raise ValueError(f"the period of rescale_every must be an integer ≥ 1, got {period}")
+    last = _onto_sphere()
+    return optax.chain(
+        base, optax.conditionally_transform(last, lambda step: (step + 1) % int(period) == 0)
+    )
+
+
+def reparametrise(base):
+    """z = R v/‖v‖ with v free: the base moves v by the gradient R/‖v‖ P g.
+
+    As v grows, which it does under optimisers other than gradient flow, steps turn it by less: a
+    decay of the learning rate that comes of itself (as in weight normalisation, Salimans and
+    Kingma, NeurIPS 2016).
+    """
+    base = optax.with_extra_args_support(base)
+
+    def init(params):
+        radii = _radii(params)
+        return params, radii, base.init(params)
+
+    def update(updates, state, params=None, *, value_fn=None, **extra_args):
+        _check_point(params)
+        free, radii, base_state = state
+
+        def onto(free):
+            return jax.tree.map(lambda v, radius: v * (radius / _norms(v)), free, radii)
+
+        def pull(z, g, v, radius):
+            return _each(sphere.tangent)(z, g) * (radius / _norms(v))
+
+        gradient = jax.tree.map(pull, params, updates, free, radii)
+        extra_args["grad"] = gradient
+        if value_fn is not None:
+            extra_args["value_fn"] = lambda v: value_fn(onto(v))
+        step, base_state = base.update(gradient, base_state, free, **extra_args)
+        free = optax.apply_updates(free, step)
+        return optax.tree.sub(onto(free), params), (free, radii, base_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+# --- Steps in the tangent plane (Absil, Mahony and Sepulchre, 2008). ---
+
+
+def tangent_gradient(base):
+    """The base is given P g; then as `rescale`. Its u isn't tangent if it scales coordinates."""
+    return optax.chain(_link(sphere.tangent), base, _onto_sphere())
+
+
+def tangent_update(base):
+    """z' = R y/‖y‖, y = z + P u: Riemannian descent by retraction, on the base's own gradient."""
+    return optax.chain(base, _link(sphere.tangent), _onto_sphere())
+
+
+def geodesic(base):
+    """z' = cos(‖t‖/R) z + R sin(‖t‖/R) t/‖t‖, t = P u, u from P g: the exponential map.
+
+    A step turns z by ‖t‖/R, however large that is. Momentum isn't transported.
+    """
+    return _geodesic(base)
+
+
+def geodesic_projected(base):
+    """`geodesic`, with the base's momentum carried by projection: m' = P_z' m.
+
+    With `sgdm` or `sphere_adam` this is the recursion of geoopt (Bécigneul and Ganea, "Riemannian
+    adaptive optimization methods", ICLR 2019).
+    """
+    return _geodesic(base, lambda _, point, m: sphere.tangent(point, m))
+
+
+def geodesic_parallel(base):
+    """`geodesic`, with the base's momentum carried in parallel, which keeps its length:
+
+    m' = m − ⟨z', m⟩/(R² + ⟨z, z'⟩) (z + z').
+    """
+    return _geodesic(base, sphere.transport)
+
+
+def fixed_angle(base):
+    """`geodesic` with the base given R P g/‖P g‖, so that every gradient counts the same.
+
+    With `sgd` each step turns z by the learning rate, in radians, whatever the loss's unit.
+    """
+
+    def unit(z, g):
+        t = sphere.tangent(z, g)
+        largest = jnp.max(jnp.abs(t))
+        t = t / jnp.where(largest > 0, largest, 1)  # a small gradient's square would be 0
+        square = jnp.sum(t**2)
+        return jnp.sqrt(jnp.sum(z**2) / jnp.where(square > 0, square, 1)) * t
+
+    return optax.chain(_link(unit), _geodesic(base))
+
+
+def _geodesic(base, carry=None):
+    base = optax.with_extra_args_support(base)
+
+    def init(params):
+        return _radii(params), base.init(params)
+
+    def update(updates, state, params=None, **extra_args):
+        _check_point(params)
+        radii, base_state = state
+        tangent, move = _each(sphere.tangent), _each(sphere.exp)
+        gradient = jax.tree.map(tangent, params, updates)
+        step, base_state = base.update(gradient, base_state, params, **extra_args)
+
+        def arrive(z, u, radius):
+            y = move(z, tangent(z, u))
+            return y * (radius / _norms(y))
+
+        points = jax.tree.map(arrive, params, step, radii)
+        if carry is not None:
+            base_state = _carry(carry, base_state, params, points)
+        return optax.tree.sub(points, params), (radii, base_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _carry(carry, state, start, end):
+    """Of a base's state the first moments: `mu` in Adam's family, `trace` in SGD's."""
+    for name in ("mu", "trace"):
+        moment = optax.tree.get(state, name)
+        if moment is not None:
+            moment = jax.tree.map(_each(carry), start, end, moment)
+            state = optax.tree.set(state, **{name: moment})
+    return state
+
+
+SCHEMES = {
+    function.__name__: function
+    for function in (
+        rescale,
+        none,
+        gaussian_prior,
+        radial_prior,
+        soft_shell,
+        ball,
+        rescale_every,
+        reparametrise,
+        tangent_gradient,
+        tangent_update,
+        geodesic,
+        geodesic_projected,
+        geodesic_parallel,
+        fixed_angle,
+    )
+}
+# They take the base's step for a tangent, or the start of a geodesic, at the present point.
+TANGENT_STEPS = "tangent_update", "geodesic", "geodesic_projected", "geodesic_parallel"
+TANGENT_STEPS += ("fixed_angle",)
+PARAMETERS = "gaussian_prior", "radial_prior", "soft_shell", "rescale_every"
+
+
+def parse(text):
+    """The scheme of a command line: "rescale", or "rescale_every:20" with its parameter.
+
+    Raises ValueError for an unknown name, or a parameter that isn't a number above 0 or isn't
+    asked for.
+    """
+    name, colon, parameter = text.partition(":")
+    if name not in SCHEMES:
+        raise ValueError(f"{name!r} is none of {', '.join(SCHEMES)}")
+    if not colon:
+        return SCHEMES[name]
+    if name not in PARAMETERS:
+        raise ValueError(f"{name} takes no parameter, got {parameter!r}")
+    try:
+        number = float(parameter)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"the parameter of {name} must be a number above 0, got {parameter!r}")
+    return lambda base: SCHEMES[name](base, number)
+
+
+# --- Links of these chains. ---
+
+
+def _keep(project):
+    """The last link: the point y goes to project(y, R), R its norm in `init`, (n, 1, ...)."""
+
+    def update(updates, radii, params=None, **extra_args):
+        _check_point(params)
+        return (
+            jax.tree.map(lambda u, z, radius: project(z + u, radius) - z, updates, params, radii),
+            radii,
+        )
+
+    return optax.GradientTransformationExtraArgs(_radii, update)
+
+
+def _onto_sphere():
+    return _keep(lambda y, radius: y * (radius / _norms(y)))
+
+
+def _link(function):
+    """Rewrites updates by a `function(point, update)` of one sphere."""
+
+    def update(updates, params=None):
+        _check_point(params)
+        return jax.tree.map(_each(function), params, updates)
+
+    return optax.stateless(update)
+
+
+_each = jax.vmap
+
+
+def _radii(params):
+    _check_spheres(params)
+    return jax.tree.map(_norms, params)
+
+
+def _norms(x):
+    """√(Σx² + 1e-9) over all axes but the first: (n, ...) -> (n, 1, ...)."""
+    return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim)), keepdims=True) + 1e-9)
+
+
+def _check_spheres(params):
+    for leaf in jax.tree.leaves(params):
+        if leaf.ndim < 2:
+            raise ValueError(f"latents must be (spheres, coordinates ...), got shape {leaf.shape}")
+
+
+def _check_point(params):
+    if params is None:
+        raise ValueError("a scheme needs the point: call update(gradient, state, params)")
