@@ -47,7 +47,8 @@ def _conv2d_forward(x, kernel, padding):
 def _conv2d_backward(padding, residuals, cotangent):
     x, kernel = residuals
     (low, high), size = padding, kernel.shape[0]
-    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    # The barrier has XLA take the flipped kernel out of a loop of steps that share their weights.
+    flipped = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
     grad_x = conv2d(cotangent, flipped, (size - 1 - low, size - 1 - high))
     return grad_x, _kernel_gradient(x, cotangent, size, padding)
 
@@ -94,11 +95,21 @@ _TRANSPOSED = np.array([[[0, 0, 1], [1, 0, 0]], [[0, 0, 0], [0, 1, 0]]], np.floa
 _STRIDED = np.array([[[1, 0, 0], [0, 1, 0]], [[0, 0, 1], [0, 0, 0]]], np.float32)
 
 
+def _spread(kernel, phases):
+    """Σ_uv phases[·, ·, u] phases[·, ·, v] kernel[u, v, I, O], as (2, 2, 2, 2, I, O).
+
+    In sums, which are exact at any matmul precision.
+    """
+    phases = phases.astype(kernel.dtype)
+    rows = sum(phases[:, :, u, None, None, None] * kernel[u] for u in range(3))
+    return sum(phases[:, :, v, None, None] * rows[:, :, None, None, v] for v in range(3))
+
+
 def _polyphase_up(x, kernel, phases):
     """(N, H, W, I) → (N, 2H+2, 2W+2, O), at the cost of a 2×2 convolution into 4 O channels."""
-    phases = phases.astype(kernel.dtype)
-    small = jnp.einsum("atu,bsv,uvio->tsiabo", phases, phases, kernel, precision="highest")
-    small = small.reshape(2, 2, kernel.shape[2], -1)
+    small = _spread(kernel, phases).transpose(1, 3, 4, 0, 2, 5)
+    # The barrier: as in `conv2d`'s derivative.
+    small = lax.optimization_barrier(small.reshape(2, 2, kernel.shape[2], -1))
     y = conv2d(x, small, (1, 1))
     n, h, w, _ = y.shape
     y = y.reshape(n, h, w, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
@@ -128,8 +139,7 @@ def strided_conv2d(x, kernel):
     """
     n, h, w, inputs = x.shape
     x = x.reshape(n, h // 2, 2, w // 2, 2, inputs).transpose(0, 1, 3, 2, 4, 5)
-    phases = _STRIDED.astype(kernel.dtype)
-    small = jnp.einsum("tau,sbv,uvio->tsabio", phases, phases, kernel, precision="highest")
+    small = _spread(kernel, _STRIDED).transpose(0, 2, 1, 3, 4, 5)
     return conv2d(
         x.reshape(n, h // 2, w // 2, 4 * inputs), small.reshape(2, 2, 4 * inputs, -1), (0, 0)
     )
