@@ -6,8 +6,8 @@ Nothing in the search is about downscaling: it takes any linear operator. Held-o
 small, blurred, moved, cut and turned grey, each is searched from several starts with the original's
 recipe, and the table gives the share of restarts whose degraded image is within eps of the input in
 mean square, and the median of that error; the interval takes each face for one trial. What keeps
-all pixels asks more of the generator than what averages over many: a drawn face that it has
-never seen is a little off its range everywhere.
+pixels, a mask or grey, asks more of the generator than what averages over many, and misses eps:
+a drawn face that it has never seen is a little off its range everywhere.
 
 Writes table.csv and degradations.png, a row for each operator: the truth, the input, the results.
 --preset=quick: 1 face, 1 minute on two cores; full: 16 faces, 15 minutes.

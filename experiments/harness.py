@@ -21,6 +21,7 @@ import json
 import platform
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -218,7 +219,12 @@ def held_out(resolution, count=None):
 
 def degraded(operator, batch):
     """D of each image, exactly."""
-    return np.asarray(jax.jit(jax.vmap(operator))(batch))
+    return np.asarray(_degrade(operator, batch))
+
+
+@partial(jax.jit, static_argnums=0)
+def _degrade(operator, batch):
+    return jax.vmap(operator)(batch)
 
 
 def build(generator, operator):
@@ -269,9 +275,9 @@ def search_all(generator, params, operator, search, targets, *, stop_at_eps=Fals
 
 def render(generator, params, latents, frozen):
     """Images (N, R, R, 3) of latents, with 8 bits, computed a few at a time."""
+    return as_saved(_draw(generator.synthesize, params, (latents, frozen)))
 
-    @jax.jit
-    def draw(params, samples):
-        return jax.lax.map(lambda z: generator.synthesize(params, *z), samples, batch_size=8)
 
-    return as_saved(draw(params, (latents, frozen)))
+@partial(jax.jit, static_argnums=0)
+def _draw(synthesize, params, samples):
+    return jax.lax.map(lambda z: synthesize(params, *z), samples, batch_size=8)

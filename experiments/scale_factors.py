@@ -15,6 +15,8 @@ the score of the true faces.
 
 The fewer pixels an input has, the less a result has to obey, and the more it may differ. Intervals
 hold means over inputs with 95%; for the share within eps, an input counts as one trial (Wilson).
+With the bundled generator diversity grows steadily, towards that of the samples; realism hardly
+changes; and the 16×16 inputs hold details that the generator doesn't always reach.
 
 Writes table.csv, factors.png and pictures.png. --preset=quick: 4 faces with 4 restarts, 2 minutes
 on two cores; full: 32 faces with 4, 15 minutes.
@@ -155,6 +157,7 @@ def draw_measures(rows, others):
         axis.set_xscale("log", base=2)
         axis.set_xticks(factors, [f"×{factor}" for factor in factors])
     for axis in axes.flat[:3]:
+        axis.margins(y=0.1)
         axis.set_ylim(bottom=0)
     return figure
 
