@@ -24,7 +24,7 @@ from tqdm import tqdm
 import pulse_jax
 from pulse_jax import images, operators, optimizers, results, schemes
 from pulse_jax.files import one_line, write
-from pulse_jax.generators import NOISE_TYPES, checkpoint, style_generator
+from pulse_jax.generators import NOISE_TYPES, SPACES, checkpoint, style_generator
 from pulse_jax.generators.plug_in import is_plug_in, plug_in
 from pulse_jax.losses import Loss, l2
 from pulse_jax.results import Picture, attempt, save
@@ -69,12 +69,23 @@ flags.DEFINE_float(
     0,
 )
 flags.DEFINE_enum(
-    "noise_type", "trainable", NOISE_TYPES, "Noise maps: none, drawn once, or searched as well."
+    "noise_type",
+    "trainable",
+    NOISE_TYPES,
+    "Noise maps: none, drawn once, searched as well, or so with mean 0.",
 )
 flags.DEFINE_integer("num_trainable_noise_layers", 5, "How many of them are searched.", 0)
 flags.DEFINE_string("bad_noise_layers", None, "Those without noise, as in 3.17; default: the last.")
 flags.DEFINE_bool("tile_latent", False, "Search one style for all layers instead of one for each.")
 flags.DEFINE_bool("equal_start", False, "Start with the same style in all layers.")
+flags.DEFINE_enum(
+    "space",
+    "w",
+    SPACES,
+    "Styles whitened by coordinate, by their whole covariance, or the mapping network's input.",
+)
+flags.DEFINE_bool("joint_sphere", False, "Search all layers' styles on one sphere.")
+flags.DEFINE_bool("exact_radius", False, "Start at norm √d, not at the Gaussian sample's.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the generator's activations.")
 flags.DEFINE_enum(
     "opt_name",
@@ -98,7 +109,7 @@ flags.DEFINE_integer("num_processes", None, "How many there are, where not detec
 flags.DEFINE_integer("process_id", None, "Which of them this is, where not detected.", 0)
 
 STYLE_FLAGS = ("noise_type", "num_trainable_noise_layers", "bad_noise_layers", "tile_latent")
-STYLE_FLAGS += ("equal_start", "dtype")
+STYLE_FLAGS += ("equal_start", "space", "joint_sphere", "exact_radius", "dtype")
 PROCESS = ("coordinator_address", "num_processes", "process_id")
 # What the results don't depend on.
 INDIFFERENT = ("output_dir", "cache_dir", "distributed", *PROCESS)
@@ -225,7 +236,7 @@ def make_generator():
             if FLAGS[name].value != FLAGS[name].default:
                 raise ValueError(f"--{name} is for StyleGANs: {FLAGS.generator} has no such thing")
         return plug_in(FLAGS.generator)
-    network, params = checkpoint.load_network(FLAGS.generator)
+    network, params = checkpoint.load_network(FLAGS.generator, FLAGS.space)
     generator = style_generator(
         network,
         noise_type=FLAGS.noise_type,
@@ -233,6 +244,9 @@ def make_generator():
         zero_noise_layers=parse_layers(FLAGS.bad_noise_layers, len(network.noise_shapes)),
         tile_latent=FLAGS.tile_latent,
         equal_start=FLAGS.equal_start,
+        space=FLAGS.space,
+        joint_sphere=FLAGS.joint_sphere,
+        exact_radius=FLAGS.exact_radius,
         dtype=None if FLAGS.dtype == "float32" else FLAGS.dtype,
     )
     return generator, params

@@ -457,3 +457,25 @@ def test_factors_that_do_not_fit_the_picture_are_told(run, tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png")
     line = fails(run, capsys, f"--input_dir={tmp_path / 'in'}", "--operator=grey")
     assert "a.png: --operator=grey: its factors multiply to 1, and 2 is needed" in line
+
+
+def test_a_scheme_with_a_sampler_in_another_space(run, tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    flags = ["--scheme=geodesic_parallel", "--opt_name=langevin", "--lr_schedule=fixed"]
+    flags += [f"--input_dir={tmp_path / 'in'}", "--space=w_full", "--joint_sphere"]
+    rows = read_rows(run(*flags))
+    assert rows == read_rows(run(*flags, output="again"))
+    assert rows != read_rows(run(*flags, "--temperature=1", output="hot"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--scheme=soft_shell:x"], "--scheme=soft_shell:x: the parameter of soft_shell"),
+        (["--scheme=geodesic", "--opt_name=lbfgs"], "--scheme=geodesic can't go back"),
+        (["--scheme=rescale:2"], "rescale takes no parameter, got '2'"),
+    ],
+)
+def test_schemes_that_do_not_work_are_told(run, tmp_path, capsys, flags, told):
+    write_picture(tmp_path / "in" / "a.png")
+    assert told in fails(run, capsys, f"--input_dir={tmp_path / 'in'}", *flags)

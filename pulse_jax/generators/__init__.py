@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from pulse_jax.generators.layers import leaky_relu
 
-NOISE_TYPES = ("zero", "fixed", "trainable")
+NOISE_TYPES = ("zero", "fixed", "trainable", "normalised")
+SPACES = ("w", "w_full", "z")
 
 
 class Generator(NamedTuple):
@@ -44,6 +46,9 @@ def style_generator(
     zero_noise_layers=None,
     tile_latent=False,
     equal_start=False,
+    space="w",
+    joint_sphere=False,
+    exact_radius=False,
     dtype=None,
 ):
     """A `Generator` from a StyleGAN, in PULSE's latent space (arXiv 2003.03808).
@@ -55,49 +60,80 @@ def style_generator(
     share one with `tile_latent`. With `equal_start`, which the reference doesn't have, they are
     equal in a sample, as in the images that the generator was trained for, and then go their ways.
 
+    That is `space` "w". "w_full" whitens by the whole covariance of these coordinates, whose
+    root is `params["latent_fit"]["factor"]` (the P_N space of Zhu et al., arXiv 2012.09036, where
+    they add it), and "z" is the mapping network's own input.
+
+    One point has d coordinates, or with `joint_sphere` all L d of them. Its norm is that of the
+    Gaussian sample, which is χ-distributed, or with `exact_radius` the root of the number of its
+    coordinates; both also for noise maps.
+
     `network`: a `StyleGAN`, 2 or 3. `noise_type`: "zero", "fixed" (all noise maps are drawn,
-    then left alone) or "trainable" (all are drawn, and the first `trainable_noise_layers`, or all
-    if there are fewer, are searched too). The noise maps numbered in `zero_noise_layers`, by
-    default the last alone, are zero and not searched, whatever the type.
+    then left alone), "trainable" (all are drawn, and the first `trainable_noise_layers`, or all
+    if there are fewer, are searched too) or "normalised" (so too, and what is searched enters the
+    network with mean 0 and mean square 1, as in StyleGAN 2's projector). The noise maps numbered in
+    `zero_noise_layers`, by default the last alone, are zero and not searched, whatever the type.
 
     `dtype`, such as jnp.bfloat16, is that of weights and activations; by default they stay as they
     are. Latents and images don't change theirs.
 
-    Latents: {"style": (L, d), or (1, d) with `tile_latent`, and "noise_i": (1, H, W) for each
-    noise map i that is searched}; the other noise maps are frozen. Raises ValueError for an unknown
-    noise type, a layer to zero that doesn't exist, or a negative number of layers.
+    Latents: {"style": (L, d), or (1, d) with `tile_latent`, or (1, L, d) with `joint_sphere`, and
+    "noise_i": (1, H, W) for each noise map i that is searched}; the other noise maps are frozen.
+    Raises ValueError for an unknown noise type or space, a layer to zero that doesn't exist, or a
+    negative number of layers.
     """
     noise_layers = len(network.noise_shapes)
     zero = set(range(noise_layers)[-1:] if zero_noise_layers is None else zero_noise_layers)
     if noise_type not in NOISE_TYPES:
         raise ValueError(f"noise_type must be one of {', '.join(NOISE_TYPES)}, got {noise_type!r}")
+    if space not in SPACES:
+        raise ValueError(f"space must be one of {', '.join(SPACES)}, got {space!r}")
     if unknown := zero - set(range(noise_layers)):
         raise ValueError(f"noise layers are numbered 0 to {noise_layers - 1}, got {max(unknown)}")
     if trainable_noise_layers < 0:
         raise ValueError(f"trainable_noise_layers must be at least 0, got {trainable_noise_layers}")
     if noise_type == "zero":
         zero = set(range(noise_layers))
-    searched = set(range(trainable_noise_layers)) - zero if noise_type == "trainable" else set()
+    searched = (
+        set(range(trainable_noise_layers)) - zero
+        if noise_type in ("trainable", "normalised")
+        else set()
+    )
+    size = network.z_size if space == "z" else network.latent_size
 
     def sample(key):
         style_key, *noise_keys = jax.random.split(key, 1 + noise_layers)
         vectors = 1 if tile_latent else network.num_layers
         drawn = 1 if equal_start else vectors
-        style = jax.random.normal(style_key, (drawn, network.latent_size))
-        latents = {"style": jnp.broadcast_to(style, (vectors, network.latent_size))}
+        style = jnp.broadcast_to(jax.random.normal(style_key, (drawn, size)), (vectors, size))
+        latents = {"style": style[None] if joint_sphere else style}
         frozen = {}
         for i, (noise_key, shape) in enumerate(zip(noise_keys, network.noise_shapes, strict=True)):
             noise = jnp.zeros(shape) if i in zero else jax.random.normal(noise_key, shape)
             (latents if i in searched else frozen)[f"noise_{i}"] = noise
+        if exact_radius:
+            latents = jax.tree.map(_with_unit_mean_square, latents)
         return latents, frozen
 
     def styles(params, latents):
-        fit = params["latent_fit"]
-        w = leaky_relu(latents["style"] * fit["std"] + fit["mean"], network.activation_gain)
+        z = latents["style"].reshape(-1, size)
+        if space == "z":
+            w = network.apply({"params": params}, z, method="mapping")
+        else:
+            fit = params["latent_fit"]
+            if space == "w_full":
+                z = jnp.matmul(z, fit["factor"].T, precision="highest")
+            else:
+                z = z * fit["std"]
+            w = leaky_relu(z + fit["mean"], network.activation_gain)
         return jnp.broadcast_to(w, (network.num_layers, network.latent_size))
 
     def synthesize(params, latents, frozen):
         maps = latents | frozen
+        if noise_type == "normalised":
+            for i in searched:
+                noise = maps[f"noise_{i}"]
+                maps[f"noise_{i}"] = _with_unit_mean_square(noise - jnp.mean(noise))
         noise = [maps[f"noise_{i}"][None] for i in range(noise_layers)]
         w = styles(params, latents)[None]
         inputs = {"params": params}, w, noise
@@ -109,12 +145,21 @@ def style_generator(
     return Generator(network.resolution, sample, synthesize, styles)
 
 
-def fit_latents(network, params, key, samples=1_000_000, chunk_size=10_000, progress=iter):
+def _with_unit_mean_square(x):
+    """Each point (n, ...) rescaled to the root of the number of its coordinates."""
+    axes = tuple(range(1, x.ndim))
+    return x * lax.rsqrt(jnp.mean(x**2, axis=axes, keepdims=True))
+
+
+def fit_latents(
+    network, params, key, samples=1_000_000, chunk_size=10_000, progress=iter, full=False
+):
     """The `gaussian_fit` of a network's own style vectors w = mapping(z), z ~ N(0, I).
 
     At least `samples` latents z are drawn and mapped, `chunk_size` at a time, so that memory
     doesn't grow with their number (the reference maps a million in one allocation). `progress`, as
-    tqdm, takes a sequence with an item for each chunk, and iterates over it. Raises ValueError for
+    tqdm, takes a sequence with an item for each chunk, and iterates over it. `full`: also a factor
+    of the covariance, for the space "w_full". Raises ValueError for
     fewer than 2 samples or a chunk size below 1.
     """
     if samples < 2:
@@ -128,27 +173,40 @@ def fit_latents(network, params, key, samples=1_000_000, chunk_size=10_000, prog
         return network.apply({"params": params}, z, method="mapping")
 
     keys = jax.random.split(key, -(-samples // chunk_size))
-    return gaussian_fit((chunk(params, k) for k in progress(keys)), network.activation_gain)
+    chunks = (chunk(params, k) for k in progress(keys))
+    return gaussian_fit(chunks, network.activation_gain, full=full)
 
 
-def gaussian_fit(chunks, activation_gain=1.0):
+def gaussian_fit(chunks, activation_gain=1.0, full=False):
     """Fits a Gaussian to style vectors before their last activation.
 
     `chunks`: an iterable of arrays w (n, d). Their leaky ReLU with its gain is undone; then
     {"mean": (d,), "std": (d,)}, float32, are the mean and the unbiased standard deviation of each
-    coordinate. Chunks are merged in float64 (Chan, Golub and LeVeque, 1979). Raises ValueError for
-    fewer than 2 style vectors in all.
+    coordinate. With `full` also "factor" (d, d), the symmetric root of the unbiased covariance.
+    Chunks are merged in float64 (Chan, Golub and LeVeque, 1979). Raises ValueError for fewer than 2
+    style vectors in all.
     """
+
+    def products(x):
+        return x.T @ x if full else (x**2).sum(axis=0)
+
     count, mean, squares = 0, 0.0, 0.0
     for w in chunks:
         w = np.asarray(w, np.float64) / activation_gain
         x = np.where(w >= 0, w, 5 * w)
         total = count + len(x)
         difference = x.mean(axis=0) - mean
-        squares += ((x - x.mean(axis=0)) ** 2).sum(axis=0) + difference**2 * count * len(x) / total
+        squares += products(x - x.mean(axis=0))
+        squares += products(difference[None]) * count * len(x) / total
         mean += difference * len(x) / total
         count = total
     if count < 2:
         raise ValueError(f"a Gaussian is fitted to at least 2 style vectors, got {count}")
-    std = np.sqrt(squares / (count - 1))
-    return {"mean": mean.astype(np.float32), "std": std.astype(np.float32)}
+    covariance = squares / (count - 1)
+    std = np.sqrt(np.diag(covariance) if full else covariance)
+    fit = {"mean": mean.astype(np.float32), "std": std.astype(np.float32)}
+    if full:
+        values, vectors = np.linalg.eigh(covariance)
+        factor = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+        fit["factor"] = factor.astype(np.float32)
+    return fit

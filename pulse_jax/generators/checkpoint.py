@@ -62,17 +62,22 @@ def load(name_or_path, **latent_space):
         for name in latent_space:
             raise ValueError(f"generator {name_or_path!r} has no {name}: its latents are its own")
         return plug_in(name_or_path)
-    network, params = load_network(name_or_path)
+    network, params = load_network(name_or_path, latent_space.get("space", "w"))
     return style_generator(network, **latent_space), params
 
 
-def load_network(name_or_path):
-    """The Flax module of a generator, and its parameters, `latent_fit` among them."""
+def load_network(name_or_path, space="w"):
+    """The Flax module of a generator, and its parameters, with the latent fit that a space needs.
+
+    Raises ValueError, too, for a space that needs a mapping network where there is none.
+    """
     network, params = read_network(find(name_or_path))
+    if space != "w" and "mapping" not in params:
+        raise ValueError(f"generator {name_or_path!r} has no mapping network: its space is w")
     if "latent_fit" not in params:
         hint = f"computing its latent fit; `pulse_jax_convert {name_or_path}` would store it"
         print(f"{name_or_path}: {hint}", file=sys.stderr)
-    return network, with_latent_fit(network, params)
+    return network, with_latent_fit(network, params, full=space == "w_full")
 
 
 def read_network(path):
@@ -82,16 +87,16 @@ def read_network(path):
     return _read_published(path / "synthesis.pt" if path.is_dir() else path)
 
 
-def with_latent_fit(network, params):
+def with_latent_fit(network, params, full=False):
     """`params` with a latent fit. Without one, it is fitted to a million of the network's styles.
 
-    Meanwhile a bar runs on stderr, if that is a terminal.
+    `full`: with a factor of the covariance. Meanwhile a bar runs on stderr, if that is a terminal.
     """
-    if "latent_fit" in params:
+    if "latent_fit" in params and ("factor" in params["latent_fit"] or not full):
         return params
     progress = functools.partial(tqdm, desc="latent fit", leave=False, disable=None)
     mapping = {"mapping": params["mapping"]}
-    fit = fit_latents(network, mapping, jax.random.key(0), progress=progress)
+    fit = fit_latents(network, mapping, jax.random.key(0), progress=progress, full=full)
     return params | {"latent_fit": fit}
 
 

@@ -56,10 +56,11 @@ def test_stylegan_1_has_a_noise_map_more():
 @pytest.mark.parametrize(
     ("latent_space", "message"),
     [
-        ({"noise_type": "random"}, "zero, fixed, trainable, got 'random'"),
+        ({"noise_type": "random"}, "zero, fixed, trainable, normalised, got 'random'"),
         ({"zero_noise_layers": (2, 5)}, "0 to 4, got 5"),
         ({"zero_noise_layers": (-1,)}, "0 to 4, got -1"),
         ({"trainable_noise_layers": -2}, "at least 0, got -2"),
+        ({"space": "v"}, "w, w_full, z, got 'v'"),
     ],
 )
 def test_latent_spaces_that_do_not_exist_are_refused(latent_space, message):
@@ -123,6 +124,58 @@ def test_an_image_is_that_of_its_styles_and_noise_maps(network):
     for name in ("style", "noise_0", "noise_1"):  # each has a part in it
         other = latents | {name: latents[name][..., ::-1]}
         assert jnp.abs(synthesize(params, other, frozen) - image).max() > 1e-3
+
+
+def test_one_sphere_and_the_exact_radius():
+    generator = style_generator(STYLEGAN2, joint_sphere=True, exact_radius=True)
+    latents, _ = generator.sample(jax.random.key(5))
+    apart, _ = style_generator(STYLEGAN2).sample(jax.random.key(5))
+    assert latents["style"].shape == (1, 6, 5)
+    for name, leaf in latents.items():
+        np.testing.assert_allclose(np.sum(np.square(leaf)), leaf.size, rtol=1e-5)
+        ratios = np.ravel(leaf) / np.ravel(apart[name])
+        np.testing.assert_allclose(ratios, ratios[0], rtol=1e-4)  # the same sample, rescaled
+    params = {"latent_fit": latent_fit(5)}
+    styles = style_generator(STYLEGAN2).styles(params, {"style": latents["style"][0]})
+    np.testing.assert_array_equal(generator.styles(params, latents), styles)
+
+
+def test_the_space_z_is_the_mapping_networks_input():
+    params = random_params(STYLEGAN2)
+    generator = style_generator(STYLEGAN2, space="z")
+    latents, _ = generator.sample(jax.random.key(5))
+    expected = STYLEGAN2.apply({"params": params}, latents["style"], method="mapping")
+    assert relative_error(generator.styles(params, latents), expected) <= 1e-6
+
+
+def test_the_space_of_the_full_covariance_has_it():
+    """Undone activations of its styles are distributed as those that were fitted."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4000, 5)) @ rng.standard_normal((5, 5)) + rng.standard_normal(5)
+    w = np.sqrt(2) * np.where(x > 0, x, 0.2 * x)
+    fit = gaussian_fit([w[:1000], w[1000:]], np.sqrt(2), full=True)
+    assert relative_error(fit["factor"] @ fit["factor"].T, np.cov(x.T)) <= 1e-5
+    plain = gaussian_fit([w], np.sqrt(2))
+    assert relative_error(fit["std"], plain["std"]) <= 1e-6
+    generator = style_generator(STYLEGAN2, space="w_full")
+    z = rng.standard_normal((6, 5)).astype(np.float32)
+    y = z @ fit["factor"].T + fit["mean"]
+    expected = np.sqrt(2) * np.where(y > 0, y, 0.2 * y)
+    assert relative_error(generator.styles({"latent_fit": fit}, {"style": z}), expected) <= 1e-5
+
+
+def test_normalised_noise_enters_with_mean_0_and_mean_square_1():
+    arguments = {"trainable_noise_layers": 2}
+    generator = style_generator(STYLEGAN2, noise_type="normalised", **arguments)
+    plain, params = style_generator(STYLEGAN2, **arguments), random_params(STYLEGAN2)
+    latents, frozen = generator.sample(jax.random.key(4))
+    normal = dict(latents)
+    for name in "noise_0", "noise_1":
+        noise = latents[name] - latents[name].mean()
+        normal[name] = noise / jnp.sqrt(jnp.mean(noise**2))
+    image = generator.synthesize(params, latents, frozen)
+    assert relative_error(image, plain.synthesize(params, normal, frozen)) <= 1e-5
+    assert jnp.abs(image - plain.synthesize(params, latents, frozen)).max() > 1e-4
 
 
 @both_networks
