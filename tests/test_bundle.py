@@ -34,8 +34,9 @@ def test_the_discriminator_prefers_samples_to_noise():
     generator, params = pulse_jax.load("faces64")
     score, weights = pulse_jax.load_discriminator("faces64")
     samples = jax.vmap(generator.sample)(jax.random.split(jax.random.key(0), 8))
-    pictures = jax.vmap(generator.synthesize, (None, 0, 0))(params, *samples)
+    pictures = jax.jit(jax.vmap(generator.synthesize, (None, 0, 0)))(params, *samples)
     noise = jax.random.uniform(jax.random.key(1), pictures.shape)
+    score = jax.jit(score)
     assert np.median(score(weights, pictures)) > np.median(score(weights, noise))
 
 

@@ -134,6 +134,7 @@ def test_two_processes_give_the_bytes_of_one(folder, alone):
     assert files(folder / "two") == alone
 
 
+@pytest.mark.slow
 def test_a_second_run_completes_what_a_killed_process_left(folder):
     """The killed one is process 1, as soon as something of its share is there."""
     slow = "--steps=2000"

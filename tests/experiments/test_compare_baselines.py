@@ -2,15 +2,12 @@
 
 import csv
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from experiment_helpers import run_experiment
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 TINY = "--inputs=2 --restarts=2 --steps=3 --train_steps=2 --reference=160"
 METHODS = ["truth", "nearest", "bicubic", "Lanczos", "network", "mean of PULSE", "PULSE"]
 
@@ -20,20 +17,9 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("baselines")
 
 
-def run(*arguments, cwd):
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "experiments"))),
-        "JAX_COMPILATION_CACHE_DIR": str(cwd / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "MPLBACKEND": "agg",
-    }
-    command = [sys.executable, ROOT / "experiments" / "compare_baselines.py", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def first(folder):
-    result = run(*TINY.split(), "--workdir=first", cwd=folder)
+    result = run_experiment("compare_baselines", *TINY.split(), "--workdir=first", cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder / "first"
 
@@ -75,7 +61,9 @@ def test_the_table_has_all_methods_and_the_lead(first):
 
 
 def test_the_same_settings_give_the_same_rows(folder, first):
-    result = run(f"--config={first}/config.json", "--workdir=again", cwd=folder)
+    result = run_experiment(
+        "compare_baselines", f"--config={first}/config.json", "--workdir=again", cwd=folder
+    )
     assert result.returncode == 0, result.stderr
     for name in ["table.csv", *(f"cells/{name}.csv" for name in METHODS)]:
         assert (folder / "again" / name).read_bytes() == (first / name).read_bytes()
@@ -85,13 +73,13 @@ def test_a_second_run_only_computes_what_is_missing(folder, first):
     cells = {path: path.stat().st_mtime_ns for path in (first / "cells").iterdir()}
     (first / "cells" / "bicubic.csv").unlink()
     cells.pop(first / "cells" / "bicubic.csv")
-    result = run(*TINY.split(), "--workdir=first", cwd=folder)
+    result = run_experiment("compare_baselines", *TINY.split(), "--workdir=first", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert {path: path.stat().st_mtime_ns for path in cells} == cells
     assert [row["cell"] for row in table(first / "timings.csv")] == ["bicubic"]
 
 
 def test_bad_settings_are_told_in_one_line(folder, first):
-    result = run("--images=x", "--workdir=bad", cwd=folder)
+    result = run_experiment("compare_baselines", "--images=x", "--workdir=bad", cwd=folder)
     complaint = "--images=x: the network is trained on drawn faces alone"
     assert result.returncode != 0 and result.stderr == f"compare_baselines: {complaint}\n"

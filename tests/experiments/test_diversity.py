@@ -1,18 +1,15 @@
 """Diversity: its rows, the attributes' coordinates, and that the same settings repeat them."""
 
 import csv
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from experiment_helpers import run_experiment
 from faces import Attributes
 
 from pulse_jax import images
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 TINY = "--inputs=2 --restarts=2 --steps=3 --eps=1 --train_steps=2 --test_faces=16 --r2=-100"
 
 
@@ -21,21 +18,10 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("diversity")
 
 
-def run(*arguments, cwd):
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "experiments"))),
-        "JAX_COMPILATION_CACHE_DIR": str(cwd / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "MPLBACKEND": "agg",
-    }
-    command = [sys.executable, ROOT / "experiments" / "diversity.py", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def first(folder):
     """A run's output and its files."""
-    result = run(*TINY.split(), "--workdir=first", cwd=folder)
+    result = run_experiment("diversity", *TINY.split(), "--workdir=first", cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder / "first"
 
@@ -74,7 +60,9 @@ def test_pictures_have_two_rows_for_a_face(first):
 
 
 def test_the_same_settings_give_the_same_rows(folder, first):
-    result = run(f"--config={first}/config.json", "--workdir=again", cwd=folder)
+    result = run_experiment(
+        "diversity", f"--config={first}/config.json", "--workdir=again", cwd=folder
+    )
     assert result.returncode == 0, result.stderr
     for name in ("cells/pairs.csv", "cells/readings.csv", "attributes.csv"):
         assert (folder / "again" / name).read_bytes() == (first / name).read_bytes()
@@ -85,7 +73,7 @@ def test_a_second_run_only_computes_what_is_missing(folder, first):
     (first / "attributes.csv").unlink()
     (first / "cells" / "pairs.csv").unlink()
     cells.pop(first / "cells" / "pairs.csv")
-    result = run(*TINY.split(), "--workdir=first", cwd=folder)
+    result = run_experiment("diversity", *TINY.split(), "--workdir=first", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert {path: path.stat().st_mtime_ns for path in cells} == cells
     assert (first / "attributes.csv").is_file() and (first / "cells" / "pairs.csv").is_file()
@@ -97,5 +85,5 @@ def test_bad_settings_are_told_in_one_line(folder, first):
         "--restarts=1": "--restarts=1: differences take at least 2",
         "--images=x": "--images=x: the reader is trained on drawn faces alone",
     }.items():
-        result = run(flag, f"--workdir=bad{flag}", cwd=folder)
+        result = run_experiment("diversity", flag, f"--workdir=bad{flag}", cwd=folder)
         assert result.returncode != 0 and result.stderr == f"diversity: {complaint}\n"

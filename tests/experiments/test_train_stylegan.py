@@ -40,6 +40,7 @@ def python(*arguments, cwd):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, folder):
     tiny = "--resolution=8 --channels=6,4 --latent_size=5 --mapping_layers=1 --batch_size=4"
     often = "--r1_interval=2 --save_steps=2 --noise_rate=0.5"
