@@ -8,8 +8,10 @@ A scheme turns a base optimiser from optax into one that knows the spheres: `sch
 R its norm at the start, g the gradient, u what the base makes of it, and P = I − zzᵀ/R² the
 projection to the tangent plane. Norms don't drift, since every step ends with R as it was.
 
-Schemes whose base must be free to go where it wants take any optimiser; those that use u as a
-tangent can't take bases that go back to an earlier point (`lbfgs`, `pcn`): see `TANGENT_STEPS`.
+Any optimiser can be the base, but schemes that take u for a tangent (`TANGENT_STEPS`) don't go with
+bases that return to an earlier point (`lbfgs`, `pcn`). Adam, on a gradient that isn't tangent, can
+stop short of a minimum: its u may be radial where P g isn't 0. With tangent gradients, or with
+`sphere_adam`, it doesn't.
 """
 
 import math
@@ -177,8 +179,8 @@ def geodesic(base):
 def geodesic_projected(base):
     """`geodesic`, with the base's momentum carried by projection: m' = P_z' m.
 
-    With `sgdm` or `sphere_adam` this is the recursion of geoopt (Bécigneul and Ganea, "Riemannian
-    adaptive optimization methods", ICLR 2019).
+    With `sphere_adam` this is Riemannian Adam (Bécigneul and Ganea, "Riemannian adaptive
+    optimization methods", ICLR 2019), as geoopt computes it.
     """
     return _geodesic(base, lambda _, point, m: sphere.tangent(point, m))
 
