@@ -11,8 +11,9 @@ For each: the share of restarts that met l2 1e-3 and 2e-3, the score of the gene
 discriminator, the difference of two results of one input, and GEOCROSS of the results. Intervals
 hold with 95%: means are over inputs (bootstrap); for shares an input counts as one trial (Wilson).
 
-A space with fewer dimensions finds less and strays less: "tiled" and "z, tiled" miss l2 more often,
-with better scores; without GEOCROSS the reverse.
+A space with fewer dimensions finds less and strays less: "w tiled" and "z" miss l2 more often, with
+better scores; without GEOCROSS the reverse. faces64 makes nothing of its noise maps, which leaves
+variants of these the same.
 
 Writes table.csv, rows of every restart in cells/, and pictures.png. --preset=quick: five variants,
 4 faces with 4 restarts, 3 minutes on two cores; full: all, 16 faces with 4, 20 minutes.
