@@ -1,0 +1,67 @@
+"""Experiments in small: generators that compile fast, and a run in a process of its own."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import pulse_jax
+from pulse_jax.generators import checkpoint
+from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
+
+ROOT = Path(__file__).parents[1]
+
+
+def save_small_generator(folder):
+    """A StyleGAN 2 of 8×8 pixels and its discriminator, with random weights."""
+    network = StyleGAN2(resolution=8, channels=(6, 4), latent_size=8, mapping_layers=1)
+    noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
+    judge, image = Discriminator(channels=(6, 4)), jnp.zeros((1, 8, 8, 3))
+    rng = np.random.default_rng(0)
+
+    def weights(module, *inputs):
+        shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+        return jax.tree.map(lambda x: np.float32(0.3 * rng.standard_normal(x.shape)), shapes)
+
+    fit = {"latent_fit": {"mean": np.zeros(8, np.float32), "std": np.ones(8, np.float32)}}
+    generator = network, weights(network, jnp.zeros((1, 8)), noise) | fit
+    checkpoint.save(folder, generator=generator, discriminator=(judge, weights(judge, image)))
+
+
+def linear():
+    """A plug-in, `--generator=experiment_helpers:linear`: 32×32 pixels, linear in its styles."""
+
+    def sample(key):
+        return {"style": jax.random.normal(key, (2, 8))}, {}
+
+    def synthesize(params, latents, frozen):
+        return 0.5 + jnp.einsum("ld,ldhwc->hwc", latents["style"], params["basis"])
+
+    def styles(params, latents):
+        return latents["style"]
+
+    basis = 0.05 * np.random.default_rng(0).standard_normal((2, 8, 32, 32, 3), np.float32)
+    return pulse_jax.Generator(32, sample, synthesize, styles), {"basis": basis}
+
+
+def run_experiment(name, *arguments, cwd):
+    """An experiment, in a process of its own, since their flags have the same names."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "experiments", ROOT / "tests"))),
+        "JAX_COMPILATION_CACHE_DIR": str(cwd / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "MPLBACKEND": "agg",
+    }
+    command = [sys.executable, ROOT / "experiments" / f"{name}.py", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def read_table(path):
+    """The rows of a CSV file, all text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,71 @@
+"""The soap bubble: norms, scores and the figure, and that the same settings repeat them."""
+
+import numpy as np
+import pytest
+from experiment_helpers import read_table, run_experiment, save_small_generator
+
+from pulse_jax import images
+
+TINY = (
+    "--generator=small",
+    "--inputs=3",
+    "--shown=2",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the results of a first run."""
+    folder = tmp_path_factory.mktemp("soap_bubble")
+    save_small_generator(folder / "small")
+    result = run_experiment("soap_bubble", *TINY, "--workdir=first", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_norms_are_those_of_normal_points(folder):
+    rows = read_table(folder / "first" / "cells" / "norms.csv")
+    table = np.array([[float(value) for value in row.values()] for row in rows])
+    for d in (2, 8, 32, 128, 512):
+        _, norm, density = table[table[:, 0] == d].T
+        weight = density / density.sum()
+        mean = weight @ norm
+        assert density.sum() * (norm[1] - norm[0]) == pytest.approx(1)
+        assert weight @ norm**2 == pytest.approx(1, abs=0.02)
+        spread = np.sqrt(weight @ (norm - mean) ** 2)
+        assert spread == pytest.approx(np.sqrt(0.5 / d), rel=0.1)
+
+
+def test_every_radius_has_a_row_for_each_pair(folder):
+    rows = read_table(folder / "first" / "cells" / "pairs.csv")
+    radii = ["0.2", "0.4", "0.6", "0.8", "1.0", "1.25", "1.5", "2.0", "2.5", "3.0"]
+    assert [(row["radius"], row["pair"]) for row in rows] == [(r, i) for r in radii for i in "012"]
+    with np.load(folder / "first" / "cells" / "samples.npz") as cell:
+        shown = cell["shown"]
+    assert shown.shape == (10, 2, 8, 8, 3)
+    difference = [float(row["difference"]) for row in rows if row["pair"] == "0"]
+    np.testing.assert_allclose(
+        difference, np.sqrt(np.mean((shown[:, 0] - shown[:, 1]) ** 2, axis=(1, 2, 3))), rtol=1e-5
+    )
+    assert difference[0] != difference[4] != difference[9]
+    table = read_table(folder / "first" / "table.csv")
+    assert table[4]["score − that at 1"].split()[0] == "0"
+    assert np.ptp(images.load_image(folder / "first" / "soap_bubble.png")) > 0.5
+
+
+def test_the_same_settings_give_the_same_rows(folder):
+    arguments = "--config=first/config.json", "--workdir=again"
+    result = run_experiment("soap_bubble", *arguments, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    for name in ("cells/norms.csv", "cells/pairs.csv", "table.csv"):
+        assert (folder / "again" / name).read_bytes() == (folder / "first" / name).read_bytes()
+
+
+def test_a_second_run_only_computes_what_is_missing(folder):
+    (folder / "first" / "cells" / "norms.csv").unlink()
+    cells = {path: path.stat().st_mtime_ns for path in (folder / "first" / "cells").iterdir()}
+    result = run_experiment("soap_bubble", *TINY, "--workdir=first", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert {path: path.stat().st_mtime_ns for path in cells} == cells
+    timings = read_table(folder / "first" / "timings.csv")
+    assert [row["cell"] for row in timings] == ["norms"]
