@@ -44,7 +44,6 @@ def adam(schedule):
 
 # Name → (scheme, base of a schedule that takes the largest learning rate).
 VARIANTS = {name: (name, adam) for name in pulse_jax.SCHEMES} | {
-    "rescale, none on the way": (f"rescale_every:{10**6}", adam),
     "rescale, sphere_adam": ("rescale", lambda s: pulse_jax.OPTIMIZERS["sphere_adam"](s(0.4))),
     "geodesic_parallel, sphere_adam": (
         "geodesic_parallel",
@@ -61,8 +60,6 @@ VARIANTS = {name: (name, adam) for name in pulse_jax.SCHEMES} | {
         lambda s: pulse_jax.SAMPLERS["pcn"](s(0.1), 1e-3, jax.random.key(0)),
     ),
 }
-del VARIANTS["rescale_every"]
-VARIANTS["rescale_every:10"] = ("rescale_every:10", adam)
 QUICK = ["rescale", "none", "ball", "geodesic_parallel", "rescale, lbfgs"]
 PRESETS = {
     "quick": {"inputs": 4, "restarts": 4, "variants": QUICK},
@@ -100,8 +97,7 @@ def search(name, generator, params, operator, inputs):
         return pulse_jax.SCHEDULES["linear1cycledrop"](largest, FLAGS.steps)
 
     optimizer = schemes.parse(scheme)(base(schedule))
-    loss = pulse_jax.Loss(eps=0.8 * FLAGS.eps)  # as the command aims
-    built = pulse_jax.build(generator, operator, loss, optimizer)
+    built = harness.build(generator, operator, optimizer)
     found = harness.search_all(generator, params, operator, built, inputs)
     l2 = np.asarray(found.info.l2)
     met = l2 <= BOUNDS[0]

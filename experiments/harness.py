@@ -227,11 +227,13 @@ def _degrade(operator, batch):
     return jax.vmap(operator)(batch)
 
 
-def build(generator, operator):
-    """A search with the original's recipe; it aims a little below --eps, as the command does."""
-    schedule = pulse_jax.SCHEDULES["linear1cycledrop"](0.4, FLAGS.steps)
-    optimizer = pulse_jax.SCHEMES["rescale"](pulse_jax.OPTIMIZERS["adam"](schedule))
-    return pulse_jax.build(generator, operator, pulse_jax.Loss(eps=0.8 * FLAGS.eps), optimizer)
+def build(generator, operator, optimizer=None, geocross=0.05):
+    """A search that aims a little below --eps, as the command does; by the original's recipe."""
+    if optimizer is None:
+        schedule = pulse_jax.SCHEDULES["linear1cycledrop"](0.4, FLAGS.steps)
+        optimizer = pulse_jax.SCHEMES["rescale"](pulse_jax.OPTIMIZERS["adam"](schedule))
+    loss = pulse_jax.Loss(geocross=geocross, eps=0.8 * FLAGS.eps)
+    return pulse_jax.build(generator, operator, loss, optimizer)
 
 
 class Found(NamedTuple):

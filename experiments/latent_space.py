@@ -82,10 +82,7 @@ def main(folder):
 def search(name, operator, inputs):
     arguments, weight = SPACES[name]
     generator, params = pulse_jax.load(FLAGS.generator, **arguments)
-    schedule = pulse_jax.SCHEDULES["linear1cycledrop"](0.4, FLAGS.steps)
-    optimizer = pulse_jax.SCHEMES["rescale"](pulse_jax.OPTIMIZERS["adam"](schedule))
-    loss = pulse_jax.Loss(geocross=weight, eps=0.8 * FLAGS.eps)  # as the command aims
-    built = pulse_jax.build(generator, operator, loss, optimizer)
+    built = harness.build(generator, operator, geocross=weight)
     found = harness.search_all(generator, params, operator, built, inputs)
     styles = jax.jit(jax.vmap(generator.styles, (None, 0)))(params, found.state.best.latents)
     spread = np.asarray(jax.vmap(geocross)(styles), float).reshape(found.l2.shape)
