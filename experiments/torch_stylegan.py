@@ -1,8 +1,9 @@
 """PULSE's search in PyTorch, with a StyleGAN 1, for `benchmark.py` to measure ours against.
 
 Written as a PyTorch programmer would: library functions, their default layouts and threads, one
-batch for all restarts. What can be computed once is: kernels are scaled and, for the fused layers,
-spread to 4×4 beforehand, and no weight has a gradient. Weights and latents come from ours.
+batch for all restarts, on PyTorch's default device. What can be computed once is: kernels are
+scaled and, for the fused layers, spread to 4×4 beforehand, and no weight has a gradient. Weights
+and latents come from ours.
 """
 
 import math
@@ -106,7 +107,7 @@ class Search:
     def images(self):
         """The images (N, R, R, 3) of the latents as they are."""
         with torch.no_grad():
-            return self.synthesize()[0].permute(0, 2, 3, 1).numpy()
+            return self.synthesize()[0].permute(0, 2, 3, 1).cpu().numpy()
 
     def step(self):
         """One update of all restarts; returns the l2 (N,) before it."""
@@ -122,7 +123,7 @@ class Search:
             for x, norm in zip(self.latents.values(), self.norms, strict=True):
                 x.mul_(norm / norms(x))
         self.steps += 1
-        return l2.detach().numpy()
+        return l2.detach().cpu().numpy()
 
     def downscale(self, image):
         """Bicubic: reflect padding, then one strided convolution for each axis."""

@@ -52,7 +52,10 @@ flags.DEFINE_integer("input_size", None, "First bring larger pictures to this si
 flags.DEFINE_integer("restarts", 8, "Results for each picture.", lower_bound=1)
 flags.DEFINE_alias("duplicates", "restarts")
 flags.DEFINE_string(
-    "batch_size", "auto", "Restarts searched at once on each device; auto: what fits, at most 16."
+    "batch_size",
+    "auto",
+    "Restarts searched at once on each device; auto: what fits, at most 8 on a CPU, else 256 or "
+    "16 megapixels.",
 )
 flags.DEFINE_integer(
     "seed", None, "Of everything random; default: a new one, which is told.", 0, 2**32 - 1
@@ -486,7 +489,10 @@ def configure(output, generator, params, searches, pictures):
 
 
 def choose_slots(generator, params, searches, pictures):
-    """The number that `--batch_size` gives; auto: what fits, at most 16, no more than needed."""
+    """The number that `--batch_size` gives; auto: what fits, no more than needed or worthwhile.
+
+    A CPU gains nothing from more than a few, and its first results come later.
+    """
     if FLAGS.batch_size != "auto":
         if not (FLAGS.batch_size.isdecimal() and int(FLAGS.batch_size)):
             raise ValueError(f"--batch_size={FLAGS.batch_size}: neither auto nor at least 1")
@@ -496,8 +502,10 @@ def choose_slots(generator, params, searches, pictures):
     search = searches[pictures[0].side][1]  # sizes hardly matter: the generator takes the memory
     state = jax.eval_shape(lambda key: search.init(*generator.sample(key)), jax.random.key(0))
     target = jax.ShapeDtypeStruct(pictures[0].target.shape, np.float32)
+    on_cpu = jax.default_backend() == "cpu"
+    worthwhile = 8 if on_cpu else min(256, max(1, 2**24 // generator.resolution**2))
     needed = -(-FLAGS.restarts * len(pictures) // jax.device_count())
-    return fitting_slots(search, params, target, state, min(needed, 16), chunk=chunk())
+    return fitting_slots(search, params, target, state, min(needed, worthwhile), chunk=chunk())
 
 
 def chunk():
