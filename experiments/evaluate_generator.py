@@ -163,7 +163,7 @@ def read(weights, truth, found):
     for i, batch in enumerate(found["images"]):
         readings = by_attribute(read_images(weights, np.stack([truth[i], *batch])))
         for k in range(len(batch) + 1):
-            row = {"input": i, "restart": k, "met": bool(k == 0 or found["l2"][i, k - 1] <= 1e-3)}
+            row = {"input": i, "restart": k, "met": int(k == 0 or found["l2"][i, k - 1] <= 1e-3)}
             row |= {"skin": float(attributes.skin[i])}
             row |= {"skin read": float(readings["skin"][k, 0] + 1) / 2}
             for name in ("glasses", "facial_hair"):
