@@ -67,15 +67,15 @@ RANGES |= {"background_angle": (-np.pi, np.pi)}
 # Strands: waviness, curl, blur of the edge, and whether they run from a parting (1) or back (0).
 HAIR = {
     "bald": (0.50, -0.74, -0.10, 0.05, 0.0, -0.50, 0.2, 0.40, 0.0, 0.0, 0.00, 0.0),
-    "cropped": (0.505, -0.765, 0.04, 0.05, 0.0, -0.46, 0.2, 0.43, 0.0, 0.0, 0.05, 0.0),
-    "side parted": (0.545, -0.84, 0.06, 0.06, 0.0, -0.48, 0.5, 0.42, 0.1, 0.0, 0.01, 1.0),
-    "swept up": (0.535, -0.91, 0.02, 0.06, -0.1, -0.42, 0.05, 0.41, 0.2, 0.0, 0.02, 0.0),
-    "bob": (0.60, -0.84, 0.50, 0.14, 0.10, -0.22, 0.06, 0.37, 0.05, 0.0, 0.0, 0.6),
+    "cropped": (0.495, -0.745, 0.04, 0.02, 0.0, -0.46, 0.3, 0.43, 0.0, 0.0, 0.025, 0.0),
+    "side parted": (0.53, -0.82, 0.06, 0.02, 0.0, -0.48, 0.5, 0.42, 0.1, 0.0, 0.01, 1.0),
+    "swept up": (0.52, -0.90, 0.02, 0.02, -0.1, -0.42, 0.05, 0.41, 0.2, 0.0, 0.02, 0.0),
+    "bob": (0.60, -0.84, 0.50, 0.14, 0.10, -0.25, 0.06, 0.37, 0.05, 0.0, 0.0, 0.6),
     "long": (0.58, -0.83, 1.30, 0.10, 0.12, -0.52, 0.75, 0.38, 0.15, 0.0, 0.0, 1.0),
     "wavy": (0.63, -0.86, 0.86, 0.20, 0.15, -0.50, 0.6, 0.38, 1.0, 0.0, 0.01, 1.0),
     "curly": (0.66, -0.90, 0.42, 0.30, 0.05, -0.40, 0.3, 0.40, 0.5, 1.0, 0.03, 0.5),
     "afro": (0.76, -0.96, 0.26, 0.45, 0.0, -0.42, 0.15, 0.42, 0.0, 1.0, 0.05, 0.0),
-    "bun": (0.505, -0.77, 0.10, 0.05, 0.0, -0.47, 0.22, 0.42, 0.0, 0.0, 0.01, 0.0),
+    "bun": (0.50, -0.755, 0.10, 0.02, 0.0, -0.47, 0.22, 0.42, 0.0, 0.0, 0.01, 0.0),
 }
 KINDS = {  # equally likely, but half the faces have no facial hair and half no glasses
     "hair_style": tuple(HAIR),
@@ -218,8 +218,8 @@ def make_light(a):
     h = h / jnp.linalg.norm(h)
     hard = 0.5 + 0.5 * a.light_hardness
     warm = a.light_warmth * jnp.array([0.10, 0.0, -0.16])
-    key = (0.80 + 0.22 * hard) * (1 + warm)
-    ambient = (0.40 - 0.20 * hard) * (1 - 0.7 * warm)
+    key = (0.66 + 0.26 * hard) * (1 + warm)
+    ambient = (0.36 - 0.20 * hard) * (1 - 0.7 * warm)
     return Light(tuple(d), tuple(h), key[:, None, None], ambient[:, None, None], hard)
 
 
@@ -302,14 +302,14 @@ def relief(a, x, y):
 def skull(a, y):
     """Half width, half depth and its middle, of the smooth head at heights y."""
     low = smooth(y, -0.05, 0.70)
-    rx = (0.485 + 0.03 * a.head_width) * (1 - (0.28 - 0.10 * a.jaw) * low)
-    return rx, 0.54 - 0.12 * low, 0.10 * low
+    rx = (0.485 + 0.03 * a.head_width) * (1 - (0.23 - 0.09 * a.jaw) * low)
+    return rx, 0.54 - 0.12 * low, 0.16 * low - 0.06
 
 
 def surface(a, x, y, z):
     """Nearly the signed distance to the head, in its coordinates."""
     rx, rz, middle = skull(a, y)
-    q = ((y + 0.05) / jnp.where(y < -0.05, 0.69, 0.73)) ** 2
+    q = ((y + 0.05) / jnp.where(y < -0.05, 0.67, 0.73)) ** 2
     k = (x / rx) ** 2 + ((z - middle) / rz) ** 2 + q * (0.5 + 0.5 * q)
     return 0.45 * (jnp.sqrt(k + 1e-6) - 1) - relief(a, x, y) * smooth(z, 0.0, 0.35)
 
@@ -350,8 +350,9 @@ def make_grid(a, size):
     shadow = smooth(jax.lax.fori_loop(0, 4, lit, jnp.ones_like(x)))
     hollow = 0.25 + 0.75 * smooth(gap(point, 0.10, normal), -0.02, 0.085)
     u, v, _ = turned(a, *point)
-    seed = (a.texture * 2**23).astype(jnp.uint32) * np.uint32(0x9E3779B1)
     inside = silhouette(a, x, y)
+    u, v = (jnp.where(inside < 0.04, w, 9.0) for w in (u, v))  # no features beside the head
+    seed = (a.texture * 2**23).astype(jnp.uint32) * np.uint32(0x9E3779B1)
     return Grid((px, py), x, y, u, v, inside, normal, shadow, hollow, light, seed, 2 / size)
 
 
@@ -402,11 +403,10 @@ def background(a, g):
 
 class Hair(NamedTuple):
     shape: jax.Array  # signed distance to the silhouette
-    opening: jax.Array  # less this one, where the face is
-    locks: jax.Array  # -1..1, and finer
-    strands: jax.Array
-    colour: jax.Array  # the shaded picture
-    blur: jax.Array
+    opening: jax.Array  # to the face's opening in it
+    cover: jax.Array  # opacity in front of the head
+    short: jax.Array  # ears are seen
+    picture: jax.Array
 
 
 def hair(a, g):
@@ -433,7 +433,11 @@ def hair(a, g):
     across = across + 0.06 * wavy * wave(9 * v + 3 * u)
     along = v + 0.25 * parted * jnp.abs(u - part)
     fine = jnp.maximum(normal[2], 0.3) / g.pixel
-    curls = noise(16 * u, 16 * v, g.seed, fine / 16) + 0.6 * noise(34 * u, 34 * v, g.seed, fine / 34)
+    curls = (
+        noise(13 * u + 9 * v, 13 * v - 9 * u, g.seed, fine / 16)
+        + noise(15 * u - 6 * v, 15 * v + 6 * u, g.seed + 1, fine / 16)
+        + 0.7 * noise(29 * u + 19 * v, 29 * v - 19 * u, g.seed, fine / 34)
+    )
     locks = noise(9 * across, 1.3 * along, g.seed) + 0.6 * noise(
         24 * across, 2.2 * along, g.seed, fine / 45
     )
@@ -444,7 +448,11 @@ def hair(a, g):
 
     up_ = jnp.clip((y + 0.15) / (top + 0.15), 0, 2)
     arch = ellipse(sx, up_ * jnp.sqrt(up_) * (top + 0.15), rx, top + 0.15)
-    shape = both(arch, y - bottom + 0.03 * locks, 2 * soft)
+    # Short hair ends at the temples, in sideburns and at the nape.
+    trimmed = 0.04 + jnp.clip(-z, 0, 0.3) - 1.2 * jnp.clip(z - 0.06, 0, 0.25) - 0.01 * strands
+    short = bottom < 0.2
+    end = jnp.where(short, trimmed, bottom - 0.03 * locks)
+    shape = both(arch, y - end, 2 * soft)
     knot = ellipse(x - 0.1 * jnp.sin(a.yaw), y + 0.80, 0.20, 0.15)
     shape = jnp.where(a.hair_style == 9, jnp.minimum(shape, knot), shape)
     shape = shape + 0.004 * strands + curl * 0.02 * curls
@@ -466,12 +474,16 @@ def hair(a, g):
     deep = 1 - 0.25 * curl * smooth(-curls, 0, 1.2)
     gloss = (0.04 + 0.10 * hair_colour(a)[:, None, None] ** 2) * shine * (1 - 0.6 * curl)
     picture = shade(g.light, base, normal, deep, deep, 0.4, gloss * (1 + 0.6 * strands))
-    return Hair(shape, opening, locks, strands, picture, blur)
+    line_ = blob(u - part, 0.0, 0.009, 1.0) * smooth(up, 0.45, 0.7) * smooth(z, 0.0, 0.2)
+    picture = over(picture, 0.75 * skin_colour(a), 0.7 * line_ * (parted == 1))
+    cover = fill(both(shape, -opening, 0.02), g.pixel, 0.012 + blur)
+    cover = cover * jnp.where(a.hair_style == 1, 0.84 + 0.12 * strands, 1.0) * (a.hair_style > 0)
+    return Hair(shape, opening, jnp.clip(cover, 0, 1), short, picture)
 
 
 def back_hair(canvas, a, g, h):
-    colour = 0.55 * h.colour * (1 + 0.1 * h.strands)
-    return over(canvas, colour, fill(h.shape, g.pixel, h.blur) * (a.hair_style > 0))
+    there = (a.hair_style > 0) & ~h.short
+    return over(canvas, 0.5 * h.picture, fill(h.shape, g.pixel) * there)
 
 
 def body(canvas, a, g, h):
@@ -492,8 +504,8 @@ def body(canvas, a, g, h):
     canvas = over(canvas, skin, fill(neck, pixel))
 
     cloth = hsv(a.clothing_hue, 0.45, 0.50 + 0.32 * a.clothing_value)
-    shoulders = ellipse(x, y - 1.32, 1.0, 0.56)
-    v_neck = (jnp.abs(x) * 1.5 + y - 1.06) / 1.8
+    shoulders = ellipse(x, y - 1.32, 1.12, 0.58)
+    v_neck = (jnp.abs(x) * 1.5 + y - 1.04) / 1.8
     open_neck = (a.clothing == 1) | (a.clothing == 2)
     opening = jnp.where(open_neck, v_neck, ellipse(x, y - 0.73, 0.29, 0.15))
     garment = both(shoulders, -opening, 0.03)
@@ -507,7 +519,6 @@ def body(canvas, a, g, h):
     pale = 0.5 + 0.5 * cloth
     dyed = over(cloth[:, None, None] * (1 + 0.05 * weave), pale, 0.6 * stripe)
     picture = shade(light, dyed, normal, under, under)
-    canvas = over(canvas, 0.7 * canvas, fill(shoulders, pixel) * fill(opening - 0.03, pixel, 0.08))
     canvas = over(canvas, picture, fill(garment, pixel))
     rim = fill(jnp.abs(opening - 0.025) - 0.02, pixel) * fill(shoulders, pixel)
     canvas = over(canvas, 0.85 * picture, 0.8 * rim * ~open_neck)
@@ -517,21 +528,25 @@ def body(canvas, a, g, h):
 
 
 def ears(canvas, a, g, h):
+    """The nearer one on the turned head, the farther one behind it; under long hair."""
     sign = jnp.where(g.x < 0, -1.0, 1.0)
     seen = -sign * jnp.sin(a.yaw)  # how far this ear is turned to the viewer
-    rx = 0.475 + 0.03 * a.head_width
-    out = sign * g.x - rx * jnp.cos(a.yaw) + 0.06 * seen
-    wide = 0.055 + 0.05 * seen
-    v = g.y - 0.08
-    lean = out - 0.15 * v * -1
-    ear = ellipse(lean, v, wide, 0.14 - 0.02 * smooth(v, 0, 0.1))
-    inner = blob(lean + 0.3 * wide, v - 0.01, 0.45 * wide, 0.07)
-    rim = blob(ear + 0.02, 0.0, 0.014, 1.0)
-    normal = unit(sign * (0.5 + lean / wide), 0.3 * v / 0.14, 0.9)
-    light = 1 - 0.45 * inner + 0.15 * rim
-    colour = skin_colour(a) * jnp.array([1.0, 0.94, 0.92])
-    picture = shade(g.light, colour, normal, light, light, SKIN_WRAP, 0.02 * rim)
-    return over(canvas, picture, fill(ear, g.pixel))
+    out = sign * g.x - (0.475 + 0.03 * a.head_width) * jnp.cos(a.yaw) - 0.08 * seen
+    wide = 0.055 + 0.06 * seen
+    v = g.y - 0.07
+    lean = (out + 0.15 * v) / wide
+    ear = ellipse(lean * wide, v, wide, 0.135 - 0.02 * smooth(v, 0, 0.1))
+    inner = blob(lean + 0.1, v - 0.005, 0.38, 0.055)
+    rim = blob(ear + 0.018, 0.0, 0.012, 1.0)
+    normal = unit(sign * (0.5 + 0.7 * lean), 2 * v, 0.9)
+    open_ = 1 - 0.5 * inner + 0.1 * rim
+    colour = skin_colour(a) * jnp.array([1.0, 0.92, 0.90])
+    picture = shade(g.light, colour, normal, open_, open_, SKIN_WRAP, 0.03 * rim)
+    hidden = fill(g.inside + 0.40 * jnp.maximum(seen, 0), g.pixel, 0.02)
+    attached = smooth(lean, -0.95, -0.3)
+    hidden = jnp.maximum(hidden, (1 - attached) * fill(g.inside, g.pixel))
+    hidden = jnp.maximum(hidden, h.cover * ~h.short)
+    return over(canvas, picture, fill(ear, g.pixel) * (1 - hidden))
 
 
 def head(canvas, a, g, h):
@@ -542,9 +557,10 @@ def head(canvas, a, g, h):
     pores = noise(55 * u, 55 * v, g.seed, 1 / (55 * g.pixel))
     fine = noise(120 * u, 120 * v, g.seed, 1 / (120 * g.pixel))
     rosy = (0.05 + 0.30 * a.blush) * blob(w - 0.29, v - 0.20, 0.11, 0.08)
-    rosy = rosy + 0.10 * blob(u, v - 0.24, 0.08, 0.05) + 0.03 * blotch
+    rosy = rosy + 0.10 * blob(u, v - 0.24, 0.08, 0.05) + 0.015 * blotch
     colour = colour * (1 - rosy * rgb(0.0, 0.55, 0.45))
-    spots = smooth(noise(26 * u, 26 * v, g.seed + 7, 1 / (26 * g.pixel)), 0.15, 0.7)
+    spots = wave(58 * u + 3 * blotch) * wave(55 * v + 3 * wave(11 * u)) + 0.5 * pores
+    spots = smooth(spots, 0.1, 0.8) * smooth(0.05 / g.pixel, 0.8, 2.4)
     spread = smooth(a.freckles, 0.4, 1.0) * blob(w - 0.17, v - 0.18, 0.15, 0.09)
     colour = colour * (1 - spots * spread * rgb(0.22, 0.34, 0.40))
 
@@ -562,7 +578,7 @@ def head(canvas, a, g, h):
     shadow = g.shadow * (1 - creases) * (1 + 0.06 * detail)
     nh = jnp.maximum(dot(g.normal, g.light.half), 0)
     sheen = blob(u, v + 0.28, 0.3, 0.12) + blob(u, v - 0.15, 0.07, 0.16)
-    gloss = (0.035 * nh**8 + (0.05 + 0.10 * sheen) * nh**40) * (1 + detail) * (0.7 + 0.6 * a.skin)
+    gloss = (0.035 * nh**8 + (0.05 + 0.10 * sheen) * nh**40) * (1 + 0.6 * detail) * (0.7 + 0.6 * a.skin)
     rim = (1 - g.normal[2]) ** 3
     gloss = gloss + 0.05 * rim * smooth(dot(g.normal, g.light.way), -0.3, 0.6)
     picture = shade(g.light, colour, g.normal, shadow, occlusion, SKIN_WRAP, gloss)
@@ -575,10 +591,11 @@ def mouth(canvas, a, g, h):
     across = jnp.clip((g.u / half) ** 2, 0, 4)
     arc = 1 - across
     gap = 0.060 * jnp.maximum(a.mouth_open, 0) * arc
-    v = g.v - 0.432 - 0.055 * a.smile * (0.40 - across)
+    curve = jnp.where(a.smile > 0, 0.055, 0.028) * a.smile
+    v = g.v - 0.432 - curve * (0.40 - across)
     full = 0.040 + 0.013 * a.lip_fullness
     bow = 1 - 0.28 * blob(g.u, 0.0, 0.03, 1.0)
-    upper, lower = 0.85 * full * arc * bow + 0.4 * gap, 1.2 * full * arc + 0.9 * gap
+    upper, lower = 0.95 * full * arc * bow + 0.4 * gap, 1.2 * full * arc + 0.9 * gap
     steep = 1 / jnp.sqrt(1 + (0.3 * g.u / half) ** 2)
     edge = jnp.maximum(-v - upper, v - lower) * steep
     lips = fill(edge, g.pixel, 0.010)
@@ -619,7 +636,7 @@ def facial_hair(canvas, a, g, h):
     whole = jnp.minimum(chin, moustache)
     kind = a.facial_hair
     shape = jnp.where(kind == 2, moustache, jnp.where(kind == 3, goatee, whole))
-    fan = u * (1 - 0.5 * smooth(v, 0.3, 0.8)) - 0.3 * jnp.sign(u) * v
+    fan = u - 0.10 * wave(6 * u) * v
     one = noise(60 * fan, 14 * v, g.seed, 1 / (60 * g.pixel))
     two = noise(120 * fan, 26 * v, g.seed, 1 / (120 * g.pixel))
     tufts = noise(16 * fan, 6 * v, g.seed)
@@ -654,7 +671,7 @@ def eyes(canvas, a, g, h):
     lean = 1 - 0.25 * t  # the upper lid is highest towards the nose
     arc = 1 - t * t
     steep = jax.lax.rsqrt(1 + (0.95 * t) ** 2)
-    raised = 0.052 + 0.016 * a.eye_open - 0.008 * smooth(a.smile)
+    raised = 0.056 + 0.016 * a.eye_open - 0.008 * smooth(a.smile)
     low_ = 0.036 - 0.010 * smooth(a.smile)
     up = (-v - raised * arc * lean) * steep
     low = (v - low_ * arc * (1 + 0.2 * t)) * steep
@@ -700,10 +717,10 @@ def eyes(canvas, a, g, h):
 def brows(canvas, a, g, h):
     q = (jnp.abs(g.u) - EYE - 0.01) / 0.145  # -1 at the nose .. 1 at the temple
     middle = -0.150 - 0.028 * a.brow_height - 0.026 * (1 - q * q) - 0.030 * a.brow_angle * q
-    thick = (0.024 + 0.011 * a.brow_weight) * (1 - 0.35 * q)
+    thick = (0.024 + 0.011 * a.brow_weight) * (1 - 0.45 * smooth(q, -0.6, 1.2)) 
     hairs = noise(22 * q + 30 * (g.v - middle), 26 * (g.v - middle), g.seed, 0.007 / g.pixel)
     coarse = noise(9 * q + 14 * (g.v - middle), 14 * (g.v - middle), g.seed)
-    shape = both(jnp.abs(g.v - middle) - thick, (jnp.abs(q) - 1) * 0.145, 0.04)
+    shape = both(jnp.abs(g.v - middle) - thick, (jnp.abs(q) - 1) * 0.145, 0.07)
     density = smooth(-shape + 0.006 * coarse, -0.014, 0.014) * (0.84 + 0.25 * hairs)
     colour = hair_colour(a)[:, None, None] * (0.72 + 0.15 * hairs) + 0.08 * skin_colour(
         a
@@ -723,7 +740,7 @@ def glasses(canvas, a, g, h):
             a.glasses == 1, jnp.sqrt(q * q + v * v + 1e-8) - 0.155, box(q, v, 0.165, 0.12, 0.05)
         )
         bridge = jnp.maximum(jnp.abs(v + 0.045 - 2 * u * u) - 0.011, q + 0.15)
-        return u, v, lens, jnp.minimum(jnp.abs(lens) - 0.0135, bridge)
+        return u, v, lens, jnp.minimum(jnp.abs(lens) - 0.015, bridge)
 
     u, v, lens, rims = frame(g.x, g.y)
     side = jnp.where(g.x < 0, -1.0, 1.0)
@@ -738,25 +755,18 @@ def glasses(canvas, a, g, h):
     canvas = canvas * (1 - 0.38 * there * face_ * fill(cast, g.pixel, 0.03) * rgb(0.85, 1, 1))
     streak = smooth(wave(9 * (u * 0.8 + v) + 3 * a.light_x), 0.55, 0.95) * (0.6 - 3 * v)
     canvas = over(canvas, jnp.ones(3), there * fill(lens, g.pixel) * (0.03 + 0.10 * streak))
-    bevel = jnp.clip(lens / 0.0135, -1, 1)
-    normal = unit(bevel * u / 0.2, bevel * v / 0.15, 0.6)
+    normal = unit(2 * u, 3 * v, jnp.ones_like(u))
     nh = jnp.maximum(dot(normal, g.light.half), 0) ** 16
-    picture = shade(g.light, ramp(FRAME_COLOUR, a.frame_colour), normal, gloss=0.25 * nh)
+    picture = shade(g.light, ramp(FRAME_COLOUR, a.frame_colour), normal, gloss=0.15 * nh)
     return over(canvas, picture, there * fill(rims, g.pixel))
 
 
 def front_hair(canvas, a, g, h):
     """Hair in front of the head, and its shadow on the skin."""
-    there = a.hair_style > 0
-    way = g.light.way
-    alpha = both(h.shape, -h.opening, 0.02)
-    soft = 0.10 - 0.05 * g.light.hard
-    cast = fill(-h.opening - 0.035 + 0.05 * way[1], g.pixel, soft) * fill(g.inside, g.pixel)
-    canvas = canvas * (1 - 0.45 * cast * there * rgb(0.8, 1, 1))
-    cover = fill(alpha, g.pixel, 0.012 + h.blur)
-    cropped = a.hair_style == 1
-    cover = cover * jnp.where(cropped, 0.80 + 0.15 * h.strands, 1.0)
-    return over(canvas, h.colour, jnp.clip(cover, 0, 1) * there)
+    way, soft = g.light.way, 0.10 - 0.05 * g.light.hard
+    cast = fill(both(-h.opening - 0.035 + 0.05 * way[1], h.shape, 0.05), g.pixel, soft)
+    cast = 0.45 * cast * fill(g.inside, g.pixel) * (a.hair_style > 0)
+    return over(canvas * (1 - cast * rgb(0.8, 1, 1)), h.picture, h.cover)
 
 
 # --- The data set --------------------------------------------------------------------------------
@@ -780,7 +790,6 @@ def sample_attributes(key) -> Attributes:
 PARTS = (
     back_hair,
     body,
-    ears,
     head,
     mouth,
     facial_hair,
@@ -789,6 +798,7 @@ PARTS = (
     brows,
     glasses,
     front_hair,
+    ears,
 )
 
 
