@@ -60,6 +60,7 @@ UNIT = ("skin", "freckles", "blush", "lines", "texture", "eye_colour", "lip_colo
 UNIT += ("hair_colour", "frame_colour", "clothing_hue", "background_hue")
 RANGES = dict.fromkeys(Attributes._fields, (-1.0, 1.0)) | dict.fromkeys(UNIT, (0.0, 1.0))
 RANGES |= {"yaw": (-0.5, 0.5), "pitch": (-0.12, 0.12), "tilt": (-0.08, 0.08)}
+RANGES |= {"smile": (-0.5, 1.0)}
 RANGES |= {"background_angle": (-np.pi, np.pi)}
 
 # Silhouette: half width, top, bottom, roundness of the ends, flare.
@@ -302,7 +303,7 @@ def relief(a, x, y):
 def skull(a, y):
     """Half width, half depth and its middle, of the smooth head at heights y."""
     low = smooth(y, -0.05, 0.70)
-    rx = (0.485 + 0.03 * a.head_width) * (1 - (0.23 - 0.09 * a.jaw) * low)
+    rx = (0.485 + 0.04 * a.head_width) * (1 - (0.23 - 0.09 * a.jaw) * low)
     return rx, 0.54 - 0.12 * low, 0.16 * low - 0.06
 
 
@@ -345,9 +346,9 @@ def make_grid(a, size):
 
     def lit(i, shadow):
         t = 0.05 + 0.07 * i
-        return jnp.minimum(shadow, 0.5 + gap(point, t, light.way) / t * (2 + 4 * light.hard))
+        return jnp.minimum(shadow, 0.5 + gap(point, t, light.way) / t * (1.5 + 3 * light.hard))
 
-    shadow = smooth(jax.lax.fori_loop(0, 4, lit, jnp.ones_like(x)))
+    shadow = 0.25 + 0.75 * smooth(jax.lax.fori_loop(0, 4, lit, jnp.ones_like(x)))
     hollow = 0.25 + 0.75 * smooth(gap(point, 0.10, normal), -0.02, 0.085)
     u, v, _ = turned(a, *point)
     inside = silhouette(a, x, y)
@@ -390,7 +391,7 @@ def background(a, g):
     bars = jnp.abs(x - 0.55 * turn[0])
     glow = fill(pane, g.pixel, 0.10) * (1 - 0.6 * fill(bars - 0.04, g.pixel, 0.06))
     window = over(0.8 * plain, 0.35 * one + 0.62, 0.85 * glow)
-    leaves = noise(3 * x, 3 * y, g.seed) + 0.5 * noise(7 * x, 7 * y, g.seed)
+    leaves = noise(2.4 * x + 1.8 * y, 2.4 * y - 1.8 * x, g.seed) + 0.5 * noise(7 * x, 7 * y, g.seed)
     leaf = hsv(0.24 + 0.1 * a.background_turn, 0.42, 0.42 + 0.12 * a.background_value)
     green = leaf[:, None, None] * (1 + 0.3 * leaves)
     sky = 0.35 * one + jnp.array([0.50, 0.56, 0.62])
@@ -405,6 +406,7 @@ class Hair(NamedTuple):
     shape: jax.Array  # signed distance to the silhouette
     opening: jax.Array  # to the face's opening in it
     cover: jax.Array  # opacity in front of the head
+    hangs: jax.Array  # over the brow: 1, or grows back from it: 0
     short: jax.Array  # ears are seen
     picture: jax.Array
 
@@ -415,9 +417,10 @@ def hair(a, g):
     rx, top, bottom, soft, flare, hairline, fall, width, wavy, curl, blur, parted = table[
         a.hair_style
     ]
-    bottom = bottom + 0.1 * a.hair_length * (bottom > 0.2)
+    short = bottom < 0.2
+    bottom = bottom + 0.1 * a.hair_length * ~short
     x, y = g.x, g.y
-    rx = rx + 0.03 * a.head_width
+    rx = rx + 0.04 * a.head_width
     below = jnp.maximum(y + 0.15, 0)
     bend = 0.03 * wavy * wave(8 * y + 2 * x + 6 * a.texture)
     sx = x / (1 + flare * below) + bend * smooth(y, -0.5, 0.2)
@@ -429,15 +432,15 @@ def hair(a, g):
 
     # Across and along the strands, and which way they run.
     part = 0.22 * a.hair_part
-    across = jnp.arctan2(u - part * parted, jnp.abs(z) + 0.25 - 0.35 * up * parted)
+    swept = (a.hair_style == 3) * 0.5 * (v + 0.45) * jnp.where(a.hair_part < 0, -1, 1)
+    across = jnp.arctan2(u - part * parted + swept, jnp.abs(z) + 0.25 - 0.35 * up * parted)
     across = across + 0.06 * wavy * wave(9 * v + 3 * u)
     along = v + 0.25 * parted * jnp.abs(u - part)
     fine = jnp.maximum(normal[2], 0.3) / g.pixel
-    curls = (
-        noise(13 * u + 9 * v, 13 * v - 9 * u, g.seed, fine / 16)
-        + noise(15 * u - 6 * v, 15 * v + 6 * u, g.seed + 1, fine / 16)
-        + 0.7 * noise(29 * u + 19 * v, 29 * v - 19 * u, g.seed, fine / 34)
-    )
+    tufts = noise(11 * u + 7 * v, 11 * v - 7 * u, g.seed, fine / 13)
+    rings = noise(15 * u - 6 * v, 15 * v + 6 * u, g.seed + 1, fine / 16)
+    coils = noise(29 * u + 15 * v, 29 * v - 15 * u, g.seed, fine / 32)
+    curls = 0.6 * tufts + 0.9 - 2.6 * jnp.abs(rings + 0.35 * coils)
     locks = noise(9 * across, 1.3 * along, g.seed) + 0.6 * noise(
         24 * across, 2.2 * along, g.seed, fine / 45
     )
@@ -450,7 +453,6 @@ def hair(a, g):
     arch = ellipse(sx, up_ * jnp.sqrt(up_) * (top + 0.15), rx, top + 0.15)
     # Short hair ends at the temples, in sideburns and at the nape.
     trimmed = 0.04 + jnp.clip(-z, 0, 0.3) - 1.2 * jnp.clip(z - 0.06, 0, 0.25) - 0.01 * strands
-    short = bottom < 0.2
     end = jnp.where(short, trimmed, bottom - 0.03 * locks)
     shape = both(arch, y - end, 2 * soft)
     knot = ellipse(x - 0.1 * jnp.sin(a.yaw), y + 0.80, 0.20, 0.15)
@@ -460,7 +462,8 @@ def hair(a, g):
     w = jnp.abs(u)
     reach = jnp.sqrt((u - part) ** 2 + 0.004)
     line = hairline + fall * reach * reach / (0.3 + reach)
-    ragged = 0.025 * locks + 0.012 * strands
+    hangs = smooth(parted, 0.0, 0.5)  # over the brow, or grows back from it
+    ragged = (0.005 + 0.02 * hangs) * locks + 0.012 * strands
     opening = both(w - width - 0.05 * smooth(v, -0.1, 0.3), line - v, 0.2) + ragged
     opening = jnp.maximum(opening, 0.02 - z)
 
@@ -476,9 +479,10 @@ def hair(a, g):
     picture = shade(g.light, base, normal, deep, deep, 0.4, gloss * (1 + 0.6 * strands))
     line_ = blob(u - part, 0.0, 0.009, 1.0) * smooth(up, 0.45, 0.7) * smooth(z, 0.0, 0.2)
     picture = over(picture, 0.75 * skin_colour(a), 0.7 * line_ * (parted == 1))
-    cover = fill(both(shape, -opening, 0.02), g.pixel, 0.012 + blur)
+    soft = 0.012 + blur + 0.05 * (1 - hangs) * smooth(opening + 0.1, 0, 0.1)
+    cover = fill(both(shape, -opening, 0.02), g.pixel, soft)
     cover = cover * jnp.where(a.hair_style == 1, 0.84 + 0.12 * strands, 1.0) * (a.hair_style > 0)
-    return Hair(shape, opening, jnp.clip(cover, 0, 1), short, picture)
+    return Hair(shape, opening, jnp.clip(cover, 0, 1), hangs, short, picture)
 
 
 def back_hair(canvas, a, g, h):
@@ -531,7 +535,7 @@ def ears(canvas, a, g, h):
     """The nearer one on the turned head, the farther one behind it; under long hair."""
     sign = jnp.where(g.x < 0, -1.0, 1.0)
     seen = -sign * jnp.sin(a.yaw)  # how far this ear is turned to the viewer
-    out = sign * g.x - (0.475 + 0.03 * a.head_width) * jnp.cos(a.yaw) - 0.08 * seen
+    out = sign * g.x - (0.475 + 0.04 * a.head_width) * jnp.cos(a.yaw) - 0.08 * seen
     wide = 0.055 + 0.06 * seen
     v = g.y - 0.07
     lean = (out + 0.15 * v) / wide
@@ -562,7 +566,7 @@ def head(canvas, a, g, h):
     spots = wave(58 * u + 3 * blotch) * wave(55 * v + 3 * wave(11 * u)) + 0.5 * pores
     spots = smooth(spots, 0.1, 0.8) * smooth(0.05 / g.pixel, 0.8, 2.4)
     spread = smooth(a.freckles, 0.4, 1.0) * blob(w - 0.17, v - 0.18, 0.15, 0.09)
-    colour = colour * (1 - spots * spread * rgb(0.22, 0.34, 0.40))
+    colour = colour * (1 - spots * spread * rgb(0.14, 0.24, 0.29))
 
     smile_line = segment(w, v, 0.115, 0.26, 0.215, 0.43)
     old = smooth(a.lines, 0.2, 1.0)
@@ -716,7 +720,7 @@ def eyes(canvas, a, g, h):
 
 def brows(canvas, a, g, h):
     q = (jnp.abs(g.u) - EYE - 0.01) / 0.145  # -1 at the nose .. 1 at the temple
-    middle = -0.150 - 0.028 * a.brow_height - 0.026 * (1 - q * q) - 0.030 * a.brow_angle * q
+    middle = -0.150 - 0.028 * a.brow_height - 0.026 * (1 - q * q) - 0.022 * a.brow_angle * q
     thick = (0.024 + 0.011 * a.brow_weight) * (1 - 0.45 * smooth(q, -0.6, 1.2)) 
     hairs = noise(22 * q + 30 * (g.v - middle), 26 * (g.v - middle), g.seed, 0.007 / g.pixel)
     coarse = noise(9 * q + 14 * (g.v - middle), 14 * (g.v - middle), g.seed)
@@ -765,7 +769,7 @@ def front_hair(canvas, a, g, h):
     """Hair in front of the head, and its shadow on the skin."""
     way, soft = g.light.way, 0.10 - 0.05 * g.light.hard
     cast = fill(both(-h.opening - 0.035 + 0.05 * way[1], h.shape, 0.05), g.pixel, soft)
-    cast = 0.45 * cast * fill(g.inside, g.pixel) * (a.hair_style > 0)
+    cast = (0.1 + 0.35 * h.hangs) * cast * fill(g.inside, g.pixel) * (a.hair_style > 0)
     return over(canvas * (1 - cast * rgb(0.8, 1, 1)), h.picture, h.cover)
 
 
