@@ -348,6 +348,7 @@ def make_grid(a, size):
         t = 0.05 + 0.07 * i
         return jnp.minimum(shadow, 0.5 + gap(point, t, light.way) / t * (1.5 + 3 * light.hard))
 
+    # The lamp's light comes past nose and brow, the sky's into hollows.
     shadow = 0.25 + 0.75 * smooth(jax.lax.fori_loop(0, 4, lit, jnp.ones_like(x)))
     hollow = 0.25 + 0.75 * smooth(gap(point, 0.10, normal), -0.02, 0.085)
     u, v, _ = turned(a, *point)
@@ -440,7 +441,7 @@ def hair(a, g):
     tufts = noise(11 * u + 7 * v, 11 * v - 7 * u, g.seed, fine / 13)
     rings = noise(15 * u - 6 * v, 15 * v + 6 * u, g.seed + 1, fine / 16)
     coils = noise(29 * u + 15 * v, 29 * v - 15 * u, g.seed, fine / 32)
-    curls = 0.6 * tufts + 0.9 - 2.6 * jnp.abs(rings + 0.35 * coils)
+    curls = jnp.clip(0.5 * tufts + 0.6 - 1.8 * jnp.abs(rings + 0.5 * coils), -1, 1)
     locks = noise(9 * across, 1.3 * along, g.seed) + 0.6 * noise(
         24 * across, 2.2 * along, g.seed, fine / 45
     )
@@ -452,7 +453,7 @@ def hair(a, g):
     up_ = jnp.clip((y + 0.15) / (top + 0.15), 0, 2)
     arch = ellipse(sx, up_ * jnp.sqrt(up_) * (top + 0.15), rx, top + 0.15)
     # Short hair ends at the temples, in sideburns and at the nape.
-    trimmed = 0.04 + jnp.clip(-z, 0, 0.3) - 1.2 * jnp.clip(z - 0.06, 0, 0.25) - 0.01 * strands
+    trimmed = 0.04 + jnp.clip(-z, 0, 0.1) - 1.2 * jnp.clip(z - 0.06, 0, 0.25) - 0.01 * strands
     end = jnp.where(short, trimmed, bottom - 0.03 * locks)
     shape = both(arch, y - end, 2 * soft)
     knot = ellipse(x - 0.1 * jnp.sin(a.yaw), y + 0.80, 0.20, 0.15)
@@ -463,7 +464,7 @@ def hair(a, g):
     reach = jnp.sqrt((u - part) ** 2 + 0.004)
     line = hairline + fall * reach * reach / (0.3 + reach)
     hangs = smooth(parted, 0.0, 0.5)  # over the brow, or grows back from it
-    ragged = (0.005 + 0.02 * hangs) * locks + 0.012 * strands
+    ragged = (0.005 + 0.02 * hangs * (1 - curl)) * locks + 0.02 * curl * curls + 0.012 * strands
     opening = both(w - width - 0.05 * smooth(v, -0.1, 0.3), line - v, 0.2) + ragged
     opening = jnp.maximum(opening, 0.02 - z)
 
@@ -479,8 +480,7 @@ def hair(a, g):
     picture = shade(g.light, base, normal, deep, deep, 0.4, gloss * (1 + 0.6 * strands))
     line_ = blob(u - part, 0.0, 0.009, 1.0) * smooth(up, 0.45, 0.7) * smooth(z, 0.0, 0.2)
     picture = over(picture, 0.75 * skin_colour(a), 0.7 * line_ * (parted == 1))
-    soft = 0.012 + blur + 0.05 * (1 - hangs) * smooth(opening + 0.1, 0, 0.1)
-    cover = fill(both(shape, -opening, 0.02), g.pixel, soft)
+    cover = fill(shape, g.pixel, blur) * fill(-opening, g.pixel, 0.015 + 0.07 * (1 - hangs))
     cover = cover * jnp.where(a.hair_style == 1, 0.84 + 0.12 * strands, 1.0) * (a.hair_style > 0)
     return Hair(shape, opening, jnp.clip(cover, 0, 1), hangs, short, picture)
 
@@ -633,7 +633,7 @@ def facial_hair(canvas, a, g, h):
     """Stubble, moustache, goatee or beard: hairs that grow down and outward, thin at the edge."""
     u, v, w = g.u, g.v, jnp.abs(g.u)
     lips = ellipse(u, v - 0.44, 0.185, 0.065)
-    cheek = 0.40 - 0.42 * smooth(w, 0.10, 0.46) - v  # below the cheek line
+    cheek = 0.40 - 0.36 * smooth(w, 0.10, 0.46) - v  # below the cheek line
     chin = both(cheek, -lips, 0.05)
     moustache = ellipse(w - 0.085, v - 0.352 - 0.40 * w * w, 0.125, 0.034)
     goatee = jnp.minimum(moustache, both(ellipse(u, v - 0.57, 0.15, 0.13), -lips, 0.04))
