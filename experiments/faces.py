@@ -340,8 +340,8 @@ def make_grid(a, size):
     z = 0.70 * jnp.sqrt(jnp.maximum(1 - (x / 0.62) ** 2 - ((y + 0.05) / 0.8) ** 2, 0))
     z = jax.lax.fori_loop(0, 8, lambda _, z: z - gap((x, y, z)), z)
     point = x, y, z
-    _, pull = jax.vjp(lambda *p: gap(p), *point)
-    nx, ny, nz = pull(jnp.ones_like(x))
+    around = jax.vmap(lambda way: gap(point, 0.004, way))(jnp.eye(4, 3))
+    nx, ny, nz = (around[:3] - around[3]) / 0.004
     normal = unit(nx, ny, jnp.maximum(nz, 0))
 
     def lit(i, shadow):
@@ -438,15 +438,16 @@ def hair(a, g):
     across = across + 0.06 * wavy * wave(9 * v + 3 * u)
     along = v + 0.25 * parted * jnp.abs(u - part)
     fine = jnp.maximum(normal[2], 0.3) / g.pixel
-    tufts = noise(11 * u + 7 * v, 11 * v - 7 * u, g.seed, fine / 13)
-    rings = noise(15 * u - 6 * v, 15 * v + 6 * u, g.seed + 1, fine / 16)
-    coils = noise(29 * u + 15 * v, 29 * v - 15 * u, g.seed, fine / 32)
-    curls = jnp.clip(0.5 * tufts + 0.6 - 1.8 * jnp.abs(rings + 0.5 * coils), -1, 1)
+    tufts = noise(9 * u + 5 * v, 9 * v - 5 * u, g.seed)
+    rings = noise(12 * u - 5 * v, 12 * v + 5 * u, g.seed + 1)
+    coils = noise(23 * u + 12 * v, 23 * v - 12 * u, g.seed, fine / 26)
+    curls = jnp.clip(0.5 * tufts + 0.7 - 1.8 * jnp.abs(rings + 0.5 * coils), -1, 1)
+    curls = curls * smooth(fine / 16, 0.5, 1.6)
     locks = noise(9 * across, 1.3 * along, g.seed) + 0.6 * noise(
-        24 * across, 2.2 * along, g.seed, fine / 45
+        24 * across, 2.2 * along, g.seed, fine / 32
     )
-    strands = noise(60 * across, 3 * along, g.seed, fine / 110) + noise(
-        130 * across, 5 * along, g.seed, fine / 240
+    strands = noise(60 * across, 3 * along, g.seed, fine / 75) + noise(
+        130 * across, 5 * along, g.seed, fine / 160
     )
     locks, strands = locks + (curls - locks) * curl, strands * (1 - 0.7 * curl)
 
