@@ -68,15 +68,15 @@ RANGES |= {"background_angle": (-np.pi, np.pi)}
 # Strands: waviness, curl, blur of the edge, and whether they run from a parting (1) or back (0).
 HAIR = {
     "bald": (0.50, -0.74, -0.10, 0.05, 0.0, -0.50, 0.2, 0.40, 0.0, 0.0, 0.00, 0.0),
-    "cropped": (0.495, -0.745, 0.04, 0.02, 0.0, -0.46, 0.3, 0.43, 0.0, 0.0, 0.025, 0.0),
-    "side parted": (0.53, -0.82, 0.06, 0.02, 0.0, -0.48, 0.5, 0.42, 0.1, 0.0, 0.01, 1.0),
-    "swept up": (0.52, -0.90, 0.02, 0.02, -0.1, -0.42, 0.05, 0.41, 0.2, 0.0, 0.02, 0.0),
+    "cropped": (0.487, -0.745, 0.04, 0.02, 0.0, -0.46, 0.3, 0.43, 0.0, 0.0, 0.025, 0.0),
+    "side parted": (0.52, -0.82, 0.06, 0.02, 0.0, -0.48, 0.5, 0.42, 0.1, 0.0, 0.01, 1.0),
+    "swept up": (0.51, -0.90, 0.02, 0.02, -0.1, -0.42, 0.05, 0.41, 0.2, 0.0, 0.02, 0.0),
     "bob": (0.60, -0.84, 0.50, 0.14, 0.10, -0.25, 0.06, 0.37, 0.05, 0.0, 0.0, 0.6),
     "long": (0.58, -0.83, 1.30, 0.10, 0.12, -0.52, 0.75, 0.38, 0.15, 0.0, 0.0, 1.0),
     "wavy": (0.63, -0.86, 0.86, 0.20, 0.15, -0.50, 0.6, 0.38, 1.0, 0.0, 0.01, 1.0),
     "curly": (0.66, -0.90, 0.42, 0.30, 0.05, -0.40, 0.3, 0.40, 0.5, 1.0, 0.03, 0.5),
     "afro": (0.76, -0.96, 0.26, 0.45, 0.0, -0.42, 0.15, 0.42, 0.0, 1.0, 0.05, 0.0),
-    "bun": (0.50, -0.755, 0.10, 0.02, 0.0, -0.47, 0.22, 0.42, 0.0, 0.0, 0.01, 0.0),
+    "bun": (0.49, -0.755, 0.10, 0.02, 0.0, -0.47, 0.22, 0.42, 0.0, 0.0, 0.01, 0.0),
 }
 KINDS = {  # equally likely, but half the faces have no facial hair and half no glasses
     "hair_style": tuple(HAIR),
@@ -303,7 +303,7 @@ def relief(a, x, y):
 def skull(a, y):
     """Half width, half depth and its middle, of the smooth head at heights y."""
     low = smooth(y, -0.05, 0.70)
-    rx = (0.485 + 0.04 * a.head_width) * (1 - (0.23 - 0.09 * a.jaw) * low)
+    rx = (0.475 + 0.04 * a.head_width) * (1 - (0.23 - 0.09 * a.jaw) * low)
     return rx, 0.54 - 0.12 * low, 0.16 * low - 0.06
 
 
@@ -311,7 +311,8 @@ def surface(a, x, y, z):
     """Nearly the signed distance to the head, in its coordinates."""
     rx, rz, middle = skull(a, y)
     q = ((y + 0.05) / jnp.where(y < -0.05, 0.67, 0.73)) ** 2
-    k = (x / rx) ** 2 + ((z - middle) / rz) ** 2 + q * (0.5 + 0.5 * q)
+    flat = jnp.where(y < -0.05, 0.75, 0.5)
+    k = (x / rx) ** 2 + ((z - middle) / rz) ** 2 + q * (flat + (1 - flat) * q)
     return 0.45 * (jnp.sqrt(k + 1e-6) - 1) - relief(a, x, y) * smooth(z, 0.0, 0.35)
 
 
@@ -441,7 +442,7 @@ def hair(a, g):
     tufts = noise(9 * u + 5 * v, 9 * v - 5 * u, g.seed)
     rings = noise(12 * u - 5 * v, 12 * v + 5 * u, g.seed + 1)
     coils = noise(23 * u + 12 * v, 23 * v - 12 * u, g.seed, fine / 26)
-    curls = jnp.clip(0.5 * tufts + 0.7 - 1.8 * jnp.abs(rings + 0.5 * coils), -1, 1)
+    curls = jnp.clip(0.5 * tufts + 0.5 - 1.3 * jnp.abs(rings + 0.6 * coils), -1, 1)
     curls = curls * smooth(fine / 16, 0.5, 1.6)
     locks = noise(9 * across, 1.3 * along, g.seed) + 0.6 * noise(
         24 * across, 2.2 * along, g.seed, fine / 32
@@ -488,7 +489,7 @@ def hair(a, g):
 
 def back_hair(canvas, a, g, h):
     there = (a.hair_style > 0) & ~h.short
-    return over(canvas, 0.5 * h.picture, fill(h.shape, g.pixel) * there)
+    return over(canvas, 0.6 * h.picture, fill(h.shape, g.pixel) * there)
 
 
 def body(canvas, a, g, h):
@@ -536,7 +537,7 @@ def ears(canvas, a, g, h):
     """The nearer one on the turned head, the farther one behind it; under long hair."""
     sign = jnp.where(g.x < 0, -1.0, 1.0)
     seen = -sign * jnp.sin(a.yaw)  # how far this ear is turned to the viewer
-    out = sign * g.x - (0.475 + 0.04 * a.head_width) * jnp.cos(a.yaw) - 0.08 * seen
+    out = sign * g.x - (0.465 + 0.04 * a.head_width) * jnp.cos(a.yaw) - 0.08 * seen
     wide = 0.055 + 0.06 * seen
     v = g.y - 0.07
     lean = (out + 0.15 * v) / wide
@@ -624,7 +625,7 @@ def mouth(canvas, a, g, h):
     dark = fill(jnp.maximum(line, ends), g.pixel, 0.006)
     canvas = over(canvas, 0.22 * bare * jnp.array([1.0, 0.6, 0.6]), 0.88 * dark)
     teeth = jnp.maximum(-v - 0.4 * gap + 0.004, v - 0.40 * gap)
-    shown = smooth(a.mouth_open, 0.1, 0.3) * fill(jnp.maximum(teeth, ends + 0.02), g.pixel)
+    shown = smooth(a.mouth_open, 0.1, 0.3) * fill(jnp.maximum(teeth, ends + 0.035), g.pixel)
     gaps = blob(wave(60 * g.u) - 1, 0.0, 0.12, 1.0) * smooth(0.05 / g.pixel, 1.5, 4)
     enamel = (0.93 - 0.35 * across - 0.12 * gaps) * (0.72 + 0.28 * g.light.hard)
     return over(canvas, rgb(0.96, 0.94, 0.89) * enamel, shown)
