@@ -339,18 +339,18 @@ def make_grid(a, size):
         return surface(a, *turned(a, *(p + t * d for p, d in zip(point, way, strict=True))))
 
     z = 0.70 * jnp.sqrt(jnp.maximum(1 - (x / 0.62) ** 2 - ((y + 0.05) / 0.8) ** 2, 0))
-    z = jax.lax.fori_loop(0, 8, lambda _, z: z - gap((x, y, z)), z)
+    z = jax.lax.fori_loop(0, 5, lambda _, z: z - gap((x, y, z)), z)
     point = x, y, z
     around = jax.vmap(lambda way: gap(point, 0.004, way))(jnp.eye(4, 3))
     nx, ny, nz = (around[:3] - around[3]) / 0.004
     normal = unit(nx, ny, jnp.maximum(nz, 0))
 
     def lit(i, shadow):
-        t = 0.05 + 0.07 * i
+        t = 0.06 + 0.09 * i
         return jnp.minimum(shadow, 0.5 + gap(point, t, light.way) / t * (1.5 + 3 * light.hard))
 
     # The lamp's light comes past nose and brow, the sky's into hollows.
-    shadow = 0.25 + 0.75 * smooth(jax.lax.fori_loop(0, 4, lit, jnp.ones_like(x)))
+    shadow = 0.25 + 0.75 * smooth(jax.lax.fori_loop(0, 3, lit, jnp.ones_like(x)))
     hollow = 0.25 + 0.75 * smooth(gap(point, 0.10, normal), -0.02, 0.085)
     u, v, _ = turned(a, *point)
     inside = silhouette(a, x, y)
@@ -442,7 +442,7 @@ def hair(a, g):
     tufts = noise(9 * u + 5 * v, 9 * v - 5 * u, g.seed)
     rings = noise(12 * u - 5 * v, 12 * v + 5 * u, g.seed + 1)
     coils = noise(23 * u + 12 * v, 23 * v - 12 * u, g.seed, fine / 26)
-    curls = jnp.clip(0.5 * tufts + 0.5 - 1.3 * jnp.abs(rings + 0.6 * coils), -1, 1)
+    curls = jnp.clip(0.5 * tufts - 0.8 + 2.0 * jnp.abs(rings + 0.7 * coils), -1, 1)
     curls = curls * smooth(fine / 16, 0.5, 1.6)
     locks = noise(9 * across, 1.3 * along, g.seed) + 0.6 * noise(
         24 * across, 2.2 * along, g.seed, fine / 32
