@@ -2,10 +2,12 @@
 
     python experiments/draw_faces.py --output_dir=runs/faces --count=4 --factor=8
 
-Writes truth/face_01.png … and input/face_01.png …, whose side is size / factor. Different seeds
-give different faces; the examples of checkpoints/faces64 are the inputs with the default flags.
+Writes truth/face_01.png … and input/face_01.png …, whose side is size / factor, and sheet.png, all
+faces side by side. Different seeds give different faces; the examples of checkpoints/faces64 are
+the inputs with the default flags, checkpoints/drawn_faces.png the sheet of --count=64 --size=128.
 """
 
+import math
 from pathlib import Path
 
 import jax
@@ -28,12 +30,15 @@ flags.DEFINE_integer("seed", 2003, "Of the faces; the trainer draws its own with
 def main(_):
     operator = pulse_jax.operators.parse(FLAGS.operator)(FLAGS.factor)
     keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.count)
-    faces = jax.jit(jax.vmap(lambda key: face(key, FLAGS.size)[0]))(keys)
+    faces = np.asarray(jax.jit(jax.vmap(lambda key: face(key, FLAGS.size)[0]))(keys))
     for kind, pictures in (("truth", faces), ("input", jax.vmap(operator)(faces))):
         folder = Path(FLAGS.output_dir) / kind
         folder.mkdir(parents=True, exist_ok=True)
         for k, picture in enumerate(np.asarray(pictures), 1):
             images.save_image(folder / f"face_{k:02d}.png", picture)
+    columns = math.isqrt(FLAGS.count)
+    rows = [faces[k : k + columns] for k in range(0, FLAGS.count, columns)]
+    images.save_image(Path(FLAGS.output_dir) / "sheet.png", images.grid(rows))
 
 
 if __name__ == "__main__":

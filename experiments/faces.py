@@ -1,4 +1,32 @@
-"""Drawn faces: a procedural data set of portraits, in pure JAX."""
+"""Drawn faces: a procedural data set of portraits, in pure JAX.
+
+![64 examples](../checkpoints/drawn_faces.png), made by
+
+    python experiments/draw_faces.py --count=64 --size=128 --output_dir=runs/faces
+
+What is in it. Square portraits, framed like an aligned photograph: the eyes are always at nearly
+the same place and the head takes about 70% of the height. The head is a surface in depth, which
+turns and nods: it is found by marching along the lines of sight, and lit by a lamp and a sky, with
+cast shadows, dimmed hollows, light scattered under the skin and a film of gloss. On it are pores,
+freckles and lines; eyes between lids, with catch-lights; lips; hair, brows and beards of strands;
+glasses. Behind it, out of focus: a wall, lights, a window or leaves.
+
+A face is a function of its attributes alone (`Attributes`), and a resolution-free one. Shapes are
+signed distances, antialiased over a pixel; textures are hashed noise on the face's own coordinates,
+of which what a pixel can't hold fades out. So a face drawn small is nearly the average of the same
+face drawn large.
+
+How it is sampled. Every attribute is drawn independently of all the others. Numbers are uniform
+over their range (`RANGES`): skin tone, for one, runs evenly from very light to very dark. Hair
+style, clothing and background are uniform over their kinds; half the faces wear glasses and half
+have facial hair, in kinds that are equally likely (`KINDS`). No attribute stands for sex, age or
+origin.
+
+What it isn't good for. The faces are drawings: they identify nobody, and no count, correlation or
+error rate found with them says anything about real faces or about models of real faces.
+
+    images, attributes = jax.jit(jax.vmap(face, (0, None)), static_argnums=1)(keys, 128)
+"""
 
 from typing import NamedTuple
 
@@ -63,20 +91,35 @@ RANGES |= {"yaw": (-0.5, 0.5), "pitch": (-0.12, 0.12), "tilt": (-0.08, 0.08)}
 RANGES |= {"smile": (-0.5, 1.0)}
 RANGES |= {"background_angle": (-np.pi, np.pi)}
 
-# Silhouette: half width, top, bottom, roundness of the ends, flare.
-# Opening for the face: hairline at the parting, its fall to the sides, half width.
-# Strands: waviness, curl, blur of the edge, and whether they run from a parting (1) or back (0).
+
+class Style(NamedTuple):
+    """Of hair."""
+
+    width: float  # half of the silhouette's
+    top: float
+    bottom: float
+    soft: float  # roundness of the ends
+    flare: float
+    hairline: float  # at the parting
+    fall: float  # of the hairline to the sides
+    opening: float  # half width, for the face
+    wavy: float
+    curl: float
+    blur: float  # of the silhouette
+    parted: float  # 1: strands run from a parting, 0: back from the brow
+
+
 HAIR = {
-    "bald": (0.50, -0.74, -0.10, 0.05, 0.0, -0.50, 0.2, 0.40, 0.0, 0.0, 0.00, 0.0),
-    "cropped": (0.487, -0.745, 0.04, 0.02, 0.0, -0.46, 0.3, 0.43, 0.0, 0.0, 0.025, 0.0),
-    "side parted": (0.52, -0.82, 0.06, 0.02, 0.0, -0.48, 0.5, 0.42, 0.1, 0.0, 0.01, 1.0),
-    "swept up": (0.51, -0.90, 0.02, 0.02, -0.1, -0.42, 0.05, 0.41, 0.2, 0.0, 0.02, 0.0),
-    "bob": (0.60, -0.84, 0.50, 0.14, 0.10, -0.25, 0.06, 0.37, 0.05, 0.0, 0.0, 0.6),
-    "long": (0.58, -0.83, 1.30, 0.10, 0.12, -0.52, 0.75, 0.38, 0.15, 0.0, 0.0, 1.0),
-    "wavy": (0.63, -0.86, 0.86, 0.20, 0.15, -0.50, 0.6, 0.38, 1.0, 0.0, 0.01, 1.0),
-    "curly": (0.66, -0.90, 0.42, 0.30, 0.05, -0.40, 0.3, 0.40, 0.5, 1.0, 0.03, 0.5),
-    "afro": (0.76, -0.96, 0.26, 0.45, 0.0, -0.42, 0.15, 0.42, 0.0, 1.0, 0.05, 0.0),
-    "bun": (0.49, -0.755, 0.10, 0.02, 0.0, -0.47, 0.22, 0.42, 0.0, 0.0, 0.01, 0.0),
+    "bald": Style(0.50, -0.74, -0.10, 0.05, 0.0, -0.50, 0.2, 0.40, 0.0, 0.0, 0.00, 0.0),
+    "cropped": Style(0.487, -0.745, 0.04, 0.02, 0.0, -0.46, 0.3, 0.43, 0.0, 0.0, 0.025, 0.0),
+    "side parted": Style(0.52, -0.82, 0.06, 0.02, 0.0, -0.48, 0.5, 0.42, 0.1, 0.0, 0.01, 1.0),
+    "swept up": Style(0.51, -0.90, 0.02, 0.02, -0.1, -0.42, 0.05, 0.41, 0.2, 0.0, 0.02, 0.0),
+    "bob": Style(0.60, -0.84, 0.50, 0.14, 0.10, -0.25, 0.06, 0.37, 0.05, 0.0, 0.0, 0.6),
+    "long": Style(0.58, -0.83, 1.30, 0.10, 0.12, -0.52, 0.75, 0.38, 0.15, 0.0, 0.0, 1.0),
+    "wavy": Style(0.63, -0.86, 0.86, 0.20, 0.15, -0.50, 0.6, 0.38, 1.0, 0.0, 0.01, 1.0),
+    "curly": Style(0.66, -0.90, 0.42, 0.30, 0.05, -0.40, 0.3, 0.40, 0.5, 1.0, 0.03, 0.5),
+    "afro": Style(0.76, -0.96, 0.26, 0.45, 0.0, -0.42, 0.15, 0.42, 0.0, 1.0, 0.05, 0.0),
+    "bun": Style(0.49, -0.755, 0.10, 0.02, 0.0, -0.47, 0.22, 0.42, 0.0, 0.0, 0.01, 0.0),
 }
 KINDS = {  # equally likely, but half the faces have no facial hair and half no glasses
     "hair_style": tuple(HAIR),
@@ -198,6 +241,7 @@ def hsv(h, s, v):
 
 
 def rgb(*channels):
+    """A colour that multiplies an image."""
     return jnp.array(channels)[:, None, None]
 
 
@@ -224,8 +268,18 @@ def make_light(a):
     return Light(tuple(d), tuple(h), key[:, None, None], ambient[:, None, None], hard)
 
 
+def wears(a, style):
+    """Whether the hair is of this style."""
+    return a.hair_style == list(HAIR).index(style)
+
+
 def dot(a, b):
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def mirror(light, normal, sharp):
+    """How much of the lamp a surface reflects to the viewer (Blinn and Phong)."""
+    return jnp.maximum(dot(normal, light.half), 0) ** sharp
 
 
 def unit(x, y, z):
@@ -268,8 +322,10 @@ class Grid(NamedTuple):
 
 def turned(a, x, y, z):
     """Coordinates of the head from those of the page."""
-    x, z = x * jnp.cos(a.yaw) - z * jnp.sin(a.yaw), x * jnp.sin(a.yaw) + z * jnp.cos(a.yaw)
-    return x, y * jnp.cos(a.pitch) - z * jnp.sin(a.pitch), z * jnp.cos(a.pitch) + y * jnp.sin(a.pitch)
+    cos, sin = jnp.cos(a.yaw), jnp.sin(a.yaw)
+    x, z = x * cos - z * sin, x * sin + z * cos
+    cos, sin = jnp.cos(a.pitch), jnp.sin(a.pitch)
+    return x, y * cos - z * sin, z * cos + y * sin
 
 
 def relief(a, x, y):
@@ -317,7 +373,7 @@ def surface(a, x, y, z):
 
 
 def silhouette(a, x, y):
-    """Signed distance on the page: the surface's where a line of sight comes nearest to the axis."""
+    """Signed distance on the page: the surface's where a line of sight is nearest to the axis."""
     rx, rz, middle = skull(a, y)
     cos, sin = jnp.cos(a.yaw), jnp.sin(a.yaw)
     z = x * cos * sin * (1 / rx**2 - 1 / rz**2) + cos * middle / rz**2
@@ -363,10 +419,12 @@ def make_grid(a, size):
 
 
 def skin_colour(a):
+    """As displayed in full light."""
     return ramp(SKIN, a.skin) * (1 + 0.05 * a.undertone * jnp.array([0.0, 0.6, -1.2]))
 
 
 def hair_colour(a):
+    """As displayed in full light."""
     return ramp(HAIR_COLOUR, a.hair_colour)
 
 
@@ -413,82 +471,78 @@ class Hair(NamedTuple):
     picture: jax.Array
 
 
-def hair(a, g):
-    """A dome on a flaring cylinder; strands run down it from a parting or back from the brow."""
-    table = jnp.asarray(list(HAIR.values()), jnp.float32)
-    rx, top, bottom, soft, flare, hairline, fall, width, wavy, curl, blur, parted = table[
-        a.hair_style
-    ]
-    short = bottom < 0.2
-    bottom = bottom + 0.1 * a.hair_length * ~short
-    x, y = g.x, g.y
-    rx = rx + 0.04 * a.head_width
-    below = jnp.maximum(y + 0.15, 0)
-    bend = 0.03 * wavy * wave(8 * y + 2 * x + 6 * a.texture)
-    sx = x / (1 + flare * below) + bend * smooth(y, -0.5, 0.2)
-    up = jnp.minimum(y + 0.15, 0) / (top + 0.15)
-    nx, ny = sx / rx, -up
-    nz = jnp.sqrt(jnp.maximum(1 - nx * nx - ny * ny, 0.0))
-    u, v, z = turned(a, x, y, 0.55 * nz)
-    normal = unit(nx, ny, jnp.maximum(nz, 0.05))
+def comb(a, g, style, u, v, z, facing):
+    """Locks and finer strands, about -1..1, that run from a parting or the crown; or curls."""
+    part = 0.22 * a.hair_part * style.parted
+    swept = wears(a, "swept up") * 0.5 * (v + 0.45) * jnp.where(a.hair_part < 0, -1, 1)
+    crown = 0.25 + 0.35 * style.parted * jnp.clip((v + 0.15) / (style.top + 0.15), 0, 1)
+    across = jnp.arctan2(u - part + swept, jnp.abs(z) + crown)
+    across = across + 0.06 * style.wavy * wave(9 * v + 3 * u)
+    along = v + 0.25 * style.parted * jnp.abs(u - part)
+    fine = jnp.maximum(facing, 0.3) / g.pixel
+    locks = noise(9 * across, 1.3 * along, g.seed)
+    locks = locks + 0.6 * noise(24 * across, 2.2 * along, g.seed, fine / 32)
+    strands = noise(60 * across, 3 * along, g.seed, fine / 75)
+    strands = strands + noise(130 * across, 5 * along, g.seed, fine / 160)
 
-    # Across and along the strands, and which way they run.
-    part = 0.22 * a.hair_part
-    swept = (a.hair_style == 3) * 0.5 * (v + 0.45) * jnp.where(a.hair_part < 0, -1, 1)
-    across = jnp.arctan2(u - part * parted + swept, jnp.abs(z) + 0.25 - 0.35 * up * parted)
-    across = across + 0.06 * wavy * wave(9 * v + 3 * u)
-    along = v + 0.25 * parted * jnp.abs(u - part)
-    fine = jnp.maximum(normal[2], 0.3) / g.pixel
     tufts = noise(9 * u + 5 * v, 9 * v - 5 * u, g.seed)
     rings = noise(12 * u - 5 * v, 12 * v + 5 * u, g.seed + 1)
     coils = noise(23 * u + 12 * v, 23 * v - 12 * u, g.seed, fine / 26)
     curls = jnp.clip(0.5 * tufts - 0.8 + 2.0 * jnp.abs(rings + 0.7 * coils), -1, 1)
     curls = curls * smooth(fine / 16, 0.5, 1.6)
-    locks = noise(9 * across, 1.3 * along, g.seed) + 0.6 * noise(
-        24 * across, 2.2 * along, g.seed, fine / 32
-    )
-    strands = noise(60 * across, 3 * along, g.seed, fine / 75) + noise(
-        130 * across, 5 * along, g.seed, fine / 160
-    )
-    locks, strands = locks + (curls - locks) * curl, strands * (1 - 0.7 * curl)
+    return locks + (curls - locks) * style.curl, strands * (1 - 0.7 * style.curl)
 
-    up_ = jnp.clip((y + 0.15) / (top + 0.15), 0, 2)
-    arch = ellipse(sx, up_ * jnp.sqrt(up_) * (top + 0.15), rx, top + 0.15)
+
+def hair(a, g):
+    """A dome on a flaring cylinder about the head's axis, with an opening for the face."""
+    style = Style(*jnp.asarray(list(HAIR.values()), jnp.float32)[a.hair_style])
+    short = style.bottom < 0.2
+    x = g.x / (1 + style.flare * jnp.maximum(g.y + 0.15, 0))
+    x = x + 0.03 * style.wavy * wave(8 * g.y + 2 * g.x + 6 * a.texture) * smooth(g.y, -0.5, 0.2)
+    rx, ry = style.width + 0.04 * a.head_width, -0.15 - style.top
+    up = jnp.clip(-(g.y + 0.15) / ry, 0, 2)
+    nx, ny = x / rx, -up
+    nz = jnp.sqrt(jnp.maximum(1 - nx * nx - ny * ny, 0))
+    normal = unit(nx, ny, jnp.maximum(nz, 0.05))
+    u, v, z = turned(a, g.x, g.y, 0.55 * nz)
+    locks, strands = comb(a, g, style, u, v, z, normal[2])
+
     # Short hair ends at the temples, in sideburns and at the nape.
     trimmed = 0.04 + jnp.clip(-z, 0, 0.1) - 1.2 * jnp.clip(z - 0.06, 0, 0.25) - 0.01 * strands
-    end = jnp.where(short, trimmed, bottom - 0.03 * locks)
-    shape = both(arch, y - end, 2 * soft)
-    knot = ellipse(x - 0.1 * jnp.sin(a.yaw), y + 0.80, 0.20, 0.15)
-    shape = jnp.where(a.hair_style == 9, jnp.minimum(shape, knot), shape)
-    shape = shape + 0.004 * strands + curl * 0.02 * curls
+    end = jnp.where(short, trimmed, style.bottom + 0.1 * a.hair_length - 0.03 * locks)
+    shape = both(ellipse(x, up * jnp.sqrt(up) * ry, rx, ry), g.y - end, 2 * style.soft)
+    bun = ellipse(g.x - 0.1 * jnp.sin(a.yaw), g.y + 0.80, 0.20, 0.15)
+    shape = jnp.where(wears(a, "bun"), jnp.minimum(shape, bun), shape)
+    shape = shape + 0.004 * strands + 0.02 * style.curl * locks
 
-    w = jnp.abs(u)
+    part = 0.22 * a.hair_part
     reach = jnp.sqrt((u - part) ** 2 + 0.004)
-    line = hairline + fall * reach * reach / (0.3 + reach)
-    hangs = smooth(parted, 0.0, 0.5)  # over the brow, or grows back from it
-    ragged = (0.005 + 0.02 * hangs * (1 - curl)) * locks + 0.02 * curl * curls + 0.012 * strands
-    opening = both(w - width - 0.05 * smooth(v, -0.1, 0.3), line - v, 0.2) + ragged
-    opening = jnp.maximum(opening, 0.02 - z)
+    line = style.hairline + style.fall * reach * reach / (0.3 + reach)
+    hangs = smooth(style.parted, 0.0, 0.5)
+    ragged = 0.012 * strands + (0.005 + 0.02 * jnp.maximum(hangs, style.curl)) * locks
+    sides = jnp.abs(u) - style.opening - 0.05 * smooth(v, -0.1, 0.3)
+    opening = jnp.maximum(both(sides, line - v, 0.2) + ragged, 0.02 - z)
+    cover = fill(shape, g.pixel, style.blur) * fill(-opening, g.pixel, 0.085 - 0.07 * hangs)
+    cover = cover * jnp.where(wears(a, "cropped"), 0.84 + 0.12 * strands, 1) * ~wears(a, "bald")
 
     # Hairs reflect in a band, where they bend across the light (Kajiya and Kay).
-    down = normal[1]
-    side = parted * jnp.clip(2 * (u - part), -1, 1) * smooth(up, 0.3, 1.0)
-    tx, ty, tz = unit(side - down * normal[0], 1 - down * down, -down * normal[2])
-    th = dot((tx, ty, tz), g.light.half) + 0.10 * strands + 0.06 * locks
-    shine = jnp.maximum(1 - th * th, 0) ** 12 * smooth(dot(normal, g.light.way), -0.2, 0.8)
-    base = hair_colour(a)[:, None, None] * (1 + 0.16 * locks + 0.14 * strands)
-    deep = 1 - 0.25 * curl * smooth(-curls, 0, 1.2)
-    gloss = (0.04 + 0.10 * hair_colour(a)[:, None, None] ** 2) * shine * (1 - 0.6 * curl)
-    picture = shade(g.light, base, normal, deep, deep, 0.4, gloss * (1 + 0.6 * strands))
-    line_ = blob(u - part, 0.0, 0.009, 1.0) * smooth(up, 0.45, 0.7) * smooth(z, 0.0, 0.2)
-    picture = over(picture, 0.75 * skin_colour(a), 0.7 * line_ * (parted == 1))
-    cover = fill(shape, g.pixel, blur) * fill(-opening, g.pixel, 0.015 + 0.07 * (1 - hangs))
-    cover = cover * jnp.where(a.hair_style == 1, 0.84 + 0.12 * strands, 1.0) * (a.hair_style > 0)
+    side = style.parted * jnp.clip(2 * (u - part), -1, 1) * smooth(up, 0.3, 1.0)
+    nx, ny, nz = normal
+    along = unit(side - ny * nx, 1 - ny * ny, -ny * nz)
+    bend = dot(along, g.light.half) + 0.10 * strands + 0.06 * locks
+    shine = jnp.maximum(1 - bend * bend, 0) ** 12 * smooth(dot(normal, g.light.way), -0.2, 0.8)
+    colour = hair_colour(a)[:, None, None]
+    gloss = (0.04 + 0.10 * colour**2) * shine * (1 - 0.6 * style.curl) * (1 + 0.6 * strands)
+    deep = 1 - 0.25 * style.curl * smooth(-locks, 0, 1.2)
+    tone = 1 + 0.16 * locks + 0.14 * strands
+    picture = shade(g.light, colour * tone, normal, deep, deep, 0.4, gloss)
+    parting = blob(u - part, 0.0, 0.009, 1.0) * smooth(up, 0.45, 0.7) * smooth(z, 0.0, 0.2)
+    picture = over(picture, 0.75 * skin_colour(a), 0.7 * parting * (style.parted == 1))
     return Hair(shape, opening, jnp.clip(cover, 0, 1), hangs, short, picture)
 
 
 def back_hair(canvas, a, g, h):
-    there = (a.hair_style > 0) & ~h.short
+    there = ~wears(a, "bald") & ~h.short
     return over(canvas, 0.6 * h.picture, fill(h.shape, g.pixel) * there)
 
 
@@ -499,12 +553,9 @@ def body(canvas, a, g, h):
     half = 0.235 + 0.02 * a.jaw + 0.28 * smooth(y, 0.72, 1.15)
     nx = jnp.clip(x / half, -1, 1)
     normal = unit(nx, 0.1, jnp.sqrt(1.02 - nx * nx))
-    cords = 0.05 * blob(jnp.abs(x) - 0.13 + 0.12 * (y - 0.7), 0.0, 0.03, 1.0)
-    hx, hy = g.x + 0.35 * light.way[0], g.y + 0.30 * light.way[1]
-    chin = ellipse(hx, hy + 0.05, 0.40, 0.73)
-    soft = 0.16 - 0.10 * light.hard
-    cast = 1 - 0.85 * fill(chin, pixel, soft)
-    occlusion = 0.35 + 0.65 * smooth(y, 0.5, 0.95) + cords
+    chin = ellipse(g.x + 0.35 * light.way[0], g.y + 0.30 * light.way[1] + 0.05, 0.40, 0.73)
+    cast = 1 - 0.85 * fill(chin, pixel, 0.16 - 0.10 * light.hard)
+    occlusion = 0.35 + 0.65 * smooth(y, 0.5, 0.95)
     skin = shade(light, skin_colour(a), normal, cast, occlusion, SKIN_WRAP)
     neck = both(jnp.abs(x) - half, 0.2 - y, 0.1)
     canvas = over(canvas, skin, fill(neck, pixel))
@@ -562,7 +613,7 @@ def head(canvas, a, g, h):
     blotch = noise(7 * u, 7 * v, g.seed) + 0.5 * noise(15 * u, 15 * v, g.seed)
     pores = noise(55 * u, 55 * v, g.seed, 1 / (55 * g.pixel))
     fine = noise(120 * u, 120 * v, g.seed, 1 / (120 * g.pixel))
-    rosy = (0.05 + 0.30 * a.blush) * blob(w - 0.29, v - 0.20, 0.11, 0.08)
+    rosy = (0.05 + 0.24 * a.blush) * blob(w - 0.29, v - 0.20, 0.11, 0.08)
     rosy = rosy + 0.10 * blob(u, v - 0.24, 0.08, 0.05) + 0.015 * blotch
     colour = colour * (1 - rosy * rgb(0.0, 0.55, 0.45))
     spots = wave(58 * u + 3 * blotch) * wave(55 * v + 3 * wave(11 * u)) + 0.5 * pores
@@ -582,9 +633,10 @@ def head(canvas, a, g, h):
     detail = 0.35 * pores + 0.25 * fine
     occlusion = g.open * (1 - creases)
     shadow = g.shadow * (1 - creases) * (1 + 0.06 * detail)
-    nh = jnp.maximum(dot(g.normal, g.light.half), 0)
     sheen = blob(u, v + 0.28, 0.3, 0.12) + blob(u, v - 0.15, 0.07, 0.16)
-    gloss = (0.035 * nh**8 + (0.05 + 0.10 * sheen) * nh**40) * (1 + 0.6 * detail) * (0.7 + 0.6 * a.skin)
+    gloss = 0.035 * mirror(g.light, g.normal, 8)
+    gloss = gloss + (0.05 + 0.10 * sheen) * mirror(g.light, g.normal, 40)
+    gloss = gloss * (1 + 0.6 * detail) * (0.7 + 0.6 * a.skin)
     rim = (1 - g.normal[2]) ** 3
     gloss = gloss + 0.05 * rim * smooth(dot(g.normal, g.light.way), -0.3, 0.6)
     picture = shade(g.light, colour, g.normal, shadow, occlusion, SKIN_WRAP, gloss)
@@ -614,8 +666,7 @@ def mouth(canvas, a, g, h):
     nx, ny, nz = g.normal
     normal = unit(nx, ny + turn, nz)
     grooves = noise(48 * g.u, 6 * v, g.seed, 1 / (48 * g.pixel))
-    nh = jnp.maximum(dot(normal, g.light.half), 0)
-    gloss = (0.08 + 0.12 * a.lip_colour) * nh**24 * (1 + 0.5 * grooves)
+    gloss = (0.08 + 0.12 * a.lip_colour) * mirror(g.light, normal, 24) * (1 + 0.5 * grooves)
     tone = colour[:, None, None] * (1 + 0.06 * grooves)
     picture = shade(g.light, tone, normal, 0.3 + 0.7 * g.shadow, g.open, SKIN_WRAP, gloss)
     canvas = over(canvas, picture, 0.92 * lips)
@@ -655,8 +706,8 @@ def facial_hair(canvas, a, g, h):
     nx, ny, nz = g.normal
     normal = unit(nx + 0.25 * hairs, ny, nz)
     base = hair_colour(a)[:, None, None] * (1 + 0.22 * hairs)
-    nh = jnp.maximum(dot(normal, g.light.half), 0) ** 10
-    picture = shade(g.light, base, normal, g.shadow, 0.8 * g.open, 0.3, 0.03 * nh)
+    gloss = 0.03 * mirror(g.light, normal, 10)
+    picture = shade(g.light, base, normal, g.shadow, 0.8 * g.open, 0.3, gloss)
     return over(canvas, picture, alpha * fill(g.inside - 0.012 * (kind == 4), g.pixel))
 
 
@@ -698,7 +749,9 @@ def eyes(canvas, a, g, h):
     ix, iy = q * sign - 0.034 * a.gaze, v + 0.010
     r = jnp.sqrt(ix * ix + iy * iy + 1e-8)
     fibre = noise(4 * jnp.arctan2(iy, ix), 14 * r, g.seed, 0.011 / g.pixel)
-    glow = smooth(dot((ix / 0.05, iy / 0.05, 0.0), (-g.light.way[0], -g.light.way[1], 0)), -0.6, 0.9)
+    glow = smooth(
+        dot((ix / 0.05, iy / 0.05, 0.0), (-g.light.way[0], -g.light.way[1], 0)), -0.6, 0.9
+    )
     tone = 0.70 + 0.55 * glow + 0.22 * fibre - 0.5 * smooth(r, 0.038, 0.052)
     iris = shade(
         g.light, ramp(EYE_COLOUR, a.eye_colour)[:, None, None] * tone, ball, cast, cast, 0.6
@@ -723,14 +776,14 @@ def eyes(canvas, a, g, h):
 def brows(canvas, a, g, h):
     q = (jnp.abs(g.u) - EYE - 0.01) / 0.145  # -1 at the nose .. 1 at the temple
     middle = -0.150 - 0.028 * a.brow_height - 0.026 * (1 - q * q) - 0.022 * a.brow_angle * q
-    thick = (0.024 + 0.011 * a.brow_weight) * (1 - 0.45 * smooth(q, -0.6, 1.2)) 
+    thick = (0.024 + 0.011 * a.brow_weight) * (1 - 0.45 * smooth(q, -0.6, 1.2))
     hairs = noise(22 * q + 30 * (g.v - middle), 26 * (g.v - middle), g.seed, 0.007 / g.pixel)
     coarse = noise(9 * q + 14 * (g.v - middle), 14 * (g.v - middle), g.seed)
     shape = both(jnp.abs(g.v - middle) - thick, (jnp.abs(q) - 1) * 0.145, 0.07)
     density = smooth(-shape + 0.006 * coarse, -0.014, 0.014) * (0.84 + 0.25 * hairs)
-    colour = hair_colour(a)[:, None, None] * (0.72 + 0.15 * hairs) + 0.08 * skin_colour(
-        a
-    )[:, None, None]
+    colour = (
+        hair_colour(a)[:, None, None] * (0.72 + 0.15 * hairs) + 0.08 * skin_colour(a)[:, None, None]
+    )
     picture = shade(g.light, colour, g.normal, g.shadow, g.open, 0.3)
     return over(canvas, picture, jnp.clip(density, 0, 0.95))
 
@@ -762,8 +815,8 @@ def glasses(canvas, a, g, h):
     streak = smooth(wave(9 * (u * 0.8 + v) + 3 * a.light_x), 0.55, 0.95) * (0.6 - 3 * v)
     canvas = over(canvas, jnp.ones(3), there * fill(lens, g.pixel) * (0.03 + 0.10 * streak))
     normal = unit(2 * u, 3 * v, jnp.ones_like(u))
-    nh = jnp.maximum(dot(normal, g.light.half), 0) ** 16
-    picture = shade(g.light, ramp(FRAME_COLOUR, a.frame_colour), normal, gloss=0.15 * nh)
+    gloss = 0.15 * mirror(g.light, normal, 16)
+    picture = shade(g.light, ramp(FRAME_COLOUR, a.frame_colour), normal, gloss=gloss)
     return over(canvas, picture, there * fill(rims, g.pixel))
 
 
@@ -771,7 +824,7 @@ def front_hair(canvas, a, g, h):
     """Hair in front of the head, and its shadow on the skin."""
     way, soft = g.light.way, 0.10 - 0.05 * g.light.hard
     cast = fill(both(-h.opening - 0.035 + 0.05 * way[1], h.shape, 0.05), g.pixel, soft)
-    cast = (0.1 + 0.35 * h.hangs) * cast * fill(g.inside, g.pixel) * (a.hair_style > 0)
+    cast = (0.1 + 0.35 * h.hangs) * cast * fill(g.inside, g.pixel) * ~wears(a, "bald")
     return over(canvas * (1 - cast * rgb(0.8, 1, 1)), h.picture, h.cover)
 
 
