@@ -338,10 +338,11 @@ def relief(a, x, y):
     def bump(cx, cy, rx, ry, height):
         return height * blob(w - cx, y - cy, rx, ry)
 
+    below = jnp.where(y < tip, 0.056, 0.036)  # the nose ends more steeply than it begins
     return (
         bump(0, 0.12, 0.042 * wide, 0.13, 0.085)  # bridge of the nose
-        + bump(0, tip - 0.01, 0.062 * wide, 0.055, 0.105)
-        + bump(0.078 * wide, tip + 0.02, 0.036, 0.036, 0.05)  # wings
+        + bump(0, tip, 0.060 * wide, below, 0.105)
+        + bump(0.076 * wide, tip + 0.016, 0.036, 0.030, 0.05)  # wings
         + bump(0.16, -0.13, 0.15, 0.05, 0.035)  # brow
         + bump(EYE - 0.02, -0.01, 0.10, 0.075, -0.075)  # sockets
         + bump(EYE, 0.0, 0.075, 0.055, 0.050)  # eyeballs
@@ -519,7 +520,7 @@ def hair(a, g):
     reach = jnp.sqrt((u - part) ** 2 + 0.004)
     line = style.hairline + style.fall * reach * reach / (0.3 + reach)
     hangs = smooth(style.parted, 0.0, 0.5)
-    ragged = 0.012 * strands + (0.005 + 0.02 * jnp.maximum(hangs, style.curl)) * locks
+    ragged = 0.010 * strands + (0.005 + 0.015 * jnp.maximum(hangs, style.curl)) * locks
     sides = jnp.abs(u) - style.opening - 0.05 * smooth(v, -0.1, 0.3)
     opening = jnp.maximum(both(sides, line - v, 0.2) + ragged, 0.02 - z)
     cover = fill(shape, g.pixel, style.blur) * fill(-opening, g.pixel, 0.085 - 0.07 * hangs)
@@ -542,8 +543,8 @@ def hair(a, g):
 
 
 def back_hair(canvas, a, g, h):
-    there = ~wears(a, "bald") & ~h.short
-    return over(canvas, 0.6 * h.picture, fill(h.shape, g.pixel) * there)
+    """Behind the head, in its shadow."""
+    return over(canvas, 0.6 * h.picture, fill(h.shape, g.pixel) * ~wears(a, "bald"))
 
 
 def body(canvas, a, g, h):
@@ -698,7 +699,7 @@ def facial_hair(canvas, a, g, h):
     two = noise(120 * fan, 26 * v, g.seed, 1 / (120 * g.pixel))
     tufts = noise(16 * fan, 6 * v, g.seed)
     hairs = 0.6 * one + 0.6 * two + 0.4 * tufts
-    density = smooth(-shape + 0.02 * hairs, -0.02, 0.06)
+    density = smooth(-shape + 0.03 * hairs, -0.03, 0.08)
     full = jnp.clip(density * (1.05 + 0.3 * hairs), 0, 0.97)
     short = noise(100 * u, 60 * v, g.seed, 1 / (100 * g.pixel))
     stubble = smooth(-shape, -0.05, 0.09) * (0.34 + 0.22 * short + 0.08 * one)
@@ -815,7 +816,7 @@ def glasses(canvas, a, g, h):
     streak = smooth(wave(9 * (u * 0.8 + v) + 3 * a.light_x), 0.55, 0.95) * (0.6 - 3 * v)
     canvas = over(canvas, jnp.ones(3), there * fill(lens, g.pixel) * (0.03 + 0.10 * streak))
     normal = unit(2 * u, 3 * v, jnp.ones_like(u))
-    gloss = 0.15 * mirror(g.light, normal, 16)
+    gloss = 0.08 * mirror(g.light, normal, 16)
     picture = shade(g.light, ramp(FRAME_COLOUR, a.frame_colour), normal, gloss=gloss)
     return over(canvas, picture, there * fill(rims, g.pixel))
 
@@ -846,19 +847,7 @@ def sample_attributes(key) -> Attributes:
     return Attributes(*map(value, Attributes._fields, draws))
 
 
-PARTS = (
-    back_hair,
-    body,
-    head,
-    mouth,
-    facial_hair,
-    nostrils,
-    eyes,
-    brows,
-    glasses,
-    front_hair,
-    ears,
-)
+PARTS = back_hair, body, head, mouth, facial_hair, nostrils, eyes, brows, glasses, front_hair, ears
 
 
 def draw(attributes: Attributes, size: int) -> jax.Array:
