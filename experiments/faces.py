@@ -257,6 +257,7 @@ class Light(NamedTuple):
 
 
 def make_light(a):
+    """A lamp above and in front, to the left or right; the harder it is, the darker the sky."""
     d = jnp.array([0.85 * a.light_x, -0.50 + 0.35 * a.light_y, 0.80])
     d = d / jnp.linalg.norm(d)
     h = d + jnp.array([0.0, 0.0, 1.0])
@@ -268,12 +269,8 @@ def make_light(a):
     return Light(tuple(d), tuple(h), key[:, None, None], ambient[:, None, None], hard)
 
 
-def wears(a, style):
-    """Whether the hair is of this style."""
-    return a.hair_style == list(HAIR).index(style)
-
-
 def dot(a, b):
+    """Of vectors, each a tuple of three images."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
@@ -346,7 +343,7 @@ def relief(a, x, y):
         + bump(0.16, -0.13, 0.15, 0.05, 0.035)  # brow
         + bump(EYE - 0.02, -0.01, 0.10, 0.075, -0.075)  # sockets
         + bump(EYE, 0.0, 0.075, 0.055, 0.050)  # eyeballs
-        + bump(0.28, 0.16 - lift, 0.12, 0.09, 0.03 + 0.02 * a.cheeks + 0.012 * a.smile)
+        + bump(0.28, 0.16 - lift, 0.12, 0.09, 0.03 + 0.02 * a.cheeks + 0.012 * a.smile)  # cheeks
         + bump(0.30, 0.36, 0.10, 0.10, 0.018 * a.cheeks - 0.012)
         + bump(0, 0.40, 0.10, 0.030, 0.030)  # lips
         + bump(0, 0.468, 0.085, 0.030, 0.036)
@@ -398,6 +395,7 @@ def make_grid(a, size):
     z = 0.70 * jnp.sqrt(jnp.maximum(1 - (x / 0.62) ** 2 - ((y + 0.05) / 0.8) ** 2, 0))
     z = jax.lax.fori_loop(0, 5, lambda _, z: z - gap((x, y, z)), z)
     point = x, y, z
+    # The slope, from steps along each axis.
     around = jax.vmap(lambda way: gap(point, 0.004, way))(jnp.eye(4, 3))
     nx, ny, nz = (around[:3] - around[3]) / 0.004
     normal = unit(nx, ny, jnp.maximum(nz, 0))
@@ -433,6 +431,7 @@ SKIN_WRAP = np.array([0.42, 0.24, 0.18], np.float32)[:, None, None]  # red light
 
 
 def background(a, g):
+    """A wall, lights in the dark, a window or leaves under a sky, all out of focus."""
     x, y = g.page
     one = hsv(a.background_hue, 0.30, 0.60 + 0.22 * a.background_value)
     two = hsv(a.background_hue + 0.12 * a.background_turn, 0.42, 0.36 + 0.18 * a.background_value)
@@ -440,7 +439,7 @@ def background(a, g):
     t = turn[0] * x + turn[1] * y
     plain = over(one[:, None, None], two, smooth(t, -1.3, 1.3))
     plain = plain * (1 + 0.025 * noise(2.5 * x, 2.5 * y, g.seed))
-    # Out of focus: lights in the dark, a window, leaves under a sky.
+
     lights = jnp.zeros_like(x + y)
     for i in range(7):
         c = noise(jnp.float32([i, i, i]), jnp.float32([7, 8, 9]), g.seed)
@@ -461,6 +460,11 @@ def background(a, g):
     kinds = (plain, bokeh, window, outdoors)
     canvas = jnp.select([a.background == i for i in range(4)], kinds)
     return canvas * (1 - 0.16 * (x * x + y * y) / 2)
+
+
+def wears(a, style):
+    """Whether the hair is of this style."""
+    return a.hair_style == list(HAIR).index(style)
 
 
 class Hair(NamedTuple):
