@@ -335,11 +335,11 @@ def relief(a, x, y):
     def bump(cx, cy, rx, ry, height):
         return height * blob(w - cx, y - cy, rx, ry)
 
-    below = jnp.where(y < tip, 0.056, 0.036)  # the nose ends more steeply than it begins
+    below = jnp.where(y < tip, 0.056, 0.046)  # the nose ends more steeply than it begins
     return (
         bump(0, 0.12, 0.042 * wide, 0.13, 0.085)  # bridge of the nose
         + bump(0, tip, 0.060 * wide, below, 0.105)
-        + bump(0.076 * wide, tip + 0.016, 0.036, 0.030, 0.05)  # wings
+        + bump(0.076 * wide, tip + 0.016, 0.036, 0.034, 0.045)  # wings
         + bump(0.16, -0.13, 0.15, 0.05, 0.035)  # brow
         + bump(EYE - 0.02, -0.01, 0.10, 0.075, -0.075)  # sockets
         + bump(EYE, 0.0, 0.075, 0.055, 0.050)  # eyeballs
