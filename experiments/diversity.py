@@ -8,7 +8,7 @@ what has met eps:
 - For every pair of one input's results, how much they differ, drawn with the same noise maps, so
   that it is due to the styles alone; and how much they differ downscaled, where all are to equal
   the input. Beside them, pairs of different faces.
-- What differs: a small network, trained here on freshly drawn faces, reads their attributes off an
+- What differs: a small network (reader.py), trained on freshly drawn faces, reads their attributes off an
   image. For each attribute, half the mean square difference of two results of an input (their
   variance), and half that of a result and the true face, both over the variance of faces. The first
   is 0 where the results agree; the second 0 where they are right, and 1 where they might as well be
@@ -27,17 +27,15 @@ has seen less, 3 minutes on two cores; full: 32 faces, 16 starts, 25 minutes.
 import itertools
 from functools import partial
 
-import flax.linen as nn
 import harness
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import optax
 from absl import flags
-from faces import KINDS, RANGES, Attributes, face
-from flax.traverse_util import flatten_dict, unflatten_dict
+from faces import Attributes
 from metrics import bootstrap, with_noise_of_first
+from reader import by_attribute, labelled_faces, r_squared, read_images, train
 
 import pulse_jax
 from pulse_jax import images
@@ -52,7 +50,6 @@ PRESETS = {
     "quick": {"inputs": 6, "restarts": 8, "train_steps": 800},
     "full": {"inputs": 32, "restarts": 16, "train_steps": 8000},
 }
-BATCH = 32  # faces in a training step
 
 
 def main(folder):
@@ -67,7 +64,10 @@ def main(folder):
     results, met = found["images"], found["l2"] <= FLAGS.eps
     if met.sum(axis=1).max() < 2:
         raise ValueError(f"--eps={FLAGS.eps}: no input has two results that meet it")
-    reader = folder.arrays("reader", partial(train, generator.resolution))
+    reader_key = jax.random.fold_in(jax.random.key(FLAGS.seed), 2)
+    reader = folder.arrays(
+        "reader", partial(train, reader_key, generator.resolution, FLAGS.train_steps)
+    )
 
     pairs = folder.rows("pairs", partial(distances, truth, results, met, operator))
     readings = folder.rows("readings", partial(read, reader, truth, results, met))
@@ -142,102 +142,22 @@ def summarise_distances(pairs):
 
 # --- What differs. ---
 
-CIRCULAR = "clothing_hue", "background_hue", "background_angle"  # their ranges are full turns
-SIZES = {name: 2 if name in CIRCULAR else 1 for name in RANGES}
-SIZES |= {name: len(set(kinds)) for name, kinds in KINDS.items()}
-
-
-def encode(attributes):
-    """Attributes of one face as coordinates; in the order of `Attributes`, of `SIZES` each."""
-
-    def coordinates(name, value):
-        if name in KINDS:
-            return jax.nn.one_hot(value, SIZES[name])
-        low, high = RANGES[name]
-        t = (value - low) / (high - low)
-        if name in CIRCULAR:
-            return jnp.stack([jnp.cos(2 * np.pi * t), jnp.sin(2 * np.pi * t)])
-        return 2 * t[None] - 1
-
-    return jnp.concatenate([coordinates(*item) for item in attributes._asdict().items()])
-
-
-def by_attribute(coordinates):
-    """Arrays (..., D) of coordinates, for each attribute its own."""
-    ends = np.cumsum([SIZES[name] for name in Attributes._fields])[:-1]
-    return dict(zip(Attributes._fields, np.split(coordinates, ends, axis=-1), strict=True))
-
-
-class Reader(nn.Module):
-    """Images (N, R, R, 3) → coordinates of their attributes.
-
-    Its convolutions are of patches that don't overlap: matrix products, which two cores do fast.
-    """
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.relu(nn.Dense(96)(patches(x - 0.5, 4)))
-        while x.shape[1] > 4:
-            x = nn.relu(nn.Dense(192)(patches(x, 2)))
-        x = nn.relu(nn.Dense(256)(x.reshape(len(x), -1)))
-        return nn.Dense(sum(SIZES.values()))(x)
-
-
-def patches(x, side):
-    """(N, h, w, C) → (N, h / side, w / side, side² C)."""
-    count, height, width, _ = x.shape
-    x = x.reshape(count, height // side, side, width // side, side, -1).swapaxes(2, 3)
-    return x.reshape(*x.shape[:3], -1)
-
-
-def train(resolution):
-    """The reader's parameters, flat: least squares, on freshly drawn faces."""
-    reader = Reader()
-    optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, FLAGS.train_steps))
-    key = jax.random.fold_in(jax.random.key(FLAGS.seed), 2)
-
-    @jax.jit
-    def init(key):
-        params = reader.init(key, jnp.zeros((1, resolution, resolution, 3)))
-        return params, optimizer.init(params)
-
-    @partial(jax.jit, donate_argnums=0)
-    def step(state, key):
-        faces, attributes = jax.vmap(face, (0, None))(jax.random.split(key, BATCH), resolution)
-        truth = jax.vmap(encode)(attributes)
-
-        def error(params):
-            return jnp.mean((reader.apply(params, faces) - truth) ** 2)
-
-        params, moments = state
-        updates, moments = optimizer.update(jax.grad(error)(params), moments)
-        return optax.apply_updates(params, updates), moments
-
-    state = init(key)
-    for i in range(FLAGS.train_steps):
-        state = step(state, jax.random.fold_in(key, i))
-    return flatten_dict(state[0], sep="/")
-
 
 def read(weights, truth, results, met):
     """A row for each attribute and input: how well it is read, its spread and its error."""
-    params = unflatten_dict(weights, sep="/")
-    reading = jax.jit(lambda batch: Reader().apply(params, batch))
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(FLAGS.seed), 3), FLAGS.test_faces)
-    faces, attributes = jax.jit(jax.vmap(lambda key: face(key, truth.shape[1])))(keys)
-    true = by_attribute(np.asarray(jax.vmap(encode)(attributes)))
-    of_faces = by_attribute(np.asarray(reading(faces)))
-    of_truth = by_attribute(np.asarray(reading(truth)))
-    of_results = [by_attribute(np.asarray(reading(batch))) for batch in results]
+    key = jax.random.fold_in(jax.random.key(FLAGS.seed), 3)
+    faces, true = labelled_faces(key, truth.shape[1], FLAGS.test_faces)
+    of_faces = by_attribute(read_images(weights, faces))
+    of_truth = by_attribute(read_images(weights, truth))
+    of_results = [by_attribute(read_images(weights, batch)) for batch in results]
     for name in Attributes._fields:
-        x, y = of_faces[name], true[name]
-        quality = 1 - ((x - y) ** 2).sum() / ((y - y.mean(axis=0)) ** 2).sum()
-        variance = x.var(axis=0).sum()
+        quality = r_squared(of_faces[name], true[name])
+        variance = of_faces[name].var(axis=0).sum()
         for i in np.flatnonzero(met.sum(axis=1) > 1):
             found = of_results[i][name][met[i]]  # (restarts, coordinates)
             spread = found.var(axis=0, ddof=1).sum() / variance
             error = ((found - of_truth[name][i]) ** 2).sum(axis=1).mean() / (2 * variance)
-            row = {"attribute": name, "R²": float(quality), "input": int(i)}
+            row = {"attribute": name, "R²": quality, "input": int(i)}
             yield row | {"among results": float(spread), "from the truth": float(error)}
 
 

@@ -1,50 +1,115 @@
-"""Train a StyleGAN 2 from scratch, on drawn faces or on a folder of images.
+"""Train a StyleGAN 2 from scratch: on drawn faces, on a photograph's crops, or on your own images.
 
     python experiments/train_stylegan.py --output_dir=runs/faces64
+    python experiments/train_stylegan.py --output_dir=runs/galaxies64 --data=galaxies
     python experiments/train_stylegan.py --output_dir=runs/mine --data_dir=my_images
 
-An interrupted run goes on with the same command, bit for bit as if it had not been interrupted.
-Every few minutes it writes a grid of samples, a row of metrics.csv and `generator/`, which the
-search takes as --generator. Two cores see some 25 images a second: heads after 10 thousand images,
-faces after 50 thousand, half an hour, and good ones after 120 thousand.
+An interrupted run goes on with the same command, bit for bit as if it had not been interrupted (on
+a GPU with XLA_FLAGS=--xla_gpu_deterministic_ops=true, on as many devices). --stop_minutes takes a
+machine's time limit into account. Every few minutes, and at its end, a run writes
+
+- `state/`, from which it goes on;
+- a grid of samples of the averaged generator;
+- a row of metrics.csv: means of the losses over the last steps; ada_p, the augmentation's strength;
+  the rate; and how far samples are from the data, the `frechet` distance, `precision` and `recall`
+  (see metrics.py). Their features are those of a network that reads drawn faces (reader.py), or for
+  all else fixed wavelets. floor.csv says what held-out images have instead: the best there is;
+- `generator/`, which the search takes as --generator.
+
+All local devices share a batch. The bundled generators' commands, for one GPU:
+
+    common="--dtype=bfloat16 --batch_size=64 --export_dtype=bfloat16 --quality_images=2048"
+    python experiments/train_stylegan.py $common --output_dir=runs/faces64 \\
+        --channels=256,256,128,64,32 --images=1_500_000
+    python experiments/train_stylegan.py $common --output_dir=runs/faces128 --resolution=128 \\
+        --channels=256,256,256,128,64,32 --latent_size=256 --learning_rate=2e-3 --images=1_000_000
+    python experiments/train_stylegan.py $common --output_dir=runs/galaxies64 --data=galaxies \\
+        --channels=256,256,128,64,32 --images=800_000
+
+Two cores see some 25 images of 64 pixels a second in float32 and with the default networks: heads
+after 10 thousand images, faces after 50 thousand.
 """
 
 import csv
+import functools
+import sys
 import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import data
 import jax
 import jax.numpy as jnp
+import metrics
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+import reader
 from absl import app, flags, logging
-from faces import face
-from PIL import Image, ImageOps
+from augment import adapted, augment
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from pulse_jax import images
+from pulse_jax.files import one_line
 from pulse_jax.generators import checkpoint, fit_latents
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 
+# What depends on the data; a flag that is given goes first.
+#
+# r1_gamma is for one pixel and a batch of one: the weight is r1_gamma · R² / batch, the rule of
+# stylegan2-ada. Its factor, 0.0002, is for networks of 512 channels; 0.001 makes the 0.3 that has
+# served faces64 at a batch of 16. Photographs, of which there is little, take more.
+#
+# The noise strengths, from 0 on, learn at a share `noise_rate` of the rate. At the full rate,
+# speckle stands in for details of a face that the generator would otherwise learn.
+#
+# ada_target: of E[sign D(real)]; 0 leaves out augmentation, which endless faces have no need of.
+DATA = {
+    "faces": {"r1_gamma": 0.001, "noise_rate": 0.1, "ada_target": 0.0},
+    "galaxies": {"r1_gamma": 0.004, "noise_rate": 1.0, "ada_target": 0.6},
+    "tissue": {"r1_gamma": 0.004, "noise_rate": 1.0, "ada_target": 0.6},
+}
+DATA["folder"] = DATA["tissue"]
+
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", None, "Folder for the state, the samples and the generator.")
-flags.DEFINE_string("data_dir", None, "A folder of images; without it, faces are drawn.")
+flags.DEFINE_enum("data", "faces", ["faces", *data.PHOTOGRAPHS], "What to learn.")
+flags.DEFINE_string("data_dir", None, "A folder of images, in place of --data.")
 flags.DEFINE_integer("resolution", 64, "Side of the images.", lower_bound=8)
 flags.DEFINE_list("channels", "128,128,96,64,32", "Channels at side 4, 8, …, resolution.")
 flags.DEFINE_integer("latent_size", 128, "Coordinates of z and w.", lower_bound=1)
 flags.DEFINE_integer("mapping_layers", 4, "Dense layers from z to w.", lower_bound=1)
+flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the convolutions.")
 flags.DEFINE_integer("images", 250_000, "Images to train on, from the start of the run.", 1)
-flags.DEFINE_integer("batch_size", 16, "Images in a step.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 16, "Images in a step, on all devices together.", 4)
 flags.DEFINE_float("learning_rate", 2.5e-3, "Of Adam, for both networks.")
-flags.DEFINE_float("noise_rate", 0.0, "Learning rate of the noise strengths, as a share of it.")
-flags.DEFINE_float("r1_gamma", 0.3, "Weight of the gradient penalty on real images.")
+flags.DEFINE_float("noise_rate", None, "Of the noise strengths, as a share of it; see DATA.")
+flags.DEFINE_float("r1_gamma", None, "Of the gradient penalty on real images; see DATA.")
 flags.DEFINE_integer("r1_interval", 16, "Steps from one gradient penalty to the next.", 1)
+flags.DEFINE_float("path_weight", 2.0, "Of the path length regularisation; 0 leaves it out.", 0)
+flags.DEFINE_integer("path_interval", 8, "Steps from one such to the next.", 1)
+flags.DEFINE_float("ada_target", None, "What augmentation is adapted for; see DATA.", 0)
+flags.DEFINE_integer("ada_images", 100_000, "In which its strength may go from 0 to 1.", 1)
 flags.DEFINE_float("mixing", 0.9, "Share of images whose layers take two styles.")
 flags.DEFINE_integer("ema_images", 10_000, "Half-life of the averaged generator, in images.", 1)
-flags.DEFINE_integer("save_steps", 500, "Steps from one saved state to the next.", 1)
+flags.DEFINE_integer("quality_images", 512, "On which the samples' quality is measured.", 8)
+flags.DEFINE_string("reader", None, "The reader's file; default: reader.npz in the output folder.")
+flags.DEFINE_integer("reader_steps", 4000, "Of its training, if it isn't there yet.", 1)
+flags.DEFINE_enum("export_dtype", "float32", ["float32", "bfloat16"], "Of kernels in generator/.")
+flags.DEFINE_float("save_minutes", 5.0, "From one saved state to the next.", 0)
+flags.DEFINE_float("stop_minutes", None, "Save and stop so long after the start.", 0)
+flags.DEFINE_bool("finish", False, "--stop_minutes is to be the run's end, by the clock.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
+
+IN_FLIGHT = 4  # steps that the host may be ahead of the devices
+RECENT = 100  # steps whose metrics a row averages
+KINDS = "plain", "path", "r1"  # of steps
+LOSSES = "generator_loss", "discriminator_loss", "real_logit", "fake_logit", "real_sign"
+LOSSES += "r1", "path_penalty"
+RANDOM = "start", "data", "steps", "quality", "reader"  # each has a key of its own
 
 
 class TrainState(NamedTuple):
@@ -52,56 +117,140 @@ class TrainState(NamedTuple):
     average: Any  # exponential moving average of the generator's
     optimizer: optax.OptState
     step: jax.Array
-    key: jax.Array
+    path_length: jax.Array  # moving mean
+    ada_p: jax.Array
 
 
 def main(_):
     logging.set_verbosity(logging.WARNING)  # Orbax tells its steps
-    output = Path(FLAGS.output_dir).absolute()
+    try:
+        train()
+    except (ValueError, OSError) as error:
+        sys.exit(f"train_stylegan: {one_line(error)}")
+
+
+def train():
+    began = time.perf_counter()
+
+    def minutes():
+        return (time.perf_counter() - began) / 60
+
+    settle()
+    output = Path(FLAGS.output_dir).expanduser().absolute()
+    output.mkdir(parents=True, exist_ok=True)
     channels = tuple(int(c) for c in FLAGS.channels)
     generator = StyleGAN2(FLAGS.resolution, channels, FLAGS.latent_size, FLAGS.mapping_layers)
+    generator.check_sizes()
     discriminator = Discriminator(channels)
-    optimizer = make_optimizer()
-    batch = folder_batches(FLAGS.data_dir) if FLAGS.data_dir else face_batches()
-    step = make_step(generator, discriminator, optimizer)
-    sample = jax.jit(lambda params: generate(generator, params, jax.random.key(1), 64, 0.0))
+    replicated, sharded = shardings()
+    source = data_set()
+    steps, start = make_steps(generator, discriminator, replicated, sharded)
+    last = -(-FLAGS.images // FLAGS.batch_size)
 
-    start = jax.jit(lambda key: initial_state(generator, discriminator, optimizer, key))
-    state = start(jax.random.key(FLAGS.seed))
+    @functools.partial(jax.jit, out_shardings=sharded)
+    def batch(pictures, step):
+        key = jax.random.fold_in(random_key("data"), step)
+        return source.draw(pictures, key, FLAGS.batch_size)
+
+    pictures = jax.device_put(source.train, replicated)
+    state = jax.jit(start, out_shardings=replicated)(random_key("start"))
     options = ocp.CheckpointManagerOptions(max_to_keep=2)
-    with ocp.CheckpointManager(output / "state", options=options) as manager:
+    with (
+        ThreadPoolExecutor() as pool,
+        ocp.CheckpointManager(output / "state", options=options) as manager,
+    ):
         if manager.latest_step() is not None:
             state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state))
-        first, last = int(state.step), -(-FLAGS.images // FLAGS.batch_size)
-        began = time.perf_counter()
+        first = int(state.step)
+        if first >= last:
+            return
+        arguments = state, batch(pictures, 0), np.float32(1)
+        kinds = {step_kind(i) for i in range(first, last)}
+        compiled = {kind: pool.submit(steps[kind].lower(*arguments).compile) for kind in kinds}
+        quality = make_quality(source, generator, output)  # meanwhile
+        steps = {kind: future.result() for kind, future in compiled.items()}
+
+        recent, saved = deque(maxlen=RECENT), (first, minutes())
         for i in tqdm(range(first, last), initial=first, total=last, unit="step", smoothing=0.01):
-            state, metrics = step(state, batch(i), regularise=i % FLAGS.r1_interval == 0)
-            if (i + 1) % FLAGS.save_steps and i + 1 < last:
+            rate = np.float32(rate_factor(i / last, minutes()))
+            state, losses = steps[step_kind(i)](state, batch(pictures, i), rate)
+            recent.append(losses)
+            if len(recent) >= IN_FLIGHT:
+                jax.block_until_ready(recent[-IN_FLIGHT])
+            now = minutes()
+            stop = i + 1 == last or (FLAGS.stop_minutes is not None and now >= FLAGS.stop_minutes)
+            if not stop and now - saved[1] < FLAGS.save_minutes:
                 continue
+
+            jax.block_until_ready(state)
+            rate = (i + 1 - saved[0]) * FLAGS.batch_size / (60 * (minutes() - saved[1]))
             manager.save(i + 1, args=ocp.args.StandardSave(state))
             manager.wait_until_finished()
             seen = (i + 1) * FLAGS.batch_size
-            rate = (i + 1 - first) * FLAGS.batch_size / (time.perf_counter() - began)
-            row = {"images": seen, "images_per_second": rate, **metrics}
-            append_row(output / "metrics.csv", {name: float(value) for name, value in row.items()})
-            pictures = (np.asarray(sample(state.average)) + 1) / 2
-            sheet = images.grid(pictures.reshape(8, 8, *pictures.shape[1:]))
+            row = {"images": seen, "minutes": now, "images_per_second": rate, **means(recent)}
+            row |= {"path_length": float(state.path_length), "ada_p": float(state.ada_p)}
+            figures, pictured = quality(state.average)
+            append_row(output / "metrics.csv", row | figures)
+            sheet = images.grid(pictured.reshape(8, 8, *pictured.shape[1:]))
             images.save_image(output / f"samples_{seen:08d}.png", sheet)
-            export(output / "generator", generator, discriminator, state)
+            export(output / "generator", generator, discriminator, state, final=stop)
+            saved = i + 1, minutes()
+            if stop:
+                break
+
+
+def settle():
+    """Give flags the values that suit the data. Raises ValueError for those that can't be."""
+    for name, value in DATA["folder" if FLAGS.data_dir else FLAGS.data].items():
+        if FLAGS[name].value is None:
+            FLAGS[name].value = value
+    unit = int(np.lcm(Discriminator.group_size, 2 * jax.local_device_count()))
+    if FLAGS.batch_size % unit:
+        raise ValueError(
+            f"--batch_size={FLAGS.batch_size} must be a multiple of {unit}, for groups of images "
+            f"and {jax.local_device_count()} devices"
+        )
+    if FLAGS.finish and not FLAGS.stop_minutes:
+        raise ValueError("--finish takes --stop_minutes")
+
+
+def data_set():
+    if FLAGS.data_dir:
+        return data.folder(FLAGS.data_dir, FLAGS.resolution)
+    if FLAGS.data == "faces":
+        return data.drawn_faces(FLAGS.resolution)
+    return data.photograph(FLAGS.data, FLAGS.resolution)
+
+
+def shardings():
+    """Of what all devices hold, and of a batch that they share."""
+    mesh = Mesh(np.array(jax.local_devices()), ("data",))
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+
+def step_kind(i):
+    """Of `KINDS`; path length regularisation half an interval off, not to meet that of R1."""
+    if i % FLAGS.r1_interval == 0:
+        return "r1"
+    due = i % FLAGS.path_interval == FLAGS.path_interval // 2
+    return "path" if FLAGS.path_weight and due else "plain"
+
+
+def rate_factor(done, minutes):
+    """Of the learning rate: 1, then falling to 0.1 over the last fifth of the run."""
+    if FLAGS.finish:
+        done = max(done, minutes / FLAGS.stop_minutes)
+    return 0.1 + 0.9 * min(1, max(0, (1 - done) / 0.2))
 
 
 def make_optimizer():
-    """Adam; the noise strengths, from 0 on, learn at another rate.
-
-    Drawn faces hold nothing random. At the full rate, speckle stands in for the details that the
-    generator would otherwise learn. Photographs may want some.
-    """
+    """Adam, for a learning rate of 1; the noise strengths learn at another rate."""
 
     def is_noise_strength(path, _):
         return path[-1].key == "noise_strength"
 
     return optax.chain(
-        optax.adam(FLAGS.learning_rate, b1=0.0, b2=0.99),
+        optax.scale_by_adam(b1=0.0, b2=0.99),
         optax.masked(
             optax.scale(FLAGS.noise_rate),
             lambda params: jax.tree_util.tree_map_with_path(is_noise_strength, params),
@@ -109,20 +258,30 @@ def make_optimizer():
     )
 
 
-def make_step(generator, discriminator, optimizer):
-    """`step(state, real, regularise) → state, metrics`; both networks learn from the same fakes.
+def make_steps(generator, discriminator, replicated, sharded):
+    """Functions `step(state, real, rate) → state, metrics` for each of `KINDS`, and `start(key)`.
 
-    Non-saturating logistic loss, and a gradient penalty R1 = γ/2 E|∇D(x)|² on real images, taken
-    rarely with a weight to match (StyleGAN 2, section 3.1, but for its correction of Adam's rates).
+    Both networks learn from the same fakes, with the non-saturating logistic loss. Rarely, with a
+    weight to match, there is a penalty: R1 = γ/2 E|∇D(x)|² on real images, or path length
+    regularisation (StyleGAN 2, sections 3.1 and 3.2, but for the correction of Adam's rates).
     """
+    optimizer = make_optimizer()
+    gamma = FLAGS.r1_gamma * FLAGS.resolution**2 / FLAGS.batch_size
 
-    def losses(params, real, key, regularise):
+    def shared(batch):
+        return jax.lax.with_sharding_constraint(batch, sharded)
+
+    def judge(params, images):
+        return discriminator.apply({"params": params}, images.astype(FLAGS.dtype))
+
+    def losses(params, state, real, key, kind):
         frozen = jax.lax.stop_gradient
-
-        def judge(params, images):
-            return discriminator.apply({"params": params}, images)
-
-        fake = generate(generator, params["generator"], key, len(real), FLAGS.mixing)
+        latent_key, real_key, fake_key, path_key = jax.random.split(key, 4)
+        latents = draw_latents(generator, params["generator"], latent_key, len(real), FLAGS.mixing)
+        fake = shared(synthesize(generator, params["generator"], *latents))
+        if FLAGS.ada_target:
+            real = shared(augment(real_key, real, state.ada_p))
+            fake = shared(augment(fake_key, fake, state.ada_p))
         fooled = judge(frozen(params["discriminator"]), fake)
         real_logits = judge(params["discriminator"], real)
         fake_logits = judge(params["discriminator"], frozen(fake))
@@ -132,31 +291,85 @@ def make_step(generator, discriminator, optimizer):
             + jax.nn.softplus(fake_logits).mean(),
             "real_logit": real_logits.mean(),
             "fake_logit": fake_logits.mean(),
+            "real_sign": jnp.sign(real_logits).mean(),
         }
         total = metrics["generator_loss"] + metrics["discriminator_loss"]
-        if regularise:
+        if kind == "r1":
             gradient = jax.grad(lambda x: judge(params["discriminator"], x).sum())(real)
-            penalty = (gradient**2).sum(axis=(1, 2, 3)).mean()
-            total += FLAGS.r1_gamma / 2 * FLAGS.r1_interval * penalty
-        return total, metrics
+            metrics["r1"] = (gradient**2).sum(axis=(1, 2, 3)).mean()
+            total += gamma / 2 * FLAGS.r1_interval * metrics["r1"]
+        state = state._replace(ada_p=adapted_p(state.ada_p, real_logits))
+        if kind == "path":
+            lengths = path_lengths(params["generator"], path_key, len(real) // 2)
+            # The mean of all at first, then of the last hundred or so.
+            share = jnp.maximum(0.01, 1 / (1 + state.step // FLAGS.path_interval))
+            mean = state.path_length + share * (frozen(lengths).mean() - state.path_length)
+            metrics["path_penalty"] = ((lengths - mean) ** 2).mean()
+            total += FLAGS.path_weight * FLAGS.path_interval * metrics["path_penalty"]
+            state = state._replace(path_length=mean)
+        return total, (state, metrics)
 
-    @jax.jit(static_argnames="regularise", donate_argnums=0)
-    def step(state, real, regularise):
-        key, step_key = jax.random.split(state.key)
-        gradient, metrics = jax.grad(losses, has_aux=True)(state.params, real, step_key, regularise)
+    def adapted_p(p, real_logits):
+        if not FLAGS.ada_target:
+            return p
+        return adapted(p, real_logits, FLAGS.ada_images, FLAGS.ada_target)
+
+    def path_lengths(params, key, count):
+        """|∇_w ⟨G(w), y⟩| for images y of noise: the root mean square over the layers' styles."""
+        latent_key, image_key = jax.random.split(key)
+        w, noise = draw_latents(generator, params, latent_key, count, FLAGS.mixing)
+        y = jax.random.normal(image_key, (count, FLAGS.resolution, FLAGS.resolution, 3))
+        y /= FLAGS.resolution
+
+        def product(w):
+            return (shared(synthesize(generator, params, w, noise)) * y).sum()
+
+        return jnp.sqrt((jax.grad(product)(w) ** 2).sum(axis=2).mean(axis=1))
+
+    def step(state, real, rate, kind):
+        key = jax.random.fold_in(random_key("steps"), state.step)
+        derivative = jax.grad(losses, has_aux=True)
+        gradient, (state, metrics) = derivative(state.params, state, real, key, kind)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)
+        updates = jax.tree.map(lambda u: -FLAGS.learning_rate * rate * u, updates)
         params = optax.apply_updates(state.params, updates)
-        seen = (state.step + 1) * len(real)
         # Early on, a short memory: a tenth of what has been seen.
+        seen = (state.step + 1) * len(real)
         decay = 0.5 ** (len(real) / jnp.minimum(FLAGS.ema_images, 0.1 * seen + 1))
-        average = optax.incremental_update(params["generator"], state.average, 1 - decay)
-        return TrainState(params, average, optimizer_state, state.step + 1, key), metrics
+        state = state._replace(
+            params=params,
+            average=optax.incremental_update(params["generator"], state.average, 1 - decay),
+            optimizer=optimizer_state,
+            step=state.step + 1,
+        )
+        return state, metrics
 
-    return step
+    def start(key):
+        generator_key, discriminator_key, noise_key = jax.random.split(key, 3)
+        z, noise = jnp.zeros((1, generator.latent_size)), random_noise(generator, noise_key, 1)
+        image = jnp.zeros((1, FLAGS.resolution, FLAGS.resolution, 3))
+        params = {
+            "generator": generator.init(generator_key, z, noise)["params"],
+            "discriminator": discriminator.init(discriminator_key, image)["params"],
+        }
+        average = jax.tree.map(jnp.copy, params["generator"])
+        zero = jnp.zeros(())
+        return TrainState(params, average, optimizer.init(params), jnp.int32(0), zero, zero)
+
+    steps = {
+        kind: jax.jit(
+            functools.partial(step, kind=kind),
+            donate_argnums=0,
+            in_shardings=(replicated, sharded, replicated),
+            out_shardings=replicated,
+        )
+        for kind in KINDS
+    }
+    return steps, start
 
 
-def generate(generator, params, key, count, mixing):
-    """Images (count, R, R, 3) in [-1, 1] from random latents.
+def draw_latents(generator, params, key, count, mixing):
+    """Random style vectors (count, L, d), and noise maps in the convolutions' dtype.
 
     With probability `mixing`, the layers from a random one on take a second style.
     """
@@ -166,8 +379,8 @@ def generate(generator, params, key, count, mixing):
     cut = jax.random.randint(cut_key, (count, 1, 1), 1, generator.num_layers)
     mixed = jax.random.uniform(mix_key, (count, 1, 1)) < mixing
     first = jnp.arange(generator.num_layers)[:, None] < jnp.where(mixed, cut, generator.num_layers)
-    noise = random_noise(generator, noise_key, count)
-    return generator.apply({"params": params}, jnp.where(first, *w), noise, method="synthesis")
+    noise = [x.astype(FLAGS.dtype) for x in random_noise(generator, noise_key, count)]
+    return jnp.where(first, *w), noise
 
 
 def random_noise(generator, key, count):
@@ -176,54 +389,91 @@ def random_noise(generator, key, count):
     return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
 
 
-def initial_state(generator, discriminator, optimizer, key):
-    key, generator_key, discriminator_key = jax.random.split(key, 3)
-    z, noise = jnp.zeros((1, generator.latent_size)), random_noise(generator, key, 1)
-    image = jnp.zeros((1, generator.resolution, generator.resolution, 3))
-    params = {
-        "generator": generator.init(generator_key, z, noise)["params"],
-        "discriminator": discriminator.init(discriminator_key, image)["params"],
+def synthesize(generator, params, w, noise):
+    return generator.apply({"params": params}, w, noise, method="synthesis")
+
+
+def make_quality(source, generator, output):
+    """`quality(params)` → figures of a generator, and its first 64 samples, in [0, 1].
+
+    Samples are compared with as many images of the training data. Before that, so are held-out
+    ones, for floor.csv.
+    """
+    count = -(-FLAGS.quality_images // 64) * 64
+    keys = jax.random.split(random_key("quality"), count // 64)
+
+    def batched(draw):
+        """Of what draws 64 images from a key: `count` of them, rounded as files hold them."""
+        draw = jax.jit(draw)
+
+        def all_images(argument):
+            batches = [metrics.as_saved((np.asarray(draw(argument, k)) + 1) / 2) for k in keys]
+            return np.concatenate(batches)
+
+        return all_images
+
+    if FLAGS.data == "faces" and not FLAGS.data_dir:
+        path = FLAGS.reader or output / "reader.npz"
+        side = min(FLAGS.resolution, reader.SIDE)
+        weights = reader.stored(path, random_key("reader"), side, FLAGS.reader_steps)
+        features = functools.partial(reader.features, weights)
+    else:
+        features = metrics.frechet_features
+
+    def compared(pictures):
+        found = features(pictures)
+        precision, recall = metrics.precision_recall(true, found)
+        distance = float(metrics.frechet(true, found))
+        return {"frechet": distance, "precision": precision, "recall": recall}
+
+    real = batched(lambda pictures, key: source.draw(pictures, key, 64))
+    true = features(real(source.train))
+    if not (output / "floor.csv").is_file():
+        append_row(output / "floor.csv", {"images": count, **compared(real(source.held_out))})
+
+    @batched
+    def samples(params, key):
+        return synthesize(generator, params, *draw_latents(generator, params, key, 64, 0.0))
+
+    def quality(params):
+        pictures = samples(params)
+        return compared(pictures), pictures[:64]
+
+    return quality
+
+
+def export(folder, generator, discriminator, state, final):
+    """The averaged generator with its latent fit, and the discriminator, for the search.
+
+    Before the end, a fit to fewer samples has to do.
+    """
+    samples = 1_000_000 if final else 20_000
+    fit = fit_latents(generator, state.average, jax.random.key(0), samples)
+
+    def stored(path, leaf):  # nearly all is in the kernels, and the rest needs its digits
+        return leaf.astype(FLAGS.export_dtype) if path[-1].key == "kernel" else leaf
+
+    networks = {
+        "generator": (generator, state.average | {"latent_fit": fit}),
+        "discriminator": (discriminator, state.params["discriminator"]),
     }
-    average = jax.tree.map(jnp.copy, params["generator"])
-    return TrainState(params, average, optimizer.init(params), jnp.zeros((), jnp.int32), key)
-
-
-def face_batches():
-    """Batches of drawn faces in [-1, 1] by step, so that a resumed run goes on with the next."""
-
-    @jax.jit
-    def batch(step):
-        key = jax.random.fold_in(jax.random.key(FLAGS.seed), step)
-        keys = jax.random.split(key, FLAGS.batch_size)
-        return 2 * jax.vmap(face, (0, None))(keys, FLAGS.resolution)[0] - 1
-
-    return batch
-
-
-def folder_batches(folder):
-    """The same from a folder of images, cropped to squares, mirrored at random, kept in memory."""
-    side = (FLAGS.resolution, FLAGS.resolution)
-    paths, _ = images.list_images(folder)
-    pictures = [Image.fromarray(images.to_uint8(images.load_image(path))) for path in paths]
-    data = np.stack([ImageOps.fit(p, side, Image.Resampling.LANCZOS) for p in pictures])
-
-    def batch(step):
-        random = np.random.default_rng((FLAGS.seed, step))
-        chosen = data[random.integers(len(data), size=FLAGS.batch_size)]
-        mirrored = random.random((FLAGS.batch_size, 1, 1, 1)) < 0.5
-        return jnp.asarray(np.where(mirrored, chosen[:, :, ::-1], chosen), jnp.float32) / 127.5 - 1
-
-    return batch
-
-
-def export(folder, generator, discriminator, state):
-    """The averaged generator with its latent fit, and the discriminator, for the search."""
-    fit = fit_latents(generator, state.average, jax.random.key(0))
     checkpoint.save(
         folder,
-        generator=(generator, state.average | {"latent_fit": fit}),
-        discriminator=(discriminator, state.params["discriminator"]),
+        **{
+            name: (module, jax.tree_util.tree_map_with_path(stored, params))
+            for name, (module, params) in networks.items()
+        },
     )
+
+
+def random_key(use):
+    return jax.random.fold_in(jax.random.key(FLAGS.seed), RANDOM.index(use))
+
+
+def means(rows):
+    """Of each of `LOSSES`, over the steps that have it; NaN if none has."""
+    found = {name: [float(row[name]) for row in rows if name in row] for name in LOSSES}
+    return {name: float(np.mean(values)) if values else np.nan for name, values in found.items()}
 
 
 def append_row(path, row):

@@ -47,6 +47,8 @@ class StyleGAN2(StyleNetwork):
 
 
 class Synthesis(nn.Module):
+    """The convolutions compute in the noise maps' dtype, styles and the sum of the ToRGBs in w's."""
+
     channels: tuple[int, ...]
     clamp: float | None
 
@@ -55,7 +57,7 @@ class Synthesis(nn.Module):
         conv = functools.partial(StyledConv, clamp=self.clamp)
         to_rgb = functools.partial(ToRGB, clamp=self.clamp)
         const = self.param("const", nn.initializers.normal(1.0), (1, 4, 4, self.channels[0]))
-        x = jnp.broadcast_to(const, (w.shape[0], *const.shape[1:]))
+        x = jnp.broadcast_to(const.astype(noise[0].dtype), (w.shape[0], *const.shape[1:]))
         x = conv(self.channels[0], name="4x4_conv")(x, w[:, 0], noise[0])
         image = to_rgb(name="4x4_to_rgb")(x, w[:, 1])
         for k, features in enumerate(self.channels[1:]):
@@ -88,14 +90,16 @@ class StyledConv(nn.Module):
         style = Dense(x.shape[-1], bias_init=1.0, name="style")(w)
         energy = jnp.sum(kernel**2, axis=(0, 1))
         demodulation = lax.rsqrt(style**2 @ energy + 1e-8)
-        x = x * style[:, None, None]
+        dtype = x.dtype
+        x, kernel = x * style[:, None, None].astype(dtype), kernel.astype(dtype)
         if self.up:
             x = blur(transposed_conv2d(x, kernel), DOUBLED, (1, 0))
         else:
             x = conv2d(x, kernel, (1, 1))
         strength = self.param("noise_strength", nn.initializers.zeros, ())
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x = x * demodulation[:, None, None] + strength * noise.transpose(0, 2, 3, 1) + bias
+        x = x * demodulation[:, None, None].astype(dtype)
+        x = x + strength.astype(dtype) * noise.transpose(0, 2, 3, 1) + bias.astype(dtype)
         return clamped(leaky_relu(x, SQRT2), self.clamp)
 
 
@@ -109,7 +113,8 @@ class ToRGB(nn.Module):
         kernel = equalised_kernel(self, (1, 1, x.shape[-1], 3))
         style = Dense(x.shape[-1], bias_init=1.0, name="style")(w)
         bias = self.param("bias", nn.initializers.zeros, (3,))
-        return clamped(conv2d(x * style[:, None, None], kernel, (0, 0)) + bias, self.clamp)
+        x = conv2d(x * style[:, None, None].astype(x.dtype), kernel.astype(x.dtype), (0, 0))
+        return clamped(x.astype(w.dtype) + bias, self.clamp)
 
 
 class Discriminator(nn.Module):
@@ -117,7 +122,8 @@ class Discriminator(nn.Module):
 
     A higher logit means more like the training data. `channels` as in the generator, from side 4
     up. One feature is the standard deviation over groups of `group_size` images: N is a multiple
-    of that, or less.
+    of that, or less. The convolutions compute in the images' dtype, and what follows the last
+    downscaling at least in float32.
     """
 
     channels: tuple[int, ...]
@@ -134,6 +140,7 @@ class Discriminator(nn.Module):
             x = blur(x, SMOOTHING, (1, 1))[:, ::2, ::2]
             x = (Conv(features, 1, activate=False, name=f"{name}_skip")(x) + y) / SQRT2
             side //= 2
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         x = jnp.concatenate([x, minibatch_deviation(x, self.group_size)], axis=-1)
         x = Conv(self.channels[0], 3, name="4x4_conv")(x)
         x = x.reshape(x.shape[0], -1)
@@ -155,13 +162,15 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x):
         kernel = equalised_kernel(self, (self.size, self.size, x.shape[-1], self.features))
+        kernel = kernel.astype(x.dtype)
         if self.down:
             x = strided_conv2d(blur(x, SMOOTHING, (2, 3)), kernel)
         else:
             x = conv2d(x, kernel, (self.size // 2, self.size // 2))
         if not self.activate:
             return x
-        return leaky_relu(x + self.param("bias", nn.initializers.zeros, (self.features,)), SQRT2)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return leaky_relu(x + bias.astype(x.dtype), SQRT2)
 
 
 def minibatch_deviation(x, group_size):

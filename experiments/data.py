@@ -1,0 +1,101 @@
+"""What the trainer learns from: drawn faces, crops of a photograph, or a folder of images.
+
+Images are (N, R, R, 3) in [-1, 1], computed on the device as a function of a key. Of everything
+but drawn faces a part is held out, and never trained on: the bottom quarter of a photograph, the
+last tenth of a folder.
+
+The photographs come with scikit-image and are in the public domain: `galaxies` is the Hubble
+eXtreme Deep Field (NASA, ESA), `tissue` a section of colon with an antibody's stain.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import skimage.data
+from augment import turned
+from faces import face
+from jax import lax
+from PIL import Image, ImageOps
+
+from pulse_jax import images
+
+PHOTOGRAPHS = {
+    "galaxies": skimage.data.hubble_deep_field,
+    "tissue": skimage.data.immunohistochemistry,
+}
+
+
+class DataSet(NamedTuple):
+    """`draw(source, key, count)` → images (count, R, R, 3), where `source` is one of the two."""
+
+    train: Any
+    held_out: Any
+    draw: Callable
+
+
+def drawn_faces(resolution):
+    """Faces, each drawn afresh: there is no end of them, and the sources differ in the keys."""
+
+    def draw(source, key, count):
+        keys = jax.random.split(jax.random.fold_in(key, source), count)
+        return 2 * jax.vmap(face, (0, None))(keys, resolution)[0] - 1
+
+    return DataSet(np.uint32(0), np.uint32(1), draw)
+
+
+def photograph(name, resolution):
+    """Crops of one of `PHOTOGRAPHS` at any place, in all eight symmetries of a square."""
+    picture = PHOTOGRAPHS[name]()[None]
+    cut = picture.shape[1] * 3 // 4
+    if resolution > picture.shape[1] - cut:
+        raise ValueError(
+            f"--resolution={resolution}: of {name}, {picture.shape[1] - cut} rows are held out"
+        )
+    return DataSet(picture[:, :cut], picture[:, cut:], crops(resolution, 8))
+
+
+def folder(path, resolution):
+    """The images of a folder, cropped to squares of one size, mirrored or not; kept in memory.
+
+    The last tenth of them in the order of their names is held out; all serve as both, if there are
+    fewer than ten.
+    """
+    paths, _ = images.list_images(path)
+    pictures = [Image.fromarray(images.to_uint8(images.load_image(path))) for path in paths]
+    side = (resolution, resolution)
+    data = np.stack([ImageOps.fit(p, side, Image.Resampling.LANCZOS) for p in pictures])
+    held_out = len(data) // 10
+    train, rest = (data[:-held_out], data[-held_out:]) if held_out else (data, data)
+    return DataSet(train, rest, crops(resolution, 2))
+
+
+def crops(side, symmetries):
+    """`draw` for a source of pictures (N, H, W, 3), 8 bits: 2 symmetries are mirror images."""
+
+    def draw(pictures, key, count):
+        keys = jax.random.split(key, 4)
+        corner = [
+            jax.random.randint(k, (count,), 0, total - size + 1)
+            for k, total, size in zip(keys, pictures.shape, (1, side, side), strict=False)
+        ]
+
+        def crop(i, y, x):
+            return lax.dynamic_slice(pictures, (i, y, x, 0), (1, side, side, 3))[0]
+
+        batch = jax.vmap(crop)(*corner)
+        batch = turned(batch, jax.random.randint(keys[3], (count,), 0, symmetries))
+        return batch.astype(jnp.float32) / 127.5 - 1
+
+    return draw
+
+
+def held_out_crops(name, resolution):
+    """All crops of a photograph's held-out area that don't overlap: (N, R, R, 3) in [0, 1]."""
+    area = photograph(name, resolution).held_out[0]
+    rows, columns = area.shape[0] // resolution, area.shape[1] // resolution
+    area = area[: rows * resolution, : columns * resolution]
+    tiles = area.reshape(rows, resolution, columns, resolution, 3).swapaxes(1, 2)
+    return tiles.reshape(-1, resolution, resolution, 3) / np.float32(255)
