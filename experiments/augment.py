@@ -72,9 +72,7 @@ def translated(batch, shift):
     index = jnp.minimum(index, 2 * (side - 1) - index)
     # As products, since the derivative of a lookup is a slow scatter on a GPU.
     pick = jax.nn.one_hot(index, side, dtype=batch.dtype)
-    return jnp.einsum(
-        "nyi,nxj,nijc->nyxc", pick[:, 0], pick[:, 1], batch, precision="highest"
-    )
+    return jnp.einsum("nyi,nxj,nijc->nyxc", pick[:, 0], pick[:, 1], batch, precision="highest")
 
 
 def cutout_mask(key, count, side, p):

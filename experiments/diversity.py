@@ -8,12 +8,12 @@ what has met eps:
 - For every pair of one input's results, how much they differ, drawn with the same noise maps, so
   that it is due to the styles alone; and how much they differ downscaled, where all are to equal
   the input. Beside them, pairs of different faces.
-- What differs: a small network (reader.py), trained on freshly drawn faces, reads their attributes off an
-  image. For each attribute, half the mean square difference of two results of an input (their
-  variance), and half that of a result and the true face, both over the variance of faces. The first
-  is 0 where the results agree; the second 0 where they are right, and 1 where they might as well be
-  of another face. If starts found all that fits, in proportion, both would be equal. The second is
-  larger where the generator, or the search, has its preferences.
+- What differs: a small network (reader.py), trained here on freshly drawn faces, reads their
+  attributes off an image. For each attribute, half the mean square difference of two results of an
+  input (their variance), and half that of a result and the true face, both over the variance of
+  faces. The first is 0 where the results agree; the second 0 where they are right, and 1 where they
+  might as well be of another face. If starts found all that fits, in proportion, both would be
+  equal. The second is larger where the generator, or the search, has its preferences.
 
 Attributes count that are read with R² ≥ 0.5 on faces which the reader hasn't seen: numbers as they
 are, hues and angles as points of a circle, kinds as a 1 among 0s. Differences are read off images
@@ -29,7 +29,6 @@ from functools import partial
 
 import harness
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags

@@ -20,11 +20,11 @@ All local devices share a batch. The bundled generators' commands, for one GPU:
 
     common="--dtype=bfloat16 --batch_size=64 --export_dtype=bfloat16 --quality_images=2048"
     python experiments/train_stylegan.py $common --output_dir=runs/faces64 \\
-        --channels=256,256,128,64,32 --images=1_500_000
+        --channels=192,192,128,96,48 --images=1_500_000
     python experiments/train_stylegan.py $common --output_dir=runs/faces128 --resolution=128 \\
         --channels=256,256,256,128,64,32 --latent_size=256 --learning_rate=2e-3 --images=1_000_000
     python experiments/train_stylegan.py $common --output_dir=runs/galaxies64 --data=galaxies \\
-        --channels=256,256,128,64,32 --images=800_000
+        --channels=192,192,128,96,48 --images=800_000
 
 Two cores see some 25 images of 64 pixels a second in float32 and with the default networks: heads
 after 10 thousand images, faces after 50 thousand.
@@ -142,7 +142,7 @@ def train():
     generator = StyleGAN2(FLAGS.resolution, channels, FLAGS.latent_size, FLAGS.mapping_layers)
     generator.check_sizes()
     discriminator = Discriminator(channels)
-    replicated, sharded = shardings()
+    replicated, sharded = shardings(jax.local_devices())
     source = data_set()
     steps, start = make_steps(generator, discriminator, replicated, sharded)
     last = -(-FLAGS.images // FLAGS.batch_size)
@@ -222,9 +222,9 @@ def data_set():
     return data.photograph(FLAGS.data, FLAGS.resolution)
 
 
-def shardings():
+def shardings(devices):
     """Of what all devices hold, and of a batch that they share."""
-    mesh = Mesh(np.array(jax.local_devices()), ("data",))
+    mesh = Mesh(np.array(devices), ("data",))
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
 

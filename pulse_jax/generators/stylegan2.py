@@ -47,7 +47,7 @@ class StyleGAN2(StyleNetwork):
 
 
 class Synthesis(nn.Module):
-    """The convolutions compute in the noise maps' dtype, styles and the sum of the ToRGBs in w's."""
+    """Convolutions compute in the noise maps' dtype, styles and the sum of the ToRGBs in w's."""
 
     channels: tuple[int, ...]
     clamp: float | None

@@ -19,6 +19,7 @@ from metrics import (
     niqe,
     niqe_model,
     paired,
+    precision_recall,
     psnr,
     realism,
     realism_auc,
@@ -187,6 +188,18 @@ def test_frechet_orders_what_is_plainly_better(faces, samples):
     sets = faces[:64], samples, blurred(faces[:64], 1), noisy(faces[:64], 0.2)
     distances = [frechet(frechet_features(x), real) for x in sets]
     assert np.all(np.diff(distances) > 0.2 * distances[0]), distances
+
+
+def test_precision_and_recall_of_known_sets():
+    """Points on a line, a step apart: a ball reaches to the third neighbour."""
+    real = np.arange(10.0)[:, None]
+    assert precision_recall(real, real) == (1, 1)
+    assert precision_recall(real, real + 100) == (0, 0)
+    assert precision_recall(real, real / 100 + 5) == (1, 0.1)  # good, but all alike
+    few_good = np.concatenate([real, 1000 * (1 + real)])
+    assert precision_recall(real, few_good) == (0.5, 1)
+    with pytest.raises(ValueError, match="3 neighbours take more images than 3 and 10"):
+        precision_recall(real[:3], real)
 
 
 def test_wavelets_have_no_mean_and_a_direction():

@@ -1,9 +1,10 @@
-"""The trainer: what it writes, and that a resumed run is the uninterrupted one.
+"""The trainer: what it writes, that a resumed run is the uninterrupted one, and so on all devices.
 
 Each run is a process of its own, since the scripts and the command define flags of the same names.
 """
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -19,48 +20,58 @@ from pulse_jax import images
 from pulse_jax.generators import checkpoint
 
 ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "experiments" / "train_stylegan.py"
+TINY = ["--resolution=8", "--channels=6,4", "--latent_size=5", "--mapping_layers=1"]
+OFTEN = ["--batch_size=4", "--r1_interval=4", "--path_interval=2", "--ada_images=16"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    for k, shape in enumerate([(8, 8, 3), (12, 20, 3), (30, 9, 3)]):
-        images.save_image(folder / f"{k}.png", np.random.default_rng(k).random(shape))
-    return folder
-
-
-def python(*arguments, cwd):
-    environment = os.environ | {
+def python(*arguments, cwd, **environment):
+    environment |= {
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "experiments"))),
         "JAX_COMPILATION_CACHE_DIR": str(cwd / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    command = [sys.executable, *arguments]
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    command, environment = [sys.executable, *arguments], os.environ | environment
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.slow
-def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, folder):
-    tiny = "--resolution=8 --channels=6,4 --latent_size=5 --mapping_layers=1 --batch_size=4"
-    often = "--r1_interval=2 --save_steps=2 --noise_rate=0.5"
-    script = [ROOT / "experiments" / "train_stylegan.py", f"--data_dir={folder}"]
-    script += [*tiny.split(), *often.split()]
-    for name, count in (("whole", 16), ("parts", 8), ("parts", 16)):
-        python(*script, f"--output_dir={name}", f"--images={count}", cwd=tmp_path)
+def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path):
+    command = [SCRIPT, "--data=galaxies", "--images=24", "--quality_images=64", *TINY, *OFTEN]
+    for name, flag in (
+        ("whole", "--save_minutes=9"),
+        ("parts", "--stop_minutes=0"),  # after a single step
+        ("parts", "--stop_minutes=0"),
+        ("parts", "--export_dtype=bfloat16"),
+        ("parts", "--stop_minutes=0"),  # it has ended: nothing is done
+    ):
+        result = python(*command, flag, f"--output_dir={name}", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
 
-    whole, parts = (
-        checkpoint.load_network(tmp_path / name / "generator")[1] for name in ("whole", "parts")
+    def rows(path):
+        with (tmp_path / path).open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    whole, parts = rows("whole/metrics.csv"), rows("parts/metrics.csv")
+    assert [float(row["images"]) for row in parts] == [4, 8, 24]
+    last = parts[-1]
+    assert all(np.isfinite(float(value)) for value in last.values())
+    assert 0 < float(last["ada_p"]) <= 0.8 and float(last["path_length"]) > 0
+    for name in ("path_length", "ada_p", "frechet", "precision", "recall"):
+        assert last[name] == whole[-1][name]
+    (floor,) = rows("parts/floor.csv")
+    assert 0 < float(floor["frechet"]) < float(last["frechet"])
+    samples = [tmp_path / name / "samples_00000024.png" for name in ("whole", "parts")]
+    assert samples[0].read_bytes() == samples[1].read_bytes()
+    assert images.load_image(samples[1]).shape == (8 * 9 - 1, 8 * 9 - 1, 3)
+
+    (_, exact), (_, rounded) = (
+        checkpoint.load_network(tmp_path / name / "generator") for name in ("whole", "parts")
     )
-    assert checkpoint.digest(whole) == checkpoint.digest(parts)
-
-    with (tmp_path / "parts" / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [float(row["images"]) for row in rows] == [8, 16]
-    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
-    samples = images.load_image(tmp_path / "parts" / "samples_00000016.png")
-    assert samples.shape == (8 * 9 - 1, 8 * 9 - 1, 3)
-
+    rounded_there = jax.tree_util.tree_map_with_path(
+        lambda path, x: jnp.bfloat16(x).astype(x.dtype) if path[-1].key == "kernel" else x, exact
+    )
+    assert checkpoint.digest(rounded_there) == checkpoint.digest(rounded)
     generator, params = pulse_jax.load(tmp_path / "parts" / "generator")
     image = generator.synthesize(params, *generator.sample(jax.random.key(0)))
     assert image.shape == (8, 8, 3) and np.isfinite(image).all()
@@ -68,17 +79,72 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, folder):
     assert np.isfinite(score(weights, jnp.stack([image] * 4))).all()
 
 
-def test_folder_batches_are_crops_of_the_images_and_repeat_by_step(tmp_path, folder):
+@pytest.mark.slow
+def test_four_devices_give_the_result_of_one(tmp_path):
+    """Losses of three steps, one of each kind; Adam makes ±1 of the smallest gradients."""
     code = f"""
-import numpy, train_stylegan
-train_stylegan.FLAGS(["", "--output_dir=", "--resolution=8", "--batch_size=64"])
-batch = train_stylegan.folder_batches({str(folder)!r})
-numpy.save("batches.npy", [batch(3), batch(3), batch(4)])
+import json, jax, numpy as np, train_stylegan as t
+t.FLAGS(["", "--output_dir=", "--data=tissue", *{TINY}, *{OFTEN}, "--batch_size=16"])
+t.settle()
+source = t.data_set()
+networks = t.StyleGAN2(8, (6, 4), 5, 1), t.Discriminator((6, 4))
+found, devices = [], jax.devices()
+for devices in (devices[:1], devices):
+    replicated, sharded = t.shardings(devices)
+    steps, start = t.make_steps(*networks, replicated, sharded)
+    state = jax.jit(start, out_shardings=replicated)(jax.random.key(0))
+    rows = []
+    for i in range(3):
+        real = source.draw(source.train, jax.random.key(i), 16)
+        real = jax.device_put(real, sharded)
+        state, losses = steps[t.step_kind(i)](state, real, np.float32(1))
+        rows.append({{name: float(x) for name, x in losses.items()}})
+    assert len(state.step.devices()) == len(devices)
+    found.append(rows)
+assert len(devices) == 4
+json.dump(found, open("losses.json", "w"))
 """
-    python("-c", code, cwd=tmp_path)
-    first, again, other = np.load(tmp_path / "batches.npy")
-    assert first.shape == (64, 8, 8, 3)
-    assert np.array_equal(first, again) and not np.array_equal(first, other)
-    square = 2 * images.load_image(folder / "0.png") - 1  # needs no crop
-    found = [np.abs(first - s).max(axis=(1, 2, 3)) < 1e-5 for s in (square, square[:, ::-1])]
-    assert found[0].any() and found[1].any() and not (found[0] & found[1]).any()
+    result = python("-c", code, cwd=tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    assert result.returncode == 0, result.stderr
+    one, four = json.loads((tmp_path / "losses.json").read_text())
+    assert "r1" in one[0] and "path_penalty" in one[1] and set(one[2]) < set(one[1])
+    for a, b, bound in zip(one, four, (1e-5, 1e-2, 1e-2), strict=True):
+        for name in set(a) - {"real_sign"}:
+            assert b[name] == pytest.approx(a[name], rel=bound, abs=1e-5), name
+
+
+def test_schedules(tmp_path):
+    code = """
+import json, train_stylegan as t
+def at(*flags):
+    t.FLAGS.unparse_flags()
+    t.FLAGS(["", "--output_dir=", *flags])
+at()
+kinds = [t.step_kind(i) for i in range(32)]
+rates = [t.rate_factor(x, 99) for x in (0, 0.8, 0.9, 1)]
+at("--finish", "--stop_minutes=10")
+rates += [t.rate_factor(0.5, 9), t.rate_factor(0.95, 3), t.rate_factor(1, 11)]
+json.dump([kinds, rates], open("found.json", "w"))
+"""
+    result = python("-c", code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    kinds, rates = json.loads((tmp_path / "found.json").read_text())
+    assert [i for i, kind in enumerate(kinds) if kind == "r1"] == [0, 16]
+    assert [i for i, kind in enumerate(kinds) if kind == "path"] == [4, 12, 20, 28]
+    np.testing.assert_allclose(rates, [1, 1, 0.55, 0.1, 0.55, 0.325, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--batch_size=6"], "--batch_size=6 must be a multiple of 4, for groups of images"),
+        (["--channels=6,4"], "2 channel counts (6, 4) don't fit resolution 64"),
+        (["--data_dir=nowhere"], "nowhere"),
+        (["--finish"], "--finish takes --stop_minutes"),
+    ],
+)
+def test_bad_settings_are_told_in_one_line(tmp_path, flags, complaint):
+    result = python(SCRIPT, f"--output_dir={tmp_path}/run", *flags, cwd=tmp_path)
+    assert result.returncode != 0
+    assert result.stderr.startswith("train_stylegan: ") and complaint in result.stderr
+    assert result.stderr.count("\n") == 1

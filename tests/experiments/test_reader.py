@@ -1,0 +1,38 @@
+"""The reader of attributes: its coordinates, figures, features; `test_diversity.py` trains it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import reader
+from faces import KINDS, RANGES, Attributes
+from flax.traverse_util import flatten_dict
+
+
+def test_attributes_are_coordinates():
+    values = {name: jnp.float32(low) for name, (low, _) in RANGES.items()}
+    values |= {name: jnp.int32(len(set(kinds)) - 1) for name, kinds in KINDS.items()}
+    found = reader.by_attribute(np.asarray(reader.encode(Attributes(**values))))
+    assert tuple(found) == Attributes._fields
+    for name, x in found.items():
+        if name in KINDS:
+            assert x.tolist() == [0] * (len(x) - 1) + [1]
+        else:
+            np.testing.assert_allclose(x, [1, 0] if name in reader.CIRCULAR else [-1], atol=1e-6)
+
+
+def test_r_squared():
+    y = np.array([[0.0, 1], [2, 1], [1, 4]])
+    assert reader.r_squared(y, y) == 1
+    assert reader.r_squared(np.broadcast_to(y.mean(axis=0), y.shape), y) == 0
+    assert reader.r_squared(-y, y) < 0
+
+
+def test_features_of_a_larger_image_are_those_of_the_smaller(monkeypatch):
+    monkeypatch.setattr(reader, "SIDE", 16)
+    batch = np.random.default_rng(0).random((3, 16, 16, 3), np.float32)
+    params = reader.Reader().init(jax.random.key(0), batch)
+    weights = flatten_dict(params, sep="/")
+    found = reader.features(weights, batch)
+    assert found.shape == (3, 256) and found.min() == 0 and found.std() > 0
+    large = batch.repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_allclose(reader.features(weights, large), found, rtol=1e-4, atol=1e-5)
