@@ -164,14 +164,14 @@ def train():
         first = int(state.step)
         if first >= last:
             return
-        arguments = state, batch(pictures, 0), np.float32(1)
+        arguments = state, jax.eval_shape(batch, pictures, 0), np.float32(1)
         kinds = {step_kind(i) for i in range(first, last)}
         compiled = {kind: pool.submit(steps[kind].lower(*arguments).compile) for kind in kinds}
         quality = make_quality(source, generator, output)  # meanwhile
         steps = {kind: future.result() for kind, future in compiled.items()}
 
         recent, saved = deque(maxlen=RECENT), (first, minutes())
-        for i in tqdm(range(first, last), initial=first, total=last, unit="step", smoothing=0.01):
+        for i in tqdm(range(first, last), initial=first, total=last, unit="step", mininterval=1):
             rate = np.float32(rate_factor(i / last, minutes()))
             state, losses = steps[step_kind(i)](state, batch(pictures, i), rate)
             recent.append(losses)
