@@ -22,7 +22,7 @@ from pulse_jax.generators import checkpoint
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "train_stylegan.py"
 TINY = ["--resolution=8", "--channels=6,4", "--latent_size=5", "--mapping_layers=1"]
-OFTEN = ["--batch_size=4", "--r1_interval=4", "--path_interval=2", "--ada_images=16"]
+OFTEN = ["--batch_size=4", "--r1_interval=4", "--path_interval=2", "--ada_images=64"]
 
 
 def python(*arguments, cwd, **environment):
@@ -56,7 +56,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path):
     assert [float(row["images"]) for row in parts] == [4, 8, 24]
     last = parts[-1]
     assert all(np.isfinite(float(value)) for value in last.values())
-    assert 0 < float(last["ada_p"]) <= 0.8 and float(last["path_length"]) > 0
+    assert 0 < float(last["ada_p"]) < 0.5 and float(last["path_length"]) > 0
     for name in ("path_length", "ada_p", "frechet", "precision", "recall"):
         assert last[name] == whole[-1][name]
     (floor,) = rows("parts/floor.csv")
