@@ -5,8 +5,9 @@
     python experiments/train_stylegan.py --output_dir=runs/mine --data_dir=my_images
 
 An interrupted run goes on with the same command, bit for bit as if it had not been interrupted (on
-a GPU with XLA_FLAGS=--xla_gpu_deterministic_ops=true, on as many devices). --stop_minutes takes a
-machine's time limit into account. Every few minutes, and at its end, a run writes
+a GPU with XLA_FLAGS=--xla_gpu_deterministic_ops=true, on as many devices). --stop_minutes saves and
+stops on a machine that is there for so long, and takes up to a minute more; with --finish it is the
+run's end, towards which the learning rate falls. Every few minutes, and then, a run writes
 
 - `state/`, from which it goes on;
 - a grid of samples of the averaged generator;
@@ -61,16 +62,19 @@ from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 #
 # r1_gamma is for one pixel and a batch of one: the weight is r1_gamma · R² / batch, the rule of
 # stylegan2-ada. Its factor, 0.0002, is for networks of 512 channels; 0.001 makes the 0.3 that has
-# served faces64 at a batch of 16. Photographs, of which there is little, take more.
+# served faces64 at a batch of 16.
+#
+# Path length regularisation (path_weight) serves the search. It asks for images that change evenly
+# with the style, which sparse bright spots on black don't.
 #
 # The noise strengths, from 0 on, learn at a share `noise_rate` of the rate. At the full rate,
 # speckle stands in for details of a face that the generator would otherwise learn.
 #
 # ada_target: of E[sign D(real)]; 0 leaves out augmentation, which endless faces have no need of.
 DATA = {
-    "faces": {"r1_gamma": 0.001, "noise_rate": 0.1, "ada_target": 0.0},
-    "galaxies": {"r1_gamma": 0.004, "noise_rate": 1.0, "ada_target": 0.6},
-    "tissue": {"r1_gamma": 0.004, "noise_rate": 1.0, "ada_target": 0.6},
+    "faces": {"r1_gamma": 0.001, "path_weight": 2.0, "noise_rate": 0.1, "ada_target": 0.0},
+    "galaxies": {"r1_gamma": 0.001, "path_weight": 0.0, "noise_rate": 1.0, "ada_target": 0.6},
+    "tissue": {"r1_gamma": 0.001, "path_weight": 2.0, "noise_rate": 1.0, "ada_target": 0.6},
 }
 DATA["folder"] = DATA["tissue"]
 
@@ -89,10 +93,10 @@ flags.DEFINE_float("learning_rate", 2.5e-3, "Of Adam, for both networks.")
 flags.DEFINE_float("noise_rate", None, "Of the noise strengths, as a share of it; see DATA.")
 flags.DEFINE_float("r1_gamma", None, "Of the gradient penalty on real images; see DATA.")
 flags.DEFINE_integer("r1_interval", 16, "Steps from one gradient penalty to the next.", 1)
-flags.DEFINE_float("path_weight", 2.0, "Of the path length regularisation; 0 leaves it out.", 0)
+flags.DEFINE_float("path_weight", None, "Of path lengths; 0 leaves them out; see DATA.", 0)
 flags.DEFINE_integer("path_interval", 8, "Steps from one such to the next.", 1)
 flags.DEFINE_float("ada_target", None, "What augmentation is adapted for; see DATA.", 0)
-flags.DEFINE_integer("ada_images", 100_000, "In which its strength may go from 0 to 1.", 1)
+flags.DEFINE_integer("ada_images", 500_000, "In which its strength may go from 0 to 1.", 1)
 flags.DEFINE_float("mixing", 0.9, "Share of images whose layers take two styles.")
 flags.DEFINE_integer("ema_images", 10_000, "Half-life of the averaged generator, in images.", 1)
 flags.DEFINE_integer("quality_images", 512, "On which the samples' quality is measured.", 8)

@@ -22,7 +22,13 @@ from pulse_jax.generators import checkpoint
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "train_stylegan.py"
 TINY = ["--resolution=8", "--channels=6,4", "--latent_size=5", "--mapping_layers=1"]
-OFTEN = ["--batch_size=4", "--r1_interval=4", "--path_interval=2", "--ada_images=64"]
+OFTEN = [
+    "--batch_size=4",
+    "--r1_interval=4",
+    "--path_weight=2",
+    "--path_interval=2",
+    "--ada_images=64",
+]
 
 
 def python(*arguments, cwd, **environment):
@@ -122,6 +128,7 @@ def at(*flags):
         t.FLAGS[name].unparse()
     t.FLAGS(["", "--output_dir=run", *flags])
 at()
+t.settle()
 kinds = [t.step_kind(i) for i in range(32)]
 rates = [t.rate_factor(x, 99) for x in (0, 0.8, 0.9, 1)]
 at("--finish", "--stop_minutes=10")
