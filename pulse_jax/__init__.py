@@ -19,6 +19,7 @@ from pulse_jax.search import (
     status,
     stream,
 )
+from pulse_jax.starts import interpolate, load_latents, vary
 
 __all__ = [
     "OPERATORS",
@@ -36,8 +37,10 @@ __all__ = [
     "build",
     "generators",
     "images",
+    "interpolate",
     "load",
     "load_discriminator",
+    "load_latents",
     "losses",
     "operators",
     "optimizers",
@@ -48,5 +51,6 @@ __all__ = [
     "stream",
     "style_generator",
     "truncate",
+    "vary",
 ]
 __version__ = "0.1.0"

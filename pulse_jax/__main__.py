@@ -22,12 +22,12 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 import pulse_jax
-from pulse_jax import images, operators, optimizers, results, schemes
+from pulse_jax import batch, images, operators, optimizers, report, results, schemes, starts
 from pulse_jax.files import one_line, write
 from pulse_jax.generators import NOISE_TYPES, SPACES, checkpoint, style_generator
 from pulse_jax.generators.plug_in import is_plug_in, plug_in
-from pulse_jax.losses import Loss, l2
-from pulse_jax.results import Picture, attempt, save
+from pulse_jax.losses import Loss
+from pulse_jax.results import Picture, Restart, attempt, save
 from pulse_jax.search import STATUS, fitting_slots
 
 FLAGS = flags.FLAGS
@@ -104,7 +104,18 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_bool("stop_at_eps", False, "Stop a restart once it has met --eps.")
 flags.DEFINE_bool("save_intermediate", False, "Also write the best image so far at every step.")
-
+flags.DEFINE_bool("save_video", False, "Also write a video of each picture's searches.")
+flags.DEFINE_string(
+    "init_from",
+    None,
+    "Start from results instead of at random: a latents.npz, its folder, or the output folder of "
+    "an earlier run, from which each picture takes those of its own name.",
+)
+flags.DEFINE_integer("pick", None, "Start all from this restart; default: each from its own.", 1)
+flags.DEFINE_float("vary", 0.0, "Turn each start by so many degrees in a random direction.", 0, 180)
+flags.DEFINE_bool(
+    "resume", True, "Go on with what the output folder holds; else it must hold no results."
+)
 
 flags.DEFINE_bool("distributed", False, "Share the work with other processes, into one folder.")
 flags.DEFINE_string("coordinator_address", None, "Host:port of process 0, where not detected.")
@@ -115,7 +126,7 @@ STYLE_FLAGS = ("noise_type", "num_trainable_noise_layers", "bad_noise_layers", "
 STYLE_FLAGS += ("equal_start", "space", "joint_sphere", "exact_radius", "dtype")
 PROCESS = ("coordinator_address", "num_processes", "process_id")
 # What the results don't depend on.
-INDIFFERENT = ("output_dir", "cache_dir", "distributed", *PROCESS)
+INDIFFERENT = ("output_dir", "cache_dir", "resume", "distributed", *PROCESS)
 
 
 def main():
@@ -150,8 +161,9 @@ def run(_):
         use_cache(Path(FLAGS.cache_dir).expanduser())
         degradation = make_degradation()
         generator, params = make_generator()
+        check_start()
         loss, optimizer = make_loss(generator), make_optimizer()
-        pictures, failures = read_pictures(output, generator.resolution, degradation)
+        pictures, failures = read_pictures(output, generator, degradation)
         searches = {}  # side of the pictures → operator, search
         for side in sorted({picture.side for picture in pictures}):
             operator = degradation(generator.resolution // side)
@@ -164,40 +176,101 @@ def run(_):
 
     for picture in pictures:
         save(picture, results.take_up)
-    jobs = [(picture, k) for picture in pictures for k in range(1, FLAGS.restarts + 1)]
-    jobs = jobs[jax.process_index() :: jax.process_count()]
-    todo = [(picture, k) for picture, k in jobs if k not in picture.rows]
-    if len(todo) < len(jobs):
-        print(f"{len(jobs) - len(todo)} restarts have been done before, {len(todo)} are left")
-    timings = []
-    with tqdm(total=len(todo), unit="restart", disable=not todo) as progress:
-        for side, (operator, search) in searches.items():
-            sized = [(picture, k) for picture, k in todo if picture.side == side]
-            began, steps = time.perf_counter(), 0
-            for picture, row in search_all(sized, generator, params, operator, search, config):
-                steps += row["steps"]
-                progress.update()
-                if len(picture.rows) == FLAGS.restarts and jax.process_count() == 1:
-                    save(picture, results.finish, generator.resolution)
-            seconds = time.perf_counter() - began
-            timings.append(
-                {"side": side, "restarts": len(sized), "steps": steps, "seconds": seconds}
-            )
+    share = [(picture, k) for picture in pictures for k in range(1, FLAGS.restarts + 1)]
+    share = share[jax.process_index() :: jax.process_count()]
+    jobs = [
+        Restart(picture, k, np.full((2, FLAGS.steps), np.nan, np.float32))
+        for picture, k in share
+        if k not in picture.rows and not picture.error
+    ]
+    for job in jobs:
+        save(job.picture, results.take_up_restart, job)
+    if len(jobs) < len(share):
+        print(f"{len(share) - len(jobs)} restarts have been done before, {len(jobs)} are left")
+    FLAGS.seed = config["seed"]
+    try:
+        with batch.noted_signals() as signals:
+            timings = search_pictures(jobs, generator, params, searches, config, output, signals)
+    except jax.errors.JaxRuntimeError as error:
+        if not str(error).startswith(batch.OUT_OF_MEMORY):
+            raise
+        sys.exit(f"pulse_jax: out of memory with one restart at once: {one_line(error)[:200]}")
+    if signals:
+        print("pulse_jax: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(128 + signals[0])
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("results")
         if jax.process_index() == 0:
             for picture in pictures:
                 save(picture, results.take_up)
-                save(picture, results.finish, generator.resolution)
+                save(picture, results.finish, generator.resolution, FLAGS.eps)
     if jax.process_index() == 0:
         rows = [row for picture in pictures for _, row in sorted(picture.rows.items())]
         for name, table in (("results.csv", rows), ("timings.csv", timings)):
             complaint = attempt(write, output / name, results.as_csv(table)) if table else ""
             failures += [complaint] if complaint else []
+        complaint = attempt(report.save, output, pictures, config)
+        failures += [complaint] if complaint else []
         failures += [picture.error for picture in pictures if picture.error]
         summarise(pictures, failures, output)
     if failures:
         sys.exit(1)
+
+
+def search_pictures(jobs, generator, params, searches, config, output, signals):
+    """Search for all restarts, size by size, and save them; returns rows for timings.csv.
+
+    Where a signal has been noted, it returns with the current chunk.
+    """
+    timings = []
+    draw = make_draw(generator, config["seed"])
+    begun = sum(job.steps for job in jobs)
+    total = len(jobs) * FLAGS.steps
+    with tqdm(total=total, initial=begun, unit="step", disable=not jobs) as progress:
+        for side, (operator, search) in searches.items():
+            sized = [job for job in jobs if job.picture.side == side]
+            found = batch.search_all(
+                sized,
+                config["slots"],
+                generator=generator,
+                params=params,
+                operator=operator,
+                search=search,
+                draw=draw,
+                settings=FLAGS,
+                stop=lambda: bool(signals),
+            )
+            began, steps, looked = time.perf_counter(), 0, []
+            for slots, made, done in found:
+                steps += made
+                progress.update(made + sum(FLAGS.steps - job.steps for job in done))
+                for picture in {job.picture for job in done}:
+                    if len(picture.rows) == FLAGS.restarts and jax.process_count() == 1:
+                        save(picture, results.finish, generator.resolution, FLAGS.eps)
+                if slots < config["slots"]:  # memory ran out
+                    config["slots"] = slots
+                    write_config(output, config)
+                looked.append(time.perf_counter())
+                # The first chunk also compiles.
+                if len(looked) == 2 and not timings and progress.n < progress.total:
+                    left = (progress.total - progress.n) / made * (looked[1] - looked[0])
+                    tqdm.write(
+                        f"about {duration(left)} to go, {batch.memory() / 1e9:.1f} GB in use"
+                    )
+            seconds = time.perf_counter() - began
+            timings.append(
+                {"side": side, "restarts": len(sized), "steps": steps, "seconds": seconds}
+            )
+            if signals:
+                break
+    return timings
+
+
+def duration(seconds):
+    """In the unit that one would say it in."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def connect():
@@ -317,7 +390,7 @@ def make_optimizer():
     return scheme(pulse_jax.OPTIMIZERS[name](schedule))
 
 
-def read_pictures(output, resolution, degradation):
+def read_pictures(output, generator, degradation):
     """The pictures that can be used, and a line, printed too, for each that can't."""
     if FLAGS.input_dir is None:
         folder = checkpoint.bundled().get(FLAGS.generator, Path(FLAGS.generator).expanduser())
@@ -330,15 +403,46 @@ def read_pictures(output, resolution, degradation):
     for path in skipped:
         print(f"skipped {path}: not a picture")
     # Where pictures differ in their suffix alone, the folders of their results keep it.
-    unique = len({path.stem for path in paths}) == len(paths)
-    pictures, failures = [], []
+    stems = [path.stem for path in paths]
+    unique = len({*stems, *results.OF_THE_RUN}) == len(stems) + len(results.OF_THE_RUN)
+    pictures = []
 
     def read(path):
-        target = read_target(path, resolution, degradation)
-        pictures.append(Picture(path, target, output / (path.stem if unique else path.name)))
+        target = read_target(path, generator.resolution, degradation)
+        name = path.stem if unique else path.name
+        pictures.append(Picture(path, target, output / name, read_start(name, generator)))
 
     failures = [complaint for path in paths if (complaint := attempt(read, path))]
     return pictures, failures
+
+
+def check_start():
+    """That the flags about it go together, for all pictures."""
+    if not math.isfinite(FLAGS.vary):
+        raise ValueError(f"--vary={FLAGS.vary}: not finite")
+    for name in ("pick", "vary"):
+        if FLAGS[name].value and FLAGS.init_from is None:
+            raise ValueError(f"--{name}={FLAGS[name].value} is for --init_from")
+    if FLAGS.pick and not FLAGS.vary and FLAGS.restarts > 1:
+        raise ValueError(
+            f"--pick={FLAGS.pick}: all --restarts={FLAGS.restarts} would be the same; "
+            f"take --restarts=1, or --vary"
+        )
+
+
+def read_start(name, generator):
+    """(latents, frozen) of the restarts that `--init_from` has for a picture, None without it."""
+    if FLAGS.init_from is None:
+        return None
+    given = Path(FLAGS.init_from).expanduser()
+    choices = [given / "latents.npz", given / name / "latents.npz"] if given.is_dir() else [given]
+    path = next((choice for choice in choices if choice.is_file()), choices[-1])
+    start = starts.load_latents(path, generator)
+    count = len(jax.tree.leaves(start)[0])
+    if count < (FLAGS.pick or FLAGS.restarts):
+        flag = f"--pick={FLAGS.pick}" if FLAGS.pick else f"--restarts={FLAGS.restarts}"
+        raise ValueError(f"{flag}: {path} holds {count} restarts; with --pick all start from one")
+    return start
 
 
 def read_target(path, resolution, degradation):
@@ -369,58 +473,32 @@ def read_target(path, resolution, degradation):
         raise ValueError(f"{path}: --operator={FLAGS.operator}: {error}") from error
 
 
-def search_all(jobs, generator, params, operator, search, config):
-    """Search for pairs (picture, restart) of one size, save each and yield (picture, row)."""
-    if not jobs:
-        return
-    pixels = np.array([picture.checksum for picture, _ in jobs], np.uint32)
-    key = jax.random.key(config["seed"])
-    keys = restart_keys(key, pixels, np.array([restart for _, restart in jobs]))
-    draw = jax.jit(lambda keys: jax.vmap(search.init)(*jax.vmap(generator.sample)(keys)))
-    # One at a time: the image is then the same for any number of slots.
-    synthesize, degrade = jax.jit(generator.synthesize), jax.jit(operator.apply)
+def make_draw(generator, seed):
+    """Where jobs start: the function of `batch.search_all`.
 
-    def start(numbers):
-        return np.stack([jobs[number][0].target for number in numbers]), draw(keys[numbers])
+    A draw depends on the seed, the picture's pixels and the restart's number alone.
+    """
 
-    for slots in pulse_jax.stream(
-        search,
-        params,
-        start,
-        len(jobs),
-        FLAGS.steps,
-        slots=config["slots"],
-        chunk=chunk(),
-        stop_at_eps=FLAGS.stop_at_eps,
-    ):
-        wanted = slots.numbers >= 0 if FLAGS.save_intermediate else slots.done
-        if not wanted.any():
-            continue
-        step, best, frozen = jax.device_get(
-            (slots.state.step, slots.state.best, slots.state.frozen)
-        )
-        for slot in np.flatnonzero(wanted):
-            picture, restart = jobs[slots.numbers[slot]]
-            found, kept = jax.tree.map(lambda leaf, slot=slot: leaf[slot], (best, frozen))
-            hr = np.asarray(synthesize(params, found.latents, kept))
-            hr = np.rint(255 * np.clip(hr, 0, 1)) / np.float32(255)  # as 8-bit files hold it
-            lr = np.asarray(degrade(hr))
-            if FLAGS.save_intermediate:
-                number = "" if FLAGS.restarts == 1 else f"_{restart}"
-                save(picture, results.save_intermediate, number, step[slot] - 1, hr, lr)
-            if slots.done[slot]:
-                row = record(picture, restart, config["seed"], step[slot], found, lr)
-                picture.rows[restart] = row
-                latents = by_name(kept, "frozen") | by_name(found.latents, "latents")
-                save(picture, results.save_restart, row, hr, lr, latents)
-                yield picture, row
+    def start(key, latents, frozen):
+        if FLAGS.vary:
+            latents = starts.vary(key, latents, math.radians(FLAGS.vary))
+        return latents, frozen
 
+    sample, start = jax.jit(jax.vmap(generator.sample)), jax.jit(jax.vmap(start))
 
-def by_name(tree, name):
-    """The arrays of a tree by their keys; one that is the whole tree by `name`."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    keystr = jax.tree_util.keystr
-    return {keystr(path, simple=True, separator="/") or name: np.asarray(x) for path, x in leaves}
+    def draw(jobs):
+        pixels = np.array([job.picture.pixels for job in jobs], np.uint32)
+        numbers = np.array([job.number for job in jobs])
+        keys = restart_keys(jax.random.key(seed), pixels, numbers)
+        if FLAGS.init_from is None:
+            return sample(keys)
+        picked = [
+            jax.tree.map(lambda x, k=FLAGS.pick or job.number: x[k - 1], job.picture.start)
+            for job in jobs
+        ]
+        return start(keys, *jax.tree.map(lambda *leaves: np.stack(leaves), *picked))
+
+    return draw
 
 
 @jax.jit
@@ -428,23 +506,6 @@ def restart_keys(key, pixels, restarts):
     """Keys (n,) from the seed's, the pictures' 8-bit pixels and the restarts' numbers alone."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, pixels)
     return jax.vmap(jax.random.fold_in)(keys, restarts)
-
-
-def record(picture, restart, seed, steps, best, lr):
-    """A row of results.csv. Success is measured on the image as saved: clipped, with 8 bits."""
-    l2_saved = float(l2(lr, picture.target))
-    return {
-        "image": picture.path.name,
-        "checksum": picture.checksum,
-        "restart": restart,
-        "seed": seed,
-        "l2": float(best.l2),
-        "l2_saved": l2_saved,
-        "loss": float(best.loss),
-        "best_step": int(best.step),
-        "steps": int(steps),
-        "status": STATUS[int(pulse_jax.status(l2_saved, FLAGS.eps))],
-    }
 
 
 def configure(output, generator, params, searches, pictures):
@@ -465,6 +526,8 @@ def configure(output, generator, params, searches, pictures):
     config["device"] = jax.devices()[0].device_kind
     config["pulse_jax"] = pulse_jax.__version__
     config |= {name: importlib.metadata.version(name) for name in packages}
+    if earlier and not FLAGS.resume:
+        raise ValueError(f"--noresume: --output_dir={output} holds results already")
     for name, value in config.items():
         if earlier and earlier.get(name) != value:
             raise ValueError(
@@ -477,15 +540,19 @@ def configure(output, generator, params, searches, pictures):
         seed = int(multihost_utils.broadcast_one_to_all(np.uint32(seed)))
     slots = earlier.get("slots") or choose_slots(generator, params, searches, pictures)
     config |= {"seed": seed, "slots": slots}
+    write_config(output, config)
+    return config
+
+
+def write_config(output, config):
     if jax.process_index() == 0:
         try:
             output.mkdir(parents=True, exist_ok=True)
-            write(path, json.dumps(config, indent=2) + "\n")
+            write(output / "config.json", json.dumps(config, indent=2) + "\n")
         except OSError as error:
             raise ValueError(
                 f"--output_dir={output} can't be written: {one_line(error)}"
             ) from error
-    return config
 
 
 def choose_slots(generator, params, searches, pictures):
@@ -505,12 +572,8 @@ def choose_slots(generator, params, searches, pictures):
     on_cpu = jax.default_backend() == "cpu"
     worthwhile = 8 if on_cpu else min(256, max(1, 2**24 // generator.resolution**2))
     needed = -(-FLAGS.restarts * len(pictures) // jax.device_count())
-    return fitting_slots(search, params, target, state, min(needed, worthwhile), chunk=chunk())
-
-
-def chunk():
-    """Steps between two looks at the restarts."""
-    return 1 if FLAGS.save_intermediate else 5
+    most = min(needed, worthwhile)
+    return fitting_slots(search, params, target, state, most, chunk=batch.chunk(FLAGS))
 
 
 def summarise(pictures, failures, output):

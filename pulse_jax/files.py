@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import numpy as np
+
 
 def write(path, content):
     """Write text (as UTF-8) or bytes so that the file is there whole or not at all.
@@ -12,11 +14,25 @@ def write(path, content):
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if isinstance(content, str):
+        content = content.encode(errors="backslashreplace")  # names of files need not be UTF-8
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a power failure could leave the name without the content
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)  # there no longer, if all went well
+
+
+def load_arrays(path):
+    """The arrays of an .npz file by their names. Raises ValueError where it can't be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except Exception as error:  # on a damaged file, NumPy raises whatever it stumbles over
+        raise ValueError(f"{path}: can't be read: {one_line(error)}") from error
 
 
 def one_line(error):

@@ -1,25 +1,32 @@
 """What a run leaves on disk: a folder for each picture, and one table of all.
 
 A restart's images and its part, latents and figures together, are written as soon as it is done;
-from the parts of all restarts come the picture's overview, latents and table. So whoever stops
-loses nothing that was done, several processes can share the work, and a later run takes it up.
+before, its part holds the state that the search goes on from. From the parts of all restarts come
+the picture's overview, latents and table. So whoever stops loses nothing that was done, several
+processes can share the work, and a later run takes it up.
 """
 
 import csv
+import functools
 import io
 import json
+import math
 import shutil
 import sys
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pulse_jax import images
-from pulse_jax.files import one_line, write
+from pulse_jax import curves, images, video
+from pulse_jax.files import load_arrays, one_line, write
+
+# What a run writes beside the pictures' folders.
+OF_THE_RUN = ("config.json", "index.html", "results.csv", "timings.csv")
 
 
 @dataclass(eq=False)
@@ -29,6 +36,7 @@ class Picture:
     path: Path
     target: np.ndarray  # (h, h, 3) in [0, 1]
     folder: Path  # for its results
+    start: tuple | None = None  # (latents, frozen) of an earlier run's restarts
     rows: dict = field(default_factory=dict)  # restart → its row of the table
     error: str = ""  # why its results can't be saved
 
@@ -37,9 +45,31 @@ class Picture:
         return len(self.target)
 
     @property
-    def checksum(self):
-        """Of its pixels, with 8 bits."""
+    def pixels(self):
+        """A checksum of them, with 8 bits: what tells pictures apart where restarts are drawn."""
         return zlib.crc32(images.to_uint8(self.target).tobytes())
+
+    @property
+    def checksum(self):
+        """Of its pixels and of where its restarts start."""
+        arrays = jax.tree.leaves(self.start)
+        return functools.reduce(lambda sum, x: zlib.crc32(x.tobytes(), sum), arrays, self.pixels)
+
+
+@dataclass(eq=False)
+class Restart:
+    """One of a picture's restarts, from 1, and how far its search is."""
+
+    picture: Picture
+    number: int
+    curve: np.ndarray  # (2, steps): l2 and loss of each iterate, NaN for those not reached
+    steps: int = 0
+    state: list | None = None  # arrays from which to go on after these steps
+
+    @property
+    def part(self):
+        """Where its progress is kept, and then its result, until all of the picture are done."""
+        return self.picture.folder / "parts" / f"{self.number:06d}.npz"
 
 
 def attempt(function, *arguments):
@@ -63,28 +93,60 @@ def save(picture, function, *arguments):
 def take_up(picture):
     """Read the rows of the restarts that an earlier run, or another process, has done.
 
-    Raises ValueError if they are of other pixels.
+    Raises ValueError if they are of other pixels, or started elsewhere.
     """
     table = picture.folder / "results.csv"
     if table.is_file():
-        with table.open(newline="") as file:
+        with table.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     else:
         rows = [json.loads(str(part["row"])) for part in _parts(picture)]
     if any(str(row.get("checksum")) != str(picture.checksum) for row in rows):
         raise ValueError(f"{picture.folder} holds results of another picture than {picture.path}")
-    picture.rows = {int(row["restart"]): row for row in rows}
+    picture.rows = {int(row["restart"]): row for row in rows if "status" in row}
 
 
-def save_restart(picture, row, hr, lr, latents):
+def take_up_restart(picture, restart):
+    """Read how far an earlier run has come with a restart, if it has begun."""
+    restart.steps, restart.state = 0, None
+    if restart.part.is_file():
+        arrays = load_arrays(restart.part)
+        restart.curve, restart.steps = arrays["curve"], json.loads(str(arrays["row"]))["steps"]
+        restart.state = [arrays[f"{i:03d}"] for i in range(len(arrays) - 2)]
+
+
+def identity(restart, seed):
+    """What tells a restart's row from others."""
+    picture = restart.picture
+    return {
+        "image": picture.path.name,
+        "checksum": picture.checksum,
+        "restart": restart.number,
+        "seed": seed,
+    }
+
+
+def save_progress(picture, restart, seed, state):
+    """The arrays from which to go on."""
+    row = identity(restart, seed) | {"steps": restart.steps}
+    _save_part(restart, row, {f"{i:03d}": array for i, array in enumerate(state)})
+
+
+def save_restart(picture, restart, row, hr, lr, latents):
     """A restart's image, also downscaled again, if it is finite; its latents and its row."""
-    parts = picture.folder / "parts"
-    parts.mkdir(parents=True, exist_ok=True)
-    restart = row["restart"]
+    picture.folder.mkdir(parents=True, exist_ok=True)
     if np.isfinite(hr).all():
-        images.save_image(picture.folder / f"hr_{restart:02d}.png", hr)
-        images.save_image(picture.folder / f"lr_{restart:02d}.png", lr)
-    write(parts / f"{restart:06d}.npz", _npz(latents | {"row": json.dumps(row)}))
+        images.save_image(picture.folder / f"hr_{restart.number:02d}.png", hr)
+        images.save_image(picture.folder / f"lr_{restart.number:02d}.png", lr)
+    _save_part(restart, row, latents)
+
+
+def save_frame(picture, restart, image):
+    """The image after the restart's steps, for the video, if it is finite."""
+    if np.isfinite(image).all():
+        restart.part.parent.mkdir(parents=True, exist_ok=True)
+        frame = video.frame(image)
+        images.save_image(restart.part.with_suffix(f".{restart.steps:06d}.png"), frame)
 
 
 def save_intermediate(picture, number, step, hr, lr):
@@ -96,8 +158,11 @@ def save_intermediate(picture, number, step, hr, lr):
             images.save_image(picture.folder / kind / f"{name}_{step:02d}.png", image)
 
 
-def finish(picture, resolution):
-    """From the parts of all restarts: grid.png, latents.npz, results.csv; the last says done."""
+def finish(picture, resolution, eps):
+    """From the parts of all restarts, what is about all of them; the last, results.csv, says done.
+
+    If frames have been saved, a video too.
+    """
     if (picture.folder / "results.csv").is_file():
         return
     rows = [picture.rows[restart] for restart in sorted(picture.rows)]
@@ -106,15 +171,30 @@ def finish(picture, resolution):
     small = Image.fromarray(images.to_uint8(picture.target))
     smooth = np.asarray(small.resize((resolution, resolution), Image.BICUBIC)) / 255
     enlarged = images.resize_nearest(picture.target, resolution // picture.side)
+    images.save_image(picture.folder / "input.png", picture.target)
+    images.save_image(picture.folder / "bicubic.png", smooth)
     images.save_image(picture.folder / "grid.png", images.grid([[enlarged, smooth, *found]]))
     parts = list(_parts(picture))
-    names = [name for name in parts[0] if name != "row"]
+    names = [name for name in parts[0] if name not in ("row", "curve")]
     latents = {name: np.stack([part[name] for part in parts]) for name in names}
     write(picture.folder / "latents.npz", _npz(latents))
+    best = min(range(len(rows)), key=lambda i: rank(rows[i]))
+    by_step = np.stack([part["curve"] for part in parts], axis=1)
+    write(picture.folder / "l2.svg", curves.draw(by_step[0], "l2", best, eps))
+    write(picture.folder / "loss.svg", curves.draw(by_step[1], "loss", best))
+    frames = [sorted(picture.folder.glob(f"parts/{int(row['restart']):06d}.*.png")) for row in rows]
+    if any(frames):
+        video.save(picture.folder, frames, found)
     write(picture.folder / "results.csv", as_csv(rows))
     shutil.rmtree(picture.folder / "parts")
     for path in picture.folder.glob(".*.tmp"):  # half written when a process was killed
         path.unlink()
+
+
+def rank(row):
+    """Sorts rows: lowest l2 first, what is not finite last."""
+    error = float(row["l2_saved"])
+    return math.isnan(error), error
 
 
 def as_csv(rows):
@@ -129,8 +209,12 @@ def as_csv(rows):
 def _parts(picture):
     """In the order of the restarts."""
     for path in sorted((picture.folder / "parts").glob("*.npz")):
-        with np.load(path, allow_pickle=False) as part:
-            yield dict(part)
+        yield load_arrays(path)
+
+
+def _save_part(restart, row, arrays):
+    restart.part.parent.mkdir(parents=True, exist_ok=True)
+    write(restart.part, _npz(arrays | {"curve": restart.curve, "row": json.dumps(row)}))
 
 
 def _npz(arrays):

@@ -96,7 +96,8 @@ def test_what_is_written(run, generator, tmp_path, capsys):
     operator = pulse_jax.operators.area(2)
     expected = {f"{kind}_0{k}.png" for kind in ("hr", "lr") for k in (1, 2, 3)}
     names = {p.name for p in (output / "a").iterdir()}
-    assert names == expected | {"grid.png", "latents.npz", "results.csv"}
+    expected |= {"input.png", "bicubic.png", "grid.png", "l2.svg", "loss.svg"}
+    assert names == expected | {"latents.npz", "results.csv"}
     rows = read_rows(output)
     assert [(r["image"], r["restart"]) for r in rows] == [
         (name, str(k)) for name in ("a.png", "b.JPG", "wide.bmp") for k in (1, 2, 3)
@@ -184,7 +185,8 @@ def test_the_flags_of_the_reference(run, tmp_path):
     names = {p.relative_to(output / "a").as_posix() for p in (output / "a").rglob("*.png")}
     steps = {f"a_{k}_0{step}.png" for k in (1, 2) for step in (0, 1)}
     assert names == {f"{kind}/{name}" for kind in ("HR", "LR") for name in steps} | {
-        *("hr_01.png", "hr_02.png", "lr_01.png", "lr_02.png", "grid.png")
+        *("hr_01.png", "hr_02.png", "lr_01.png", "lr_02.png"),
+        *("input.png", "bicubic.png", "grid.png"),
     }
     assert (output / "a/HR/a_2_01.png").read_bytes() == (output / "a/hr_02.png").read_bytes()
     with np.load(output / "a" / "latents.npz") as file:

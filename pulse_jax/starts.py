@@ -1,0 +1,98 @@
+"""Where searches start: latents of earlier results, points around them and between them.
+
+Latents are pytrees as a `Generator` samples them: axis 0 of a leaf counts spheres.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from pulse_jax import sphere
+from pulse_jax.files import load_arrays
+
+
+def interpolate(a, b, frames):
+    """Walk the great circles from latents a to latents b: latents with an axis 0 of `frames`.
+
+    Each sphere is crossed along its geodesic, evenly in angle (slerp), both ends included. Where
+    two points differ in norm, the norm goes evenly from one to the other. Between opposite points
+    lie many great circles: none is chosen, and all frames but the last stay at a.
+
+    Raises ValueError for fewer than 2 frames or latents of different shapes.
+    """
+    if frames < 2:
+        raise ValueError(f"frames must be at least 2, for both ends, got {frames}")
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"both ends must have the same shapes, got {shapes[0]} and {shapes[1]}")
+
+    def between(x, y, t):
+        of_x, of_y = jnp.linalg.norm(x), jnp.linalg.norm(y)
+        ratio = jnp.where(of_x > 0, of_y / jnp.where(of_x > 0, of_x, 1), 1)
+        direction = sphere.log(x, y / jnp.where(ratio > 0, ratio, 1))
+        return jnp.where(t < 1, (1 + t * (ratio - 1)) * sphere.exp(x, t * direction), y)
+
+    def of_leaf(x, y):
+        x, y = jnp.asarray(x), jnp.asarray(y)
+        flat = x.reshape(len(x), -1), y.reshape(len(y), -1)
+        walk = jax.vmap(jax.vmap(between, (0, 0, None)), (None, None, 0))
+        return walk(*flat, jnp.linspace(0, 1, frames)).reshape(frames, *x.shape)
+
+    return jax.tree.map(of_leaf, a, b)
+
+
+def vary(key, latents, angle):
+    """Neighbours of latents: each point is turned on its sphere by `angle`, in radians.
+
+    The direction is random, all are equally likely: exp_x(R·angle·u), u uniform on the unit sphere
+    of the tangents at x. On a sphere of radius 0 nothing moves.
+    """
+
+    def turn(key, x):
+        towards = sphere.tangent(x, jax.random.normal(key, x.shape))
+        length = jnp.linalg.norm(towards)
+        unit = towards / jnp.where(length > 0, length, 1)
+        return sphere.exp(x, angle * jnp.linalg.norm(x) * unit)
+
+    leaves, structure = jax.tree.flatten(latents)
+    keys = jax.random.split(key, len(leaves))
+    turned = [
+        jax.vmap(turn)(jax.random.split(key, len(leaf)), leaf.reshape(len(leaf), -1))
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    shaped = [new.reshape(old.shape) for new, old in zip(turned, leaves, strict=True)]
+    return jax.tree.unflatten(structure, shaped)
+
+
+def by_name(latents, frozen):
+    """All arrays of both trees by their keys; a tree that is one array by what it is."""
+    return _by_name(latents, "latents") | _by_name(frozen, "frozen")
+
+
+def load_latents(path, generator):
+    """(latents, frozen) of all restarts in a `latents.npz`; axis 0 of each leaf counts them.
+
+    What is frozen and what isn't is as `generator` has it, whatever it was when they were found.
+    Raises ValueError, naming the file, where it can't be read or is of other shapes.
+    """
+    arrays = load_arrays(path)
+    trees = jax.eval_shape(generator.sample, jax.random.key(0))
+    wanted = by_name(*trees)
+    for name, leaf in wanted.items():
+        shape = arrays[name].shape[1:] if name in arrays else None
+        if shape != leaf.shape:
+            had = f"{shape} in it" if name in arrays else "not in it"
+            raise ValueError(f"{path}: {name} is {had}, and {leaf.shape} in this generator")
+
+    def fill(tree, root):
+        leaves = [arrays[name] for name in _by_name(tree, root)]
+        return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+    return fill(trees[0], "latents"), fill(trees[1], "frozen")
+
+
+def _by_name(tree, root):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    keystr = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+    return {keystr(path) or root: leaf for path, leaf in leaves}

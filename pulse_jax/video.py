@@ -1,0 +1,86 @@
+"""The searches of a picture as a video: an MP4 where imageio-ffmpeg is installed, else a WebP."""
+
+import importlib.util
+import io
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pulse_jax import images
+from pulse_jax.files import write
+
+SMALLEST, LARGEST = 128, 256  # sides of a restart's image in it, in pixels
+RATE = 12  # frames a second
+NAMES = ("search.mp4", "search.webp")
+
+
+def frame(image):
+    """An image (R, R, 3) in [0, 1] brought to its size in a video: up to 256 pixels, from 128."""
+    side = len(image)
+    if side < SMALLEST:
+        return images.resize_nearest(image, SMALLEST // side)
+    small = Image.fromarray(images.to_uint8(image)).resize((min(side, LARGEST),) * 2, Image.LANCZOS)
+    return np.asarray(small) / 255
+
+
+def save(folder, frames, results):
+    """Write the video of several restarts side by side into a folder.
+
+    `frames`: for each restart, the files of its images, whose names end in .STEPS.png. One that
+    has ended waits for the others. `results`: the images that they ended with, which stay for a
+    second.
+    """
+    by_step = [{int(path.suffixes[-2][1:]): path for path in paths} for paths in frames if paths]
+    sheets = []
+    for step in sorted({step for paths in by_step for step in paths}):
+        latest = [max((s for s in paths if s <= step), default=min(paths)) for paths in by_step]
+        shown = [paths[s] for paths, s in zip(by_step, latest, strict=True)]
+        sheets.append(_sheet([images.load_image(path) for path in shown]))
+    if len(results) == len(by_step):  # all are finite
+        sheets.append(_sheet([frame(image) for image in results]))
+    if importlib.util.find_spec("imageio_ffmpeg"):
+        write(folder / NAMES[0], _mp4(sheets))
+    else:
+        write(folder / NAMES[1], _webp(sheets))
+
+
+def _sheet(pictures):
+    columns = math.ceil(math.sqrt(1.5 * len(pictures)))
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    return images.to_uint8(images.grid(rows))
+
+
+def _webp(sheets):
+    first, *others = map(Image.fromarray, sheets)
+    durations = [1000 // RATE] * len(others) + [1000]
+    webp = io.BytesIO()
+    first.save(
+        webp,
+        "WEBP",
+        save_all=True,
+        append_images=others,
+        duration=durations,
+        loop=0,
+        quality=90,
+    )
+    return webp.getvalue()
+
+
+def _mp4(sheets):
+    import imageio_ffmpeg
+
+    height, width, _ = sheets[0].shape
+    even = ((0, height % 2), (0, width % 2), (0, 0))  # as the colours of H.264 need it
+    sheets = [np.ascontiguousarray(np.pad(sheet, even, mode="edge")) for sheet in sheets]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "search.mp4"
+        size = (width + width % 2, height + height % 2)
+        writer = imageio_ffmpeg.write_frames(path, size, fps=RATE, quality=8, macro_block_size=2)
+        writer.send(None)
+        for sheet in sheets + sheets[-1:] * RATE:
+            writer.send(sheet)
+        writer.close()
+        return path.read_bytes()
