@@ -176,23 +176,19 @@ def run(_):
 
     for picture in pictures:
         save(picture, results.take_up)
-    share = [(picture, k) for picture in pictures for k in range(1, FLAGS.restarts + 1)]
+    usable = [picture for picture in pictures if not picture.error]
+    share = [(picture, k) for picture in usable for k in range(1, FLAGS.restarts + 1)]
     share = share[jax.process_index() :: jax.process_count()]
-    jobs = [
-        Restart(picture, k, np.full((2, FLAGS.steps), np.nan, np.float32))
-        for picture, k in share
-        if k not in picture.rows and not picture.error
-    ]
+    jobs = [Restart(picture, k, FLAGS.steps) for picture, k in share if k not in picture.rows]
     for job in jobs:
         save(job.picture, results.take_up_restart, job)
     if len(jobs) < len(share):
         print(f"{len(share) - len(jobs)} restarts have been done before, {len(jobs)} are left")
-    FLAGS.seed = config["seed"]
     try:
         with batch.noted_signals() as signals:
             timings = search_pictures(jobs, generator, params, searches, config, output, signals)
     except jax.errors.JaxRuntimeError as error:
-        if not str(error).startswith(batch.OUT_OF_MEMORY):
+        if batch.OUT_OF_MEMORY not in str(error):
             raise
         sys.exit(f"pulse_jax: out of memory with one restart at once: {one_line(error)[:200]}")
     if signals:
@@ -200,21 +196,32 @@ def run(_):
         sys.exit(128 + signals[0])
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("results")
-        if jax.process_index() == 0:
-            for picture in pictures:
-                save(picture, results.take_up)
-                save(picture, results.finish, generator.resolution, FLAGS.eps)
     if jax.process_index() == 0:
-        rows = [row for picture in pictures for _, row in sorted(picture.rows.items())]
-        for name, table in (("results.csv", rows), ("timings.csv", timings)):
-            complaint = attempt(write, output / name, results.as_csv(table)) if table else ""
-            failures += [complaint] if complaint else []
-        complaint = attempt(report.save, output, pictures, config)
-        failures += [complaint] if complaint else []
-        failures += [picture.error for picture in pictures if picture.error]
+        for picture in pictures:
+            save(picture, results.take_up)  # what other processes have done
+            finish(picture, generator)
+        failures += conclude(output, pictures, timings, config)
         summarise(pictures, failures, output)
     if failures:
         sys.exit(1)
+
+
+def finish(picture, generator):
+    """Write what is about all restarts of a picture, once they are done."""
+    if len(picture.rows) == FLAGS.restarts:
+        save(picture, results.finish, generator.resolution, FLAGS.eps)
+
+
+def conclude(output, pictures, timings, config):
+    """Write what is about all pictures; returns what failed, also of theirs."""
+    rows = [row for picture in pictures for _, row in sorted(picture.rows.items())]
+    failures = []
+    for name, table in (("results.csv", rows), ("timings.csv", timings)):
+        if table:
+            failures.append(attempt(write, output / name, results.as_csv(table)))
+    failures.append(attempt(report.save, output, pictures, config))
+    results.clear_temporary(output)
+    return [told for told in failures + [picture.error for picture in pictures] if told]
 
 
 def search_pictures(jobs, generator, params, searches, config, output, signals):
@@ -244,9 +251,9 @@ def search_pictures(jobs, generator, params, searches, config, output, signals):
             for slots, made, done in found:
                 steps += made
                 progress.update(made + sum(FLAGS.steps - job.steps for job in done))
-                for picture in {job.picture for job in done}:
-                    if len(picture.rows) == FLAGS.restarts and jax.process_count() == 1:
-                        save(picture, results.finish, generator.resolution, FLAGS.eps)
+                if jax.process_count() == 1:
+                    for job in done:
+                        finish(job.picture, generator)
                 if slots < config["slots"]:  # memory ran out
                     config["slots"] = slots
                     write_config(output, config)
@@ -538,6 +545,7 @@ def configure(output, generator, params, searches, pictures):
     seed = earlier.get("seed", seed)
     if jax.process_count() > 1:
         seed = int(multihost_utils.broadcast_one_to_all(np.uint32(seed)))
+    FLAGS.seed = seed
     slots = earlier.get("slots") or choose_slots(generator, params, searches, pictures)
     config |= {"seed": seed, "slots": slots}
     write_config(output, config)

@@ -30,7 +30,7 @@ def search_all(jobs, slots, **options):
 
     Yields (slots, steps made, jobs that are done).
     """
-    while True:
+    while jobs:
         try:
             for made, done in search_slots(jobs, slots, **options):
                 yield slots, made, done

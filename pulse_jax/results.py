@@ -62,8 +62,9 @@ class Restart:
 
     picture: Picture
     number: int
-    curve: np.ndarray  # (2, steps): l2 and loss of each iterate, NaN for those not reached
+    longest: int  # steps that it makes at most
     steps: int = 0
+    curve: np.ndarray = None  # (2, longest): l2 and loss of each iterate, NaN if not reached
     state: list | None = None  # arrays from which to go on after these steps
 
     @property
@@ -104,11 +105,14 @@ def take_up(picture):
     if any(str(row.get("checksum")) != str(picture.checksum) for row in rows):
         raise ValueError(f"{picture.folder} holds results of another picture than {picture.path}")
     picture.rows = {int(row["restart"]): row for row in rows if "status" in row}
+    if table.is_file():
+        clear(picture)
 
 
 def take_up_restart(picture, restart):
     """Read how far an earlier run has come with a restart, if it has begun."""
     restart.steps, restart.state = 0, None
+    restart.curve = np.full((2, restart.longest), np.nan, np.float32)
     if restart.part.is_file():
         arrays = load_arrays(restart.part)
         restart.curve, restart.steps = arrays["curve"], json.loads(str(arrays["row"]))["steps"]
@@ -186,9 +190,19 @@ def finish(picture, resolution, eps):
     if any(frames):
         video.save(picture.folder, frames, found)
     write(picture.folder / "results.csv", as_csv(rows))
-    shutil.rmtree(picture.folder / "parts")
-    for path in picture.folder.glob(".*.tmp"):  # half written when a process was killed
-        path.unlink()
+    clear(picture)
+
+
+def clear(picture):
+    """Remove what a complete picture no longer needs."""
+    shutil.rmtree(picture.folder / "parts", ignore_errors=True)
+    clear_temporary(picture.folder)
+
+
+def clear_temporary(folder):
+    """Remove what was half written when a process was killed."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def rank(row):

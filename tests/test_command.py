@@ -10,80 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import flagsaver
+from command_helpers import contents, fails, read_rows, write_picture
 from PIL import Image
 
 import pulse_jax
 from pulse_jax import __main__ as command
 from pulse_jax import images
 from pulse_jax.generators import checkpoint
-from pulse_jax.generators.stylegan2 import StyleGAN2
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def generator(tmp_path_factory):
-    """A folder with a StyleGAN 2 of 8×8 pixels and random weights."""
-    folder = tmp_path_factory.mktemp("generator")
-    network = StyleGAN2(resolution=8, channels=(6, 4), latent_size=5, mapping_layers=1)
-    noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
-    params = network.init(jax.random.key(0), jnp.zeros((1, 5)), noise)["params"]
-    strengths = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf + 0.1 * ("noise_strength" in str(path)), params
-    )
-    fit = {"mean": np.zeros(5, np.float32), "std": np.ones(5, np.float32)}
-    checkpoint.save(folder, generator=(network, strengths | {"latent_fit": fit}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def run(generator, cache, tmp_path):
-    """Run the command in this process, with few steps; returns the output folder."""
-
-    def run(*arguments, output="out", seed=0):
-        folder = tmp_path / output
-        defaults = ["--restarts=3", "--batch_size=4", "--steps=3"]
-        defaults += [] if seed is None else [f"--seed={seed}"]
-        folders = [f"--generator={generator}", f"--output_dir={folder}", f"--cache_dir={cache}"]
-        with flagsaver.flagsaver():
-            command.run(command.parse(["pulse_jax", *folders, *defaults, *arguments]))
-        return folder
-
-    return run
-
-
-def fails(run, capsys, *arguments):
-    """The one line on stderr of a run that has to fail."""
-    with pytest.raises(SystemExit) as exit:
-        run(*arguments)
-    if isinstance(exit.value.code, str):  # what the interpreter prints, with exit code 1
-        lines = [exit.value.code]
-    else:
-        assert exit.value.code != 0
-        lines = [s for s in capsys.readouterr().err.splitlines() if s.startswith("pulse_jax: ")]
-    assert len(lines) == 1 and "\n" not in lines[0], lines
-    return lines[0]
-
-
-def write_picture(path, side=4, seed=0, mode="RGB"):
-    path.parent.mkdir(exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(60, 200, (side, side, 3), np.uint8)
-    Image.fromarray(pixels).convert(mode).save(path)
-
-
-def read_rows(folder):
-    with (folder / "results.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def contents(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".png", ".npz")}
 
 
 def test_what_is_written(run, generator, tmp_path, capsys):
@@ -398,9 +333,9 @@ def test_bad_flags_end_in_one_line(run, tmp_path, capsys, argument, named):
     assert not list(tmp_path.glob("out/*/hr_*.png"))
 
 
-def test_the_module_runs_from_another_folder(generator, cache, tmp_path):
+def test_the_module_runs_from_another_folder(generator, compiled, tmp_path):
     write_picture(tmp_path / "input" / "a.png")
-    arguments = [f"--generator={generator}", f"--cache_dir={cache}", "--input_dir=input"]
+    arguments = [f"--generator={generator}", f"--cache_dir={compiled}", "--input_dir=input"]
     result = subprocess.run(
         [sys.executable, "-m", "pulse_jax", *arguments, "--steps=1", "--restarts=1"],
         cwd=tmp_path,

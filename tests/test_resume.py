@@ -1,0 +1,263 @@
+"""Long runs: cut off, interrupted, killed or short of memory, they end as if nothing had been."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from command_helpers import contents, fails, read_rows, write_picture
+from PIL import Image
+
+import pulse_jax
+from pulse_jax import batch
+
+ROOT = Path(__file__).parents[1]
+GENERATOR = "experiment_helpers:linear"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, seed in (("a.png", 1), ("b.png", 2)):
+        write_picture(tmp_path / "in" / name, seed=seed)
+    return f"--input_dir={tmp_path / 'in'}"
+
+
+@pytest.fixture
+def run(run):
+    """With a generator that compiles in no time, and the same program for most tests."""
+    return partial(run, "--steps=12", generator=GENERATOR)
+
+
+def files(output):
+    """All of a run but the times, and each one's bytes."""
+    paths = [path for path in output.rglob("*") if path.is_file() and path.name != "timings.csv"]
+    return {path.relative_to(output).as_posix(): path.read_bytes() for path in paths}
+
+
+def cut_off_after(looks, monkeypatch, how):
+    """The next search ends after so many chunks with `how()`."""
+    stream = pulse_jax.stream
+
+    def cut_off(*arguments, **options):
+        for number, slots in enumerate(stream(*arguments, **options), 1):
+            yield slots
+            if number == looks:
+                how()
+
+    monkeypatch.setattr(pulse_jax, "stream", cut_off)
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class PowerCut(Exception):
+    pass
+
+
+def power_cut():
+    raise PowerCut
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--opt_name=langevin", "--lr_schedule=fixed", "--save_video"],
+        ["--opt_name=lbfgs", "--save_intermediate", "--stop_at_eps"],
+    ],
+    ids=["adam", "sampler", "lbfgs"],
+)
+def test_what_is_under_way_goes_on_from_its_last_state(run, folder, monkeypatch, tmp_path, flags):
+    whole = run(folder, *flags, output="whole")
+    monkeypatch.setattr(batch, "PATIENCE", 0.0)
+    with monkeypatch.context() as patch:
+        cut_off_after(2, patch, power_cut)
+        with pytest.raises(PowerCut):
+            run(folder, *flags, output="cut")
+    cut = tmp_path / "cut"
+    assert list(cut.glob("*/parts/*.npz")) and not (cut / "results.csv").exists()
+    run(folder, *flags, output="cut")
+    assert files(cut) == files(whole)
+    steps = [int(table(output / "timings.csv")[0]["steps"]) for output in (whole, cut)]
+    assert steps[1] < steps[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_with_the_step(run, folder, monkeypatch, tmp_path, capsys, number):
+    whole = run(folder, output="whole")
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        cut_off_after(1, patch, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(SystemExit) as exit:
+            run(folder)
+    assert exit.value.code == 128 + number
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
+    (steps,) = {int(json.loads(str(np.load(p)["row"]))["steps"]) for p in parts(tmp_path / "out")}
+    assert steps == 10  # the signal came in the second chunk
+    assert files(run(folder)) == files(whole)
+
+
+def parts(output):
+    return list(output.glob("*/parts/*.npz"))
+
+
+def test_the_state_of_another_picture_is_not_taken_up(run, folder, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(batch, "PATIENCE", 0.0)
+    with monkeypatch.context() as patch:
+        cut_off_after(1, patch, power_cut)
+        with pytest.raises(PowerCut):
+            run(folder)
+    write_picture(tmp_path / "in" / "a.png", seed=5)
+    line = fails(run, capsys, folder)
+    assert f"{tmp_path / 'out' / 'a'} holds results of another picture" in line
+    assert {row["image"] for row in read_rows(tmp_path / "out")} == {"b.png"}
+
+
+def test_without_resume_results_are_left_alone(run, folder, capsys):
+    before = files(run(folder))
+    line = fails(run, capsys, folder, "--noresume")
+    assert "--noresume" in line and "holds results already" in line
+    assert files(run(folder, "--resume")) == before
+
+
+def test_what_was_killed_before_its_tables_gets_them(run, folder, tmp_path):
+    output = run(folder)
+    before = files(output)
+    (output / "results.csv").unlink()
+    (output / "index.html").unlink()
+    (output / "a" / "parts").mkdir()  # killed while clearing up
+    (output / "b" / ".results.csv.1.tmp").write_text("")
+    assert files(run(folder)) == before
+    assert not (output / "a" / "parts").exists()
+
+
+def test_half_the_slots_where_memory_runs_out(run, folder, monkeypatch, capsys, tmp_path):
+    two = run(folder, "--batch_size=2", output="two")
+    stream = pulse_jax.stream
+
+    def limited(*arguments, slots, **options):
+        for number, now in enumerate(stream(*arguments, slots=slots, **options)):
+            if slots > 2 and number:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+            yield now
+
+    monkeypatch.setattr(pulse_jax, "stream", limited)
+    output = run(folder, "--batch_size=8")
+    told = capsys.readouterr().err
+    assert "out of memory: going on with 4 restarts at once" in told
+    assert "going on with 2 restarts at once" in told and "bytes may differ" in told
+    for name in ("a", "b"):
+        assert contents(output / name) == contents(two / name)
+    assert json.loads((output / "config.json").read_text())["slots"] == 2
+
+
+def test_memory_for_no_restart_is_told(run, folder, monkeypatch, capsys):
+    def exhausted(*arguments, **options):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes")
+        yield
+
+    monkeypatch.setattr(pulse_jax, "stream", exhausted)
+    with pytest.raises(SystemExit, match="out of memory with one restart at once: RESOURCE"):
+        run(folder, "--batch_size=1")
+
+
+def test_the_folder_of_a_picture_does_not_matter(run, tmp_path):
+    """Permuted, renamed and fewer pictures, other numbers of restarts: the same bytes."""
+    for seed in range(4):
+        write_picture(tmp_path / "in" / f"{seed}.png", seed=seed)
+    whole = run(f"--input_dir={tmp_path / 'in'}", output="whole")
+    for trial, (order, restarts) in enumerate([([3, 1, 0, 2], 3), ([2, 0], 5), ([1], 1)]):
+        inputs = tmp_path / f"in{trial}"
+        for place, seed in enumerate(order):
+            write_picture(inputs / f"{place}.bmp", seed=seed)
+        flags = f"--input_dir={inputs}", f"--restarts={restarts}"
+        output = run(*flags, output=f"out{trial}")
+        for place, seed in enumerate(order):
+            for k in range(1, min(restarts, 3) + 1):
+                name = f"hr_{k:02d}.png"
+                assert contents(output / str(place))[name] == contents(whole / str(seed))[name]
+
+
+def test_what_is_left_is_told_after_the_first_chunks(run, folder, capsys):
+    run(folder)
+    assert " to go, " in capsys.readouterr().out
+
+
+# The command, saving what is under way after each chunk.
+EAGER = """
+from pulse_jax import __main__, batch
+batch.PATIENCE = 0.0
+__main__.main()
+"""
+
+
+def start(compiled, inputs, output):
+    """A run in a process of its own, of some seconds."""
+    flags = [f"--generator={GENERATOR}", f"--cache_dir={compiled}", f"--input_dir={inputs}"]
+    flags += [f"--output_dir={output}", "--seed=3", "--batch_size=2", "--restarts=3"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    return subprocess.Popen(
+        [sys.executable, "-c", EAGER, *flags, "--steps=600", "--save_video"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, 20])
+def test_a_run_that_is_killed_again_and_again(compiled, tmp_path, kills):
+    """At random moments, so that it loses its compiled programs, its tables, half a file."""
+    for name, seed in (("a.png", 1), ("b.png", 2)):
+        write_picture(tmp_path / "in" / name, seed=seed)
+    arguments = compiled, tmp_path / "in"
+    start(*arguments, tmp_path / "first").wait()  # compiles
+    began = time.monotonic()
+    assert start(*arguments, tmp_path / "whole").wait() == 0
+    lasts = time.monotonic() - began
+    whole = files(tmp_path / "whole")
+    assert files(tmp_path / "first") == whole
+
+    moments = random.Random(kills)
+    attempt = killed = 0
+    while killed < kills:
+        output = tmp_path / f"killed{attempt}"
+        process = start(*arguments, output)
+        time.sleep(lasts * moments.uniform(0.1, 0.9))
+        process.kill()
+        if process.wait() == 0:  # it had ended
+            assert files(output) == whole
+            attempt += 1
+            continue
+        killed += 1
+        for path in output.rglob("*"):
+            if path.is_file() and not path.name.endswith(".tmp"):
+                check_whole(path)
+    process = start(*arguments, output)
+    assert process.wait() == 0, process.stderr.read()
+    assert files(output) == whole
+
+
+def check_whole(path):
+    if path.suffix in (".png", ".webp"):
+        Image.open(path).load()
+    elif path.suffix == ".npz":
+        with np.load(path) as arrays:
+            dict(arrays)
+    elif path.suffix == ".json":
+        json.loads(path.read_text())
+    else:
+        assert path.read_text().endswith("\n")
