@@ -408,7 +408,7 @@ def read_pictures(output, generator, degradation):
         folder = Path(FLAGS.input_dir).expanduser()
     paths, skipped = images.list_images(folder)
     for path in skipped:
-        print(f"skipped {path}: not a picture")
+        print(one_line(f"skipped {path}: not a picture"))
     # Where pictures differ in their suffix alone, the folders of their results keep it.
     stems = [path.stem for path in paths]
     unique = len({*stems, *results.OF_THE_RUN}) == len(stems) + len(results.OF_THE_RUN)
@@ -430,6 +430,8 @@ def check_start():
     for name in ("pick", "vary"):
         if FLAGS[name].value and FLAGS.init_from is None:
             raise ValueError(f"--{name}={FLAGS[name].value} is for --init_from")
+    if FLAGS.init_from is not None and not Path(FLAGS.init_from).expanduser().exists():
+        raise ValueError(f"--init_from={FLAGS.init_from}: no such file or folder")
     if FLAGS.pick and not FLAGS.vary and FLAGS.restarts > 1:
         raise ValueError(
             f"--pick={FLAGS.pick}: all --restarts={FLAGS.restarts} would be the same; "
@@ -473,7 +475,7 @@ def read_target(path, resolution, degradation):
     name = next((link for link in links if link in operators.DOWNSCALERS), "bicubic")
     try:
         if size < height:
-            print(f"{path}: brought from {height} to {size} pixels ({name})")
+            print(one_line(f"{path}: brought from {height} to {size} pixels ({name})"))
             image = np.clip(operators.DOWNSCALERS[name](height // size)(jnp.asarray(image)), 0, 1)
         return operators.discard_unseen(degradation(resolution // size), np.asarray(image))
     except ValueError as error:
@@ -594,7 +596,7 @@ def summarise(pictures, failures, output):
         met = sum(row["status"] == STATUS[0] for row in rows)
         missed = f", {best - FLAGS.eps:.2g} above --eps={FLAGS.eps:g}" if best > FLAGS.eps else ""
         counts = f"{met} of {len(rows)} converged"
-        print(f"{picture.path.name}: {counts}, best l2 {best:.2e}{missed}")
+        print(one_line(f"{picture.path.name}: {counts}, best l2 {best:.2e}{missed}"))
     saved = sum(not picture.error for picture in pictures)
     failed = f", {len(failures)} failures" if failures else ""
     print(f"{saved} pictures done{failed}; results in {output}")

@@ -17,10 +17,9 @@ def write(path, content):
     if isinstance(content, str):
         content = content.encode(errors="backslashreplace")  # names of files need not be UTF-8
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # else a power failure could leave the name without the content
+        temporary.write_bytes(content)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # else, without power, the name could be there without this
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)  # there no longer, if all went well
@@ -35,11 +34,12 @@ def load_arrays(path):
         raise ValueError(f"{path}: can't be read: {one_line(error)}") from error
 
 
-def one_line(error):
-    """An exception's message on one line, or its type's name if it has none.
+def one_line(told):
+    """An exception's message, or any text, on one line; the type's name of one without a message.
 
     Of an OSError only the reason, "No such file or directory": the caller names the file, the error
-    might name a temporary one.
+    might name a temporary one. What can't be printed, in the name of a file, comes as an escape.
     """
-    message = getattr(error, "strerror", None) or str(error)
-    return " ".join(message.split()) or type(error).__name__
+    message = getattr(told, "strerror", None) or str(told)
+    line = " ".join(message.split()) or type(told).__name__
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

@@ -24,15 +24,14 @@ def list_images(folder):
     skipped, hidden files and sub-folders too. Raises ImageError where the folder is missing, can't
     be read or holds no image.
     """
+    images, skipped = [], []
     try:
-        entries = sorted(Path(folder).iterdir())
+        for entry in sorted(Path(folder).iterdir()):
+            hidden = entry.name.startswith(".")
+            is_image = entry.suffix.lower() in SUFFIXES and entry.is_file() and not hidden
+            (images if is_image else skipped).append(entry)
     except OSError as error:
         raise ImageError(f"{folder}: can't be read: {one_line(error)}") from error
-    images, skipped = [], []
-    for entry in entries:
-        hidden = entry.name.startswith(".")
-        is_image = entry.suffix.lower() in SUFFIXES and entry.is_file() and not hidden
-        (images if is_image else skipped).append(entry)
     if not images:
         raise ImageError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
     return images, skipped

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 
 from pulse_jax import video
-from pulse_jax.files import write
+from pulse_jax.files import one_line, write
 from pulse_jax.results import rank
 from pulse_jax.search import STATUS
 
@@ -68,7 +68,7 @@ def save(output, pictures, config):
 
     `config`: the run's settings. Raises OSError.
     """
-    done = [picture for picture in pictures if (picture.folder / "loss.svg").is_file()]
+    done = [p for p in pictures if p.rows and (p.folder / "results.csv").is_file()]
     files = [path for picture in done for path in picture.folder.iterdir() if path.suffix in TYPES]
     embed = sum(path.stat().st_size for path in files) <= EMBEDDED
 
@@ -103,8 +103,8 @@ def save(output, pictures, config):
 
 
 def text(value):
-    """For a page; what isn't Unicode in the name of a file as escapes."""
-    return escape(str(value).encode(errors="backslashreplace").decode())
+    """For a page; what can't be shown, in the name of a file, as escapes."""
+    return escape(one_line(value))
 
 
 def section(index, picture, source, link):

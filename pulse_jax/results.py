@@ -81,7 +81,7 @@ def attempt(function, *arguments):
     except ValueError as error:
         complaint = one_line(error)
     except OSError as error:
-        complaint = f"{error.filename2 or error.filename}: {one_line(error)}"
+        complaint = one_line(f"{error.filename2 or error.filename}: {one_line(error)}")
     tqdm.write(f"pulse_jax: {complaint}", file=sys.stderr)
     return complaint
 

@@ -27,21 +27,25 @@ def interpolate(a, b, frames):
     if shapes[0] != shapes[1]:
         raise ValueError(f"both ends must have the same shapes, got {shapes[0]} and {shapes[1]}")
 
+    return _walk(a, b, frames)
+
+
+@functools.partial(jax.jit, static_argnames="frames")
+def _walk(a, b, frames):
     def between(x, y, t):
-        of_x, of_y = jnp.linalg.norm(x), jnp.linalg.norm(y)
+        of_x, of_y = _norm(x), _norm(y)
         ratio = jnp.where(of_x > 0, of_y / jnp.where(of_x > 0, of_x, 1), 1)
         direction = sphere.log(x, y / jnp.where(ratio > 0, ratio, 1))
         return jnp.where(t < 1, (1 + t * (ratio - 1)) * sphere.exp(x, t * direction), y)
 
     def of_leaf(x, y):
-        x, y = jnp.asarray(x), jnp.asarray(y)
-        flat = x.reshape(len(x), -1), y.reshape(len(y), -1)
-        walk = jax.vmap(jax.vmap(between, (0, 0, None)), (None, None, 0))
-        return walk(*flat, jnp.linspace(0, 1, frames)).reshape(frames, *x.shape)
+        spheres = jax.vmap(between, in_axes=(0, 0, None))
+        return jax.vmap(spheres, in_axes=(None, None, 0))(x, y, jnp.linspace(0, 1, frames))
 
     return jax.tree.map(of_leaf, a, b)
 
 
+@jax.jit
 def vary(key, latents, angle):
     """Neighbours of latents: each point is turned on its sphere by `angle`, in radians.
 
@@ -51,18 +55,17 @@ def vary(key, latents, angle):
 
     def turn(key, x):
         towards = sphere.tangent(x, jax.random.normal(key, x.shape))
-        length = jnp.linalg.norm(towards)
+        length = _norm(towards)
         unit = towards / jnp.where(length > 0, length, 1)
-        return sphere.exp(x, angle * jnp.linalg.norm(x) * unit)
+        return sphere.exp(x, angle * _norm(x) * unit)
 
     leaves, structure = jax.tree.flatten(latents)
     keys = jax.random.split(key, len(leaves))
     turned = [
-        jax.vmap(turn)(jax.random.split(key, len(leaf)), leaf.reshape(len(leaf), -1))
+        jax.vmap(turn)(jax.random.split(key, len(leaf)), leaf)
         for key, leaf in zip(keys, leaves, strict=True)
     ]
-    shaped = [new.reshape(old.shape) for new, old in zip(turned, leaves, strict=True)]
-    return jax.tree.unflatten(structure, shaped)
+    return jax.tree.unflatten(structure, turned)
 
 
 def by_name(latents, frozen):
@@ -96,3 +99,7 @@ def _by_name(tree, root):
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     keystr = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
     return {keystr(path) or root: leaf for path, leaf in leaves}
+
+
+def _norm(x):
+    return jnp.sqrt(jnp.sum(x**2))  # of all axes
