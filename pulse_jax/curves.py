@@ -28,8 +28,8 @@ def draw(values, name, best, goal=None):
     the number of the restart that stands out. `goal`: a value to mark with a line.
     """
     values = np.where(np.isfinite(values) & (values > 0), values, np.nan)
-    marks = [*values[~np.isnan(values)], goal or math.nan]
-    low, high = math.log10(np.nanmin(marks)) - 0.05, math.log10(np.nanmax(marks)) + 0.05
+    marks = [*values[~np.isnan(values)], *([goal] if goal else [])] or [1]
+    low, high = math.log10(min(marks)) - 0.05, math.log10(max(marks)) + 0.05
     steps = values.shape[1]
 
     def x(step):

@@ -1,0 +1,218 @@
+"""The page of a run: what it shows, that it needs nothing else, how it looks in a browser."""
+
+import base64
+import html
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+import urllib.parse
+from functools import partial
+
+import numpy as np
+import pytest
+from command_helpers import read_rows, write_picture
+from PIL import Image
+
+from pulse_jax import curves, images, report, results
+
+NAMES = ("a.png", "<img src=x onerror=alert(1)> & é.png")
+
+
+@pytest.fixture
+def run(run):
+    return partial(run, "--steps=12", "--restarts=4", generator="experiment_helpers:linear")
+
+
+@pytest.fixture
+def output(run, tmp_path, monkeypatch):
+    """Of two pictures; of each, restart 2 is not finite."""
+    for seed, name in enumerate(NAMES):
+        write_picture(tmp_path / "in" / name, seed=seed)
+    with monkeypatch.context() as patch:
+        save_restart = results.save_restart
+
+        def break_second(picture, restart, row, hr, lr, latents):
+            if restart.number == 2:
+                row |= {"l2": np.nan, "l2_saved": np.nan, "loss": np.nan, "status": "not finite"}
+                hr = lr = hr * np.nan
+            save_restart(picture, restart, row, hr, lr, latents)
+
+        patch.setattr(results, "save_restart", break_second)
+        return run(f"--input_dir={tmp_path / 'in'}", "--save_video")
+
+
+def finite_rows(output, picture):
+    """Of a picture, the best first."""
+    rows = [row for row in read_rows(output) if row["image"] == picture and row["restart"] != "2"]
+    return sorted(rows, key=lambda row: float(row["l2_saved"]))
+
+
+class Elements(html.parser.HTMLParser):
+    """All elements of a page: (tag, attributes)."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def values(self, *names):
+        return [x[name] for _, x in self.found for name in names if x.get(name)]
+
+
+def decoded(source):
+    kind, _, content = source.partition(";base64,")
+    assert kind in ("data:image/png", "data:image/webp", "data:video/mp4")
+    return base64.b64decode(content)
+
+
+def test_the_page_is_complete_in_itself(output):
+    page = (output / "index.html").read_text(encoding="utf-8")
+    elements = Elements(page)
+    shown = {decoded(source) for source in elements.values("src", "data-lr")}
+    for folder in (output / NAMES[0][:-4], output / NAMES[1][:-4]):
+        kept = [p for p in folder.iterdir() if p.suffix in (".png", ".webp", ".mp4")]
+        assert {p.read_bytes() for p in kept if p.name != "grid.png"} <= shown
+        assert (folder / "l2.svg").read_text() in page
+    links = [link for link in elements.values("href") if not link.startswith("#")]
+    assert all((output / urllib.parse.unquote(link)).is_dir() for link in links)
+    text = re.sub(r'"data:[^"]*"|"http://www\.w3\.org/2000/svg"', "", page)  # the latter is a name
+    assert len(links) == 2 and "://" not in text and "url(" not in text and "@import" not in text
+    assert ("img", {"src": "x"}) not in elements.found and "onerror=alert(1)&gt;" in page
+    for name, value in json.loads((output / "config.json").read_text()).items():
+        assert f"<dt>{name}</dt><dd>{html.escape(str(value))}</dd>" in page
+
+
+def test_restarts_come_best_first_and_what_is_not_finite_last(output):
+    elements = Elements((output / "index.html").read_text(encoding="utf-8"))
+    names = elements.values("data-name")
+    for i, picture in enumerate(sorted(NAMES)):
+        best_first = [f"restart {row['restart']}" for row in finite_rows(output, picture)]
+        assert names[4 * i : 4 * i + 4] == ["bicubic", *best_first]
+    assert sum("disabled" in attributes for _, attributes in elements.found) == 2
+
+
+def test_the_page_of_a_long_run_refers_to_its_files(run, output, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "EMBEDDED", 1000)
+    run(f"--input_dir={tmp_path / 'in'}", "--save_video")
+    elements = Elements((output / "index.html").read_text(encoding="utf-8"))
+    sources = elements.values("src", "data-lr")
+    assert len(sources) == 2 * (3 + 2 * 3)
+    for source in sources:
+        assert (output / urllib.parse.unquote(source)).is_file()
+    lazy = [x.get("loading") for tag, x in elements.found if tag == "img" and x.get("src")]
+    assert set(lazy) == {"lazy"}
+
+
+def test_curves():
+    values = np.full((3, 5), np.nan)
+    values[0] = [1, 0.1, 0.01, 1e-3, 1e-4]
+    values[1, :2] = [2, 0.5]
+    drawing = curves.draw(values, "l2", best=0, goal=1e-3)
+    lines = drawing.split("<polyline")[1:]
+    points = [
+        [p.split(",") for p in line.split('points="')[1].split('"')[0].split()] for line in lines
+    ]
+    assert [len(line) for line in points] == [2, 0, 5] and 'class="best"' in lines[-1]
+    heights = [float(y) for _, y in points[-1]]
+    assert np.ptp(np.diff(heights)) < 0.2 and heights[0] < heights[-1]  # a logarithmic axis
+    assert f'class="goal" d="M40 {heights[3]:.1f}' in drawing
+    for empty in (values[2:], np.zeros((1, 1)), np.ones((2, 1))):
+        assert "nan" not in curves.draw(empty, "loss", best=0)
+
+
+# --- In a browser. ---
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+in_browser = pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome here")
+# What a person would try; the page's title then tells what came of it.
+VISIT = """<script>
+addEventListener("load", () => {
+  const picture = document.querySelector(".picture"), told = {};
+  const images = [...document.images].filter(image => !image.closest("details"));
+  const find = selector => picture.querySelector(selector);
+  told.broken = images.filter(image => !image.naturalWidth).length;
+  told.overflow = document.documentElement.scrollWidth - innerWidth;
+  told.shown = find(".right").textContent;
+  const [slider, above] = [find("input"), find(".above")];
+  slider.value = 20;
+  slider.dispatchEvent(new Event("input"));
+  told.clip = getComputedStyle(above).clipPath;
+  slider.focus();
+  told.focus = document.activeElement === slider;
+  const second = picture.querySelectorAll("[data-lr]")[1];
+  second.click();
+  told.second = second.dataset.name;
+  told.label = find(".right").textContent;
+  told.result = find(".below").src === second.querySelector("img").src;
+  told.lr = find(".lr").src === second.dataset.lr;
+  told.pressed = [...picture.querySelectorAll("[aria-pressed=true]")].map(b => b.dataset.name);
+  told.columns = {};
+  for (const head of document.querySelectorAll("th")) for (const order of ["up", "down"]) {
+    head.firstChild.click();
+    told.columns[head.textContent + " " + order] =
+      [head.ariaSort, ...[...document.querySelectorAll("tbody tr")].map(
+        row => row.cells[head.cellIndex].dataset.value)];
+  }
+  const difference = find(".difference");
+  difference.style = "position: fixed; z-index: 9; left: 0; top: 0; width: 80px";
+  difference.classList.add("pixels");
+  document.body.append(difference);
+  told.background = getComputedStyle(document.body).backgroundColor;
+  document.title = JSON.stringify(told);
+});
+</script>"""
+
+
+def browse(page, folder, width, dark):
+    """(what the visit told, a screenshot) of a page in a window."""
+    page = page.with_name("visited.html")
+    content = page.with_name("index.html").read_text(encoding="utf-8")
+    page.write_text(content.replace(' loading="lazy"', "") + VISIT, encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    options += ["--hide-scrollbars", f"--window-size={width},1400", "--virtual-time-budget=3000"]
+    options += [f"--user-data-dir={folder / 'profile'}", "--force-device-scale-factor=1"]
+    options += [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
+    shot = folder / f"{width}_{'dark' if dark else 'light'}.png"
+    command = [BROWSER, *options, f"--screenshot={shot}", "--dump-dom", page.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    title = dom.split("<title>")[1].split("</title>")[0]
+    return json.loads(html.unescape(title)), Image.open(shot).convert("RGB")
+
+
+@in_browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_visit(output, tmp_path, width, dark):
+    told, shot = browse(output / "index.html", tmp_path, width, dark)
+    first = sorted(NAMES)[0]
+    best, second = (f"restart {row['restart']}" for row in finite_rows(output, first)[:2])
+    assert told["broken"] == 0 and told["overflow"] <= 0
+    assert (told["shown"], told["second"], told["label"]) == (best, second, second)
+    assert told["result"] and told["lr"] and told["focus"] and told["pressed"] == [second]
+    assert "80%" in told["clip"]  # of the input is cut off
+    for name, (state, *values) in told["columns"].items():
+        upwards = name.endswith("up")
+        assert state == ("ascending" if upwards else "descending")
+        if name.split()[0] in ("l2", "loss"):
+            assert values[-2:] == ["nan", "nan"]
+            numbers = [float(value) for value in values[:-2]]
+            assert numbers == sorted(numbers, reverse=not upwards) and len(set(numbers)) > 1
+    assert told["columns"]["picture up"][1] != told["columns"]["picture down"][1]
+    brightness = np.mean([int(x) for x in told["background"][4:-1].split(",")])
+    assert brightness < 60 if dark else brightness > 200
+
+    # The difference as it is seen is that of the files, times 8.
+    folder = output / first[:-4]
+    number = int(second.split()[1])
+    lr = images.load_image(folder / f"lr_{number:02d}.png")
+    expected = np.minimum(8 * np.abs(lr - images.load_image(folder / "input.png")), 1)
+    for i in range(4):
+        for j in range(4):
+            seen = shot.getpixel((20 * j + 10, 20 * i + 10))
+            assert np.abs(np.array(seen) / 255 - expected[i, j]).max() < 0.02
