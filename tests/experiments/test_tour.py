@@ -1,0 +1,51 @@
+"""The notebook: a document of its format, whose cells run one after another."""
+
+import json
+import re
+from pathlib import Path
+
+import matplotlib
+import pytest
+from PIL import Image
+
+import pulse_jax
+
+PATH = Path(__file__).parents[2] / "experiments" / "tour.ipynb"
+CELLS = json.loads(PATH.read_text(encoding="utf-8"))["cells"]
+CODE = ["".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "code"]
+
+
+def test_it_is_a_notebook_without_results():
+    notebook = json.loads(PATH.read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in CELLS}) == len(CELLS)
+    for cell in CELLS:
+        assert cell["cell_type"] in ("code", "markdown")
+        assert cell.get("outputs", []) == [] and cell.get("execution_count") is None
+
+
+def test_what_it_names_exists():
+    for code in CODE:
+        compile(code, "tour", "exec")
+    assert set(re.findall(r"pulse_jax\.(\w+)", "\n".join(CODE))) <= set(dir(pulse_jax))
+    for link in re.findall(r"\]\(([^)]+)\)", PATH.read_text(encoding="utf-8")):
+        assert (PATH.parent / link).is_file()
+
+
+@pytest.mark.slow
+def test_its_cells_run(capsys):
+    """As in a notebook: in one namespace, and the last expression of a cell is shown."""
+    matplotlib.use("agg")
+    names, shown = {}, []
+    for code in CODE:
+        lines = code.rstrip().split("\n")
+        if lines[-1].startswith("show("):
+            lines[-1] = f"shown = {lines[-1]}"
+        exec("\n".join(lines), names)
+        if "shown" in names:
+            shown.append(names.pop("shown"))
+    assert all(isinstance(picture, Image.Image) for picture in shown) and len(shown) == 6
+    table = names["table"]
+    assert table["none"][1] > 2 * table["rescale"][1]  # off the sphere
+    assert max(l2 for l2, _ in table.values()) < 0.02
+    assert len(capsys.readouterr().out.splitlines()) == 3
