@@ -230,7 +230,7 @@ def search_pictures(jobs, generator, params, searches, config, output, signals):
     Where a signal has been noted, it returns with the current chunk.
     """
     timings = []
-    draw = make_draw(generator, config["seed"])
+    draw = batch.make_draw(generator, FLAGS)
     begun = sum(job.steps for job in jobs)
     total = len(jobs) * FLAGS.steps
     with tqdm(total=total, initial=begun, unit="step", disable=not jobs) as progress:
@@ -480,41 +480,6 @@ def read_target(path, resolution, degradation):
         return operators.discard_unseen(degradation(resolution // size), np.asarray(image))
     except ValueError as error:
         raise ValueError(f"{path}: --operator={FLAGS.operator}: {error}") from error
-
-
-def make_draw(generator, seed):
-    """Where jobs start: the function of `batch.search_all`.
-
-    A draw depends on the seed, the picture's pixels and the restart's number alone.
-    """
-
-    def start(key, latents, frozen):
-        if FLAGS.vary:
-            latents = starts.vary(key, latents, math.radians(FLAGS.vary))
-        return latents, frozen
-
-    sample, start = jax.jit(jax.vmap(generator.sample)), jax.jit(jax.vmap(start))
-
-    def draw(jobs):
-        pixels = np.array([job.picture.pixels for job in jobs], np.uint32)
-        numbers = np.array([job.number for job in jobs])
-        keys = restart_keys(jax.random.key(seed), pixels, numbers)
-        if FLAGS.init_from is None:
-            return sample(keys)
-        picked = [
-            jax.tree.map(lambda x, k=FLAGS.pick or job.number: x[k - 1], job.picture.start)
-            for job in jobs
-        ]
-        return start(keys, *jax.tree.map(lambda *leaves: np.stack(leaves), *picked))
-
-    return draw
-
-
-@jax.jit
-def restart_keys(key, pixels, restarts):
-    """Keys (n,) from the seed's, the pictures' 8-bit pixels and the restarts' numbers alone."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, pixels)
-    return jax.vmap(jax.random.fold_in)(keys, restarts)
 
 
 def configure(output, generator, params, searches, pictures):

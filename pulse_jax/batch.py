@@ -5,6 +5,7 @@ cut off, at whatever moment, loses no more than that or, where it takes longer, 
 """
 
 import contextlib
+import math
 import resource
 import signal
 import sys
@@ -23,6 +24,41 @@ from pulse_jax.search import STATUS
 
 PATIENCE = 10.0  # seconds
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA's errors begin
+
+
+def make_draw(generator, settings):
+    """Where jobs start, `draw(jobs) → (latents, frozen)`; `settings`: the command's flags.
+
+    A draw depends on the seed, the picture's pixels and the restart's number alone.
+    """
+
+    def start(key, latents, frozen):
+        if settings.vary:
+            latents = starts.vary(key, latents, math.radians(settings.vary))
+        return latents, frozen
+
+    sample, start = jax.jit(jax.vmap(generator.sample)), jax.jit(jax.vmap(start))
+
+    def draw(jobs):
+        pixels = np.array([job.picture.pixels for job in jobs], np.uint32)
+        numbers = np.array([job.number for job in jobs])
+        keys = restart_keys(jax.random.key(settings.seed), pixels, numbers)
+        if settings.init_from is None:
+            return sample(keys)
+        picked = [
+            jax.tree.map(lambda x, k=settings.pick or job.number: x[k - 1], job.picture.start)
+            for job in jobs
+        ]
+        return start(keys, *jax.tree.map(lambda *leaves: np.stack(leaves), *picked))
+
+    return draw
+
+
+@jax.jit
+def restart_keys(key, pixels, restarts):
+    """Keys (n,) from the seed's, the pictures' 8-bit pixels and the restarts' numbers alone."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, pixels)
+    return jax.vmap(jax.random.fold_in)(keys, restarts)
 
 
 def search_all(jobs, slots, **options):
@@ -50,8 +86,8 @@ def search_all(jobs, slots, **options):
 def search_slots(jobs, slots, *, generator, params, operator, search, draw, settings, stop):
     """Search for restarts of one size and save them; yields (steps made, jobs that are done).
 
-    `draw(jobs) → (latents, frozen)`: where they start. `settings`: the command's flags. `stop()`:
-    asked after each chunk; if true, what is under way is saved, and that is all.
+    `draw`: where they start, from `make_draw`. `settings`: the command's flags. `stop()`: asked
+    after each chunk; if true, what is under way is saved, and that is all.
     """
     init = jax.jit(jax.vmap(search.init))
     # One at a time: the image is then the same for any number of slots.
@@ -68,6 +104,24 @@ def search_slots(jobs, slots, *, generator, params, operator, search, draw, sett
         image = np.asarray(synthesize(params, latents, frozen))
         return np.rint(255 * np.clip(image, 0, 1)) / np.float32(255)
 
+    def look(job, done, latents, best, frozen):
+        """Save what a chunk has come to, as far as it is wanted."""
+        picture = job.picture
+        if settings.save_video:
+            save(picture, results.save_frame, job, render(latents, frozen))
+        if not (done or settings.save_intermediate):
+            return
+        hr = render(best.latents, frozen)
+        lr = np.asarray(degrade(hr))
+        if settings.save_intermediate:
+            number = "" if settings.restarts == 1 else f"_{job.number}"
+            save(picture, results.save_intermediate, number, job.steps - 1, hr, lr)
+        if done:
+            row = record(job, settings, best, lr)
+            picture.rows[job.number] = row
+            arrays = starts.by_name(best.latents, frozen)
+            save(picture, results.save_restart, job, row, hr, lr, arrays)
+
     saved = time.monotonic()
     for now in pulse_jax.stream(
         search,
@@ -83,27 +137,9 @@ def search_slots(jobs, slots, *, generator, params, operator, search, draw, sett
         made = note(full, now)
         done = [job for slot, job in full if now.done[slot]]
         if done or settings.save_intermediate or settings.save_video:
-            latents, best, frozen = jax.device_get(
-                (now.state.latents, now.state.best, now.state.frozen)
-            )
-        for slot, job in full:
-            picture = job.picture
-            if settings.save_video:
-                image = render(*take((latents, frozen), slot))
-                save(picture, results.save_frame, job, image)
-            if not (now.done[slot] or settings.save_intermediate):
-                continue
-            found, kept = take((best, frozen), slot)
-            hr = render(found.latents, kept)
-            lr = np.asarray(degrade(hr))
-            if settings.save_intermediate:
-                number = "" if settings.restarts == 1 else f"_{job.number}"
-                save(picture, results.save_intermediate, number, job.steps - 1, hr, lr)
-            if now.done[slot]:
-                row = record(job, settings, found, lr)
-                picture.rows[job.number] = row
-                arrays = starts.by_name(found.latents, kept)
-                save(picture, results.save_restart, job, row, hr, lr, arrays)
+            seen = jax.device_get((now.state.latents, now.state.best, now.state.frozen))
+            for slot, job in full:
+                look(job, now.done[slot], *take(seen, slot))
         yield made, done
         stopping = stop()
         if stopping or time.monotonic() > saved + PATIENCE:

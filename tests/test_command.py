@@ -15,7 +15,7 @@ from PIL import Image
 
 import pulse_jax
 from pulse_jax import __main__ as command
-from pulse_jax import images
+from pulse_jax import batch, images
 from pulse_jax.generators import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -175,9 +175,9 @@ def test_a_restart_that_is_not_finite_is_told_and_spares_the_others(run, tmp_pat
     folder = f"--input_dir={tmp_path / 'in'}"
     whole = run(folder, output="whole")
 
-    keys = command.restart_keys
+    keys = batch.restart_keys
     broken = jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32))
-    monkeypatch.setattr(command, "restart_keys", lambda *a: keys(*a).at[1].set(broken))
+    monkeypatch.setattr(batch, "restart_keys", lambda *a: keys(*a).at[1].set(broken))
     normal = jax.random.normal
 
     def normal_or_nan(key, shape=(), dtype=float):

@@ -1,9 +1,16 @@
 """The README: its code runs, its links lead somewhere, its flags exist."""
 
+import inspect
+import os
 import re
 import shutil
+import subprocess
+import sysconfig
 from pathlib import Path
 
+import pytest
+
+import pulse_jax
 from pulse_jax import __main__ as command
 from pulse_jax.generators import checkpoint
 
@@ -11,14 +18,69 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_its_blocks_are_of_languages_that_are_tested():
+    assert set(re.findall(r"```(\w+)\n", README)) == {"bash", "bibtex", "python"}
+    assert README.count("```") == 2 * sum(map(len, map(blocks, ("bash", "bibtex", "python"))))
+
+
 def test_its_code_runs(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    """One block after another, in one namespace."""
     shutil.copy(checkpoint.find("faces64") / "examples" / "face_01.png", tmp_path / "small.png")
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(code.replace("steps=100", "steps=2"), names)
+    for code in blocks("python"):
+        exec(code.replace("steps=100", "steps=2"), names)
     assert names["pictures"].shape == (16, 64, 64, 3)
     assert names["info"].l2.shape == (16, 2)
+    assert names["walk"]["style"].shape == (16, *names["one"]["style"].shape)
+    assert names["near"]["style"].shape == names["one"]["style"].shape
+
+
+@pytest.mark.slow
+def test_its_commands_run(tmp_path):
+    """As they stand, in a copy of the repository; pip takes the packages from the running Python.
+
+    The tests are only collected, and what follows the installation has fewer steps and restarts.
+    """
+    for name in ("setup.cfg", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("pulse_jax", "checkpoints", "experiments", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = os.environ | {
+        "HOME": str(tmp_path),
+        "PATH": os.pathsep.join((str(tmp_path), os.environ["PATH"])),
+        "PIP_NO_DEPS": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip's way to say yes
+        "PYTHONPATH": sysconfig.get_path("purelib"),
+        "PYTEST_ADDOPTS": "--collect-only --quiet",
+    }
+    quick = tmp_path / "pulse_jax.sh"
+    quick.write_text('exec .venv/bin/pulse_jax --restarts=3 --loss_str=100*L2 "$@" --steps=6\n')
+    for script in blocks("bash"):
+        script = re.sub("^pulse_jax ", "bash pulse_jax.sh ", script, flags=re.MULTILINE)
+        result = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "runs" / "index.html").is_file()
+    for run in ("first", "near", "finer"):
+        assert (tmp_path / run / "face_04" / "hr_03.png").is_file()
+
+
+def test_it_names_the_public_api():
+    in_code = set(re.findall(r"`(\w+)`", README))
+    assert set(pulse_jax.__all__) <= in_code, set(pulse_jax.__all__) - in_code
+    for name in pulse_jax.__all__:
+        value = getattr(pulse_jax, name)
+        assert isinstance(value, dict | tuple) or inspect.getdoc(value)
 
 
 def test_its_links_lead_to_files():
@@ -30,7 +92,7 @@ def test_its_links_lead_to_files():
 
 
 def test_its_flags_exist():
-    of_experiments = {"data_dir", "preset", "config"}
-    flags = set(re.findall(r"--([a-z_]+)", README)) - {"help"} - of_experiments
+    others = {"help", "data_dir", "preset", "config", "xla_gpu_deterministic_ops"}
+    flags = set(re.findall(r"--([a-z_]+)", README)) - others
     assert {"input_dir", "output_dir", "eps", "seed"} <= flags
     assert flags <= set(command.FLAGS)

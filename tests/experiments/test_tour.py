@@ -28,7 +28,8 @@ def test_what_it_names_exists():
     for code in CODE:
         compile(code, "tour", "exec")
     assert set(re.findall(r"pulse_jax\.(\w+)", "\n".join(CODE))) <= set(dir(pulse_jax))
-    for link in re.findall(r"\]\(([^)]+)\)", PATH.read_text(encoding="utf-8")):
+    prose = "".join("".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "markdown")
+    for link in re.findall(r"\]\(([^)]+)\)", prose):
         assert (PATH.parent / link).is_file()
 
 
