@@ -11,7 +11,7 @@ import urllib.parse
 from html import escape
 from pathlib import Path
 
-from pulse_jax import video
+from pulse_jax import curves, video
 from pulse_jax.files import one_line, write
 from pulse_jax.results import rank
 from pulse_jax.search import STATUS
@@ -30,10 +30,14 @@ PICTURE = string.Template("""\
 <input type="range" value="50" step="0.5" aria-label="share of the result behind the input">
 </div>
 <div class="compare pixels">
-<figure><img class="copy" alt="input"><figcaption>input</figcaption></figure>
-<figure><img class="lr" alt="result, downscaled"><figcaption>downscaled result</figcaption></figure>
+<figure><img class="copy" alt="input" loading="lazy"><figcaption>input</figcaption></figure>
 <figure>
-<div class="difference"><img class="lr" alt="their difference"><img class="copy" alt=""></div>
+<img class="lr" alt="result, downscaled" loading="lazy"><figcaption>downscaled result</figcaption>
+</figure>
+<figure>
+<div class="difference">
+<img class="lr" alt="their difference" loading="lazy"><img class="copy" alt="" loading="lazy">
+</div>
 <figcaption>difference × 8</figcaption>
 </figure>
 </div>
@@ -85,6 +89,7 @@ def save(output, pictures, config):
     rows = [row for picture in done for _, row in sorted(picture.rows.items())]
     met = sum(row["status"] == STATUS[0] for row in rows)
     page = TEMPLATE.substitute(
+        style=curves.STYLE,
         title=text(f"pulse_jax: {config['--generator']}"),
         summary=f"{len(done)} pictures, {met} of {len(rows)} restarts converged",
         pictures="\n".join(section(i, picture, source, link) for i, picture in enumerate(done)),
@@ -120,12 +125,17 @@ def section(index, picture, source, link):
         input=source(folder / "input.png"),
         bicubic=source(folder / "bicubic.png"),
         restarts="".join(thumbnail(folder, row, source) for row in rows),
-        l2=(folder / "l2.svg").read_text(),
-        loss=(folder / "loss.svg").read_text(),
+        l2=drawing(folder / "l2.svg"),
+        loss=drawing(folder / "loss.svg"),
         film=film(films[0], source) if films else "",
         link=link(folder),
         folder=text(folder.name),
     )
+
+
+def drawing(path):
+    """A figure without its style, which the page has once."""
+    return path.read_text().replace(f"<style>{curves.STYLE}</style>", "")
 
 
 def thumbnail(folder, row, source):

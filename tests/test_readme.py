@@ -48,7 +48,7 @@ def test_its_commands_run(tmp_path):
     """
     for name in ("setup.cfg", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("pulse_jax", "checkpoints", "experiments", "tests"):
+    for name in ("pulse_jax", "checkpoints", "docs", "experiments", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     environment = os.environ | {
         "HOME": str(tmp_path),
