@@ -188,7 +188,7 @@ def run(_):
         with batch.noted_signals() as signals:
             timings = search_pictures(jobs, generator, params, searches, config, output, signals)
     except jax.errors.JaxRuntimeError as error:
-        if batch.OUT_OF_MEMORY not in str(error):
+        if not batch.is_out_of_memory(error):
             raise
         sys.exit(f"pulse_jax: out of memory with one restart at once: {one_line(error)[:200]}")
     if signals:
@@ -512,7 +512,7 @@ def configure(output, generator, params, searches, pictures):
     seed = earlier.get("seed", seed)
     if jax.process_count() > 1:
         seed = int(multihost_utils.broadcast_one_to_all(np.uint32(seed)))
-    FLAGS.seed = seed
+    FLAGS.seed = seed  # from here on, what restarts are drawn with
     slots = earlier.get("slots") or choose_slots(generator, params, searches, pictures)
     config |= {"seed": seed, "slots": slots}
     write_config(output, config)

@@ -23,7 +23,6 @@ from pulse_jax.results import save
 from pulse_jax.search import STATUS
 
 PATIENCE = 10.0  # seconds
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA's errors begin
 
 
 def make_draw(generator, settings):
@@ -72,7 +71,7 @@ def search_all(jobs, slots, **options):
                 yield slots, made, done
             return
         except jax.errors.JaxRuntimeError as error:
-            if OUT_OF_MEMORY not in str(error) or slots == 1:
+            if not is_out_of_memory(error) or slots == 1:
                 raise
         # Only now, without the error, what the search held is free.
         slots //= 2
@@ -81,6 +80,11 @@ def search_all(jobs, slots, **options):
             save(job.picture, results.take_up_restart, job)
         told = f"out of memory: going on with {slots} restarts at once on each device; bytes may "
         tqdm.write(f"pulse_jax: {told}differ from a run that had more", file=sys.stderr)
+
+
+def is_out_of_memory(error):
+    """Whether an error of XLA's says so: a GPU's by its code, a CPU's in its text."""
+    return any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory"))
 
 
 def search_slots(jobs, slots, *, generator, params, operator, search, draw, settings, stop):
