@@ -77,11 +77,10 @@ def save(output, pictures, config):
     embed = sum(path.stat().st_size for path in files) <= EMBEDDED
 
     def source(path):
-        if embed:
-            return (
-                f"data:{TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
-            )
-        return link(path)
+        if not embed:
+            return link(path)
+        content = base64.b64encode(path.read_bytes()).decode()
+        return f"data:{TYPES[path.suffix]};base64,{content}"
 
     def link(path):
         return escape(urllib.parse.quote(bytes(path.relative_to(output))))

@@ -103,7 +103,8 @@ def take_up(picture):
     else:
         rows = [json.loads(str(part["row"])) for part in _parts(picture)]
     if any(str(row.get("checksum")) != str(picture.checksum) for row in rows):
-        raise ValueError(f"{picture.folder} holds results of another picture than {picture.path}")
+        kind = "picture" if picture.start is None else "picture or start"
+        raise ValueError(f"{picture.folder} holds results of another {kind} than {picture.path}")
     picture.rows = {int(row["restart"]): row for row in rows if "status" in row}
     if table.is_file():
         clear(picture)

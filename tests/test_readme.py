@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def test_its_code_runs(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_its_commands_run(tmp_path):
-    """As they stand, in a copy of the repository; pip takes the packages from the running Python.
+    """As they stand, in a copy of the repository, but that other packages are those of this Python.
 
     The tests are only collected, and what follows the installation has fewer steps and restarts.
     """
@@ -50,12 +51,15 @@ def test_its_commands_run(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     for name in ("pulse_jax", "checkpoints", "docs", "experiments", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    packages = tmp_path / ".venv" / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
+    packages.mkdir(parents=True)
+    (packages / "shared.pth").write_text(sysconfig.get_path("purelib"))
     environment = os.environ | {
         "HOME": str(tmp_path),
-        "PATH": os.pathsep.join((str(tmp_path), os.environ["PATH"])),
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         "PIP_NO_DEPS": "1",
         "PIP_NO_BUILD_ISOLATION": "0",  # pip's way to say yes
-        "PYTHONPATH": sysconfig.get_path("purelib"),
+        "PYTHONPATH": "",
         "PYTEST_ADDOPTS": "--collect-only --quiet",
     }
     quick = tmp_path / "pulse_jax.sh"
