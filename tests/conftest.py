@@ -43,7 +43,7 @@ def run(request, compiled, tmp_path):
     def run(*arguments, output="out", seed=0, generator=None):
         folder = tmp_path / output
         generator = generator or request.getfixturevalue("generator")
-        defaults = ["--restarts=3", "--batch_size=4", "--steps=3"]
+        defaults = ["--recipe=original", "--restarts=3", "--batch_size=4", "--steps=3"]
         defaults += [] if seed is None else [f"--seed={seed}"]
         folders = [f"--generator={generator}", f"--output_dir={folder}", f"--cache_dir={compiled}"]
         with flagsaver.flagsaver():

@@ -148,6 +148,18 @@ def test_larger_pictures_are_brought_to_the_input_size(run, tmp_path, capsys):
     assert float(read_rows(output)[0]["l2_saved"]) == pytest.approx(error)
 
 
+def test_a_recipe_is_a_set_of_defaults(run, tmp_path):
+    def settings(*flags, output):
+        folder = run(f"--input_dir={tmp_path / 'in'}", "--restarts=1", *flags, output=output)
+        config = json.loads((folder / "config.json").read_text())
+        return [config[f"--{name}"] for name in ("opt_name", "stop_at_eps", "equal_start")]
+
+    write_picture(tmp_path / "in" / "a.png")
+    assert settings(output="a") == ["adam", False, False]  # `run` asks for the original's
+    assert settings("--recipe=fast", output="b") == ["lbfgs", True, True]
+    assert settings("--recipe=fast", "--opt_name=sgd", output="c") == ["sgd", True, True]
+
+
 def test_stop_at_eps(run, tmp_path):
     write_picture(tmp_path / "in" / "a.png")
     output = run(f"--input_dir={tmp_path / 'in'}", "--steps=40", "--eps=1", "--stop_at_eps")
