@@ -51,15 +51,17 @@ def test_its_commands_run(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     for name in ("pulse_jax", "checkpoints", "docs", "experiments", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    packages = tmp_path / ".venv" / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
-    packages.mkdir(parents=True)
-    (packages / "shared.pth").write_text(sysconfig.get_path("purelib"))
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "pulse_jax" not in path.name:
+            (packages / path.name).symlink_to(path)
     environment = os.environ | {
         "HOME": str(tmp_path),
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         "PIP_NO_DEPS": "1",
         "PIP_NO_BUILD_ISOLATION": "0",  # pip's way to say yes
-        "PYTHONPATH": "",
+        "PYTHONPATH": str(packages),
         "PYTEST_ADDOPTS": "--collect-only --quiet",
     }
     quick = tmp_path / "pulse_jax.sh"
