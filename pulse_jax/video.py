@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import math
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -74,13 +75,20 @@ def _mp4(sheets):
 
     height, width, _ = sheets[0].shape
     even = ((0, height % 2), (0, width % 2), (0, 0))  # as the colours of H.264 need it
-    sheets = [np.ascontiguousarray(np.pad(sheet, even, mode="edge")) for sheet in sheets]
+    sheets = [np.pad(sheet, even, mode="edge") for sheet in sheets + sheets[-1:] * RATE]
+    size = f"{width + width % 2}x{height + height % 2}"
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(RATE), "-i", "-"]
+    coded = ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "search.mp4"
-        size = (width + width % 2, height + height % 2)
-        writer = imageio_ffmpeg.write_frames(path, size, fps=RATE, quality=8, macro_block_size=2)
-        writer.send(None)
-        for sheet in sheets + sheets[-1:] * RATE:
-            writer.send(sheet)
-        writer.close()
+        path = Path(folder) / NAMES[0]
+        # Called as it is, since the package's own writer forks, which JAX's threads might not
+        # survive. In a session of its own, so that Ctrl-C lets it finish.
+        result = subprocess.run(
+            [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *raw, *coded, path],
+            input=b"".join(sheet.tobytes() for sheet in sheets),
+            capture_output=True,
+            start_new_session=True,
+        )
+        if result.returncode:
+            raise ValueError(f"{NAMES[0]}: {result.stderr.decode(errors='replace')}")
         return path.read_bytes()

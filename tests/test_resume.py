@@ -21,6 +21,7 @@ import pulse_jax
 from pulse_jax import batch
 
 ROOT = Path(__file__).parents[1]
+PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
 GENERATOR = "experiment_helpers:linear"
 
 
@@ -164,6 +165,44 @@ def test_half_the_slots_where_memory_runs_out(run, folder, monkeypatch, capsys, 
     assert json.loads((output / "config.json").read_text())["slots"] == 2
 
 
+# The command, with 250 MB more than it has when a search begins.
+LIMITED = """
+import resource
+from pathlib import Path
+from pulse_jax import __main__, batch
+
+search_all = batch.search_all
+
+def limited(*arguments, **options):
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    size = pages * resource.getpagesize() + 250_000_000
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    yield from search_all(*arguments, **options)
+
+batch.search_all = limited
+__main__.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does it")
+def test_memory_that_does_run_out(folder, compiled, tmp_path):
+    flags = [
+        f"--generator={GENERATOR}",
+        f"--cache_dir={compiled}",
+        "--batch_size=16384",
+        "--seed=0",
+    ]
+    flags += [folder, f"--output_dir={tmp_path / 'out'}", "--steps=10", "--restarts=2"]
+    environment = os.environ | {"PYTHONPATH": PYTHONPATH, "JAX_PLATFORMS": "cpu"}
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED, *flags], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "out of memory: going on with 8192 restarts at once" in result.stderr
+    assert len(read_rows(tmp_path / "out")) == 4
+
+
 def test_memory_for_no_restart_is_told(run, folder, monkeypatch, capsys):
     def exhausted(*arguments, **options):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes")
@@ -208,7 +247,7 @@ def start(compiled, inputs, output):
     """A run in a process of its own, of some seconds."""
     flags = [f"--generator={GENERATOR}", f"--cache_dir={compiled}", f"--input_dir={inputs}"]
     flags += [f"--output_dir={output}", "--seed=3", "--batch_size=2", "--restarts=3"]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    environment = os.environ | {"PYTHONPATH": PYTHONPATH}
     command = [sys.executable, "-c", EAGER, *flags, "--steps=600", "--save_video"]
     with output.with_suffix(".log").open("w") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
