@@ -22,7 +22,7 @@ from pulse_jax.losses import l2
 from pulse_jax.results import save
 from pulse_jax.search import STATUS
 
-PATIENCE = 10.0  # seconds
+PATIENCE = 1.0  # seconds
 
 
 def make_draw(generator, settings):
