@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 WIDTH, HEIGHT = 300, 190
-LEFT, RIGHT, TOP, BOTTOM = 40, 8, 20, 24
+LEFT, RIGHT, TOP, BOTTOM = 48, 8, 20, 24
 # Inside a page these rules are the page's, so all are about .curves.
 STYLE = """
 .curves { font: 11px system-ui, sans-serif; color: #1c1b19; }
