@@ -2,7 +2,7 @@
 
 Images are (N, R, R, 3) in [-1, 1], computed on the device as a function of a key. Of everything
 but drawn faces a part is held out, and never trained on: the bottom quarter of a photograph, the
-last tenth of a folder.
+last tenth of a folder. `DRAWN` are the modules that draw faces.
 
 The photographs come with scikit-image and are in the public domain: `galaxies` is the Hubble
 eXtreme Deep Field (NASA, ESA), `tissue` a section of colon with an antibody's stain.
@@ -11,17 +11,19 @@ eXtreme Deep Field (NASA, ESA), `tissue` a section of colon with an antibody's s
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import faces
 import jax
 import jax.numpy as jnp
 import numpy as np
+import portraits
 import skimage.data
 from augment import turned
-from faces import face
 from jax import lax
 from PIL import Image, ImageOps
 
 from pulse_jax import images
 
+DRAWN = {"faces": faces, "portraits": portraits}
 PHOTOGRAPHS = {
     "galaxies": skimage.data.hubble_deep_field,
     "tissue": skimage.data.immunohistochemistry,
@@ -29,19 +31,27 @@ PHOTOGRAPHS = {
 
 
 class DataSet(NamedTuple):
-    """`draw(source, key, count)` → images (count, R, R, 3), where `source` is one of the two."""
+    """Two sources of images, and how to draw from one.
+
+    `draw(source, key, count)` → images (count, R, R, 3), and the `Attributes` of drawn faces, or
+    None.
+    """
 
     train: Any
     held_out: Any
     draw: Callable
 
 
-def drawn_faces(resolution):
-    """Faces, each drawn afresh: there is no end of them, and the sources differ in the keys."""
+def drawn_faces(drawn, resolution):
+    """Faces, each drawn afresh: there is no end of them, and the sources differ in the keys.
+
+    `drawn` is a module, one of `DRAWN`.
+    """
 
     def draw(source, key, count):
         keys = jax.random.split(jax.random.fold_in(key, source), count)
-        return 2 * jax.vmap(face, (0, None))(keys, resolution)[0] - 1
+        pictures, attributes = jax.vmap(drawn.face, (0, None))(keys, resolution)
+        return 2 * pictures - 1, attributes
 
     return DataSet(np.uint32(0), np.uint32(1), draw)
 
@@ -87,7 +97,7 @@ def crops(side, symmetries):
 
         batch = jax.vmap(crop)(*corner)
         batch = turned(batch, jax.random.randint(keys[3], (count,), 0, symmetries))
-        return batch.astype(jnp.float32) / 127.5 - 1
+        return batch.astype(jnp.float32) / 127.5 - 1, None
 
     return draw
 

@@ -32,9 +32,9 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from faces import Attributes
+from data import DRAWN
 from metrics import bootstrap, with_noise_of_first
-from reader import by_attribute, labelled_faces, r_squared, read_images, train
+from reader import batches, by_attribute, labelled_faces, r_squared, read_images, train
 
 import pulse_jax
 from pulse_jax import images
@@ -63,13 +63,13 @@ def main(folder):
     results, met = found["images"], found["l2"] <= FLAGS.eps
     if met.sum(axis=1).max() < 2:
         raise ValueError(f"--eps={FLAGS.eps}: no input has two results that meet it")
+    drawn = DRAWN[FLAGS.drawn]
+    draw = batches(drawn, generator.resolution)
     reader_key = jax.random.fold_in(jax.random.key(FLAGS.seed), 2)
-    reader = folder.arrays(
-        "reader", partial(train, reader_key, generator.resolution, FLAGS.train_steps)
-    )
+    reader = folder.arrays("reader", partial(train, drawn, draw, reader_key, FLAGS.train_steps))
 
     pairs = folder.rows("pairs", partial(distances, truth, results, met, operator))
-    readings = folder.rows("readings", partial(read, reader, truth, results, met))
+    readings = folder.rows("readings", partial(read, drawn, draw, reader, truth, results, met))
     differences, attributes = summarise_distances(pairs), summarise_readings(readings)
     if not attributes:
         raise ValueError(f"--r2={FLAGS.r2}: the reader reads no attribute so well")
@@ -142,14 +142,17 @@ def summarise_distances(pairs):
 # --- What differs. ---
 
 
-def read(weights, truth, results, met):
+def read(drawn, draw, weights, truth, results, met):
     """A row for each attribute and input: how well it is read, its spread and its error."""
     key = jax.random.fold_in(jax.random.key(FLAGS.seed), 3)
-    faces, true = labelled_faces(key, truth.shape[1], FLAGS.test_faces)
-    of_faces = by_attribute(read_images(weights, faces))
-    of_truth = by_attribute(read_images(weights, truth))
-    of_results = [by_attribute(read_images(weights, batch)) for batch in results]
-    for name in Attributes._fields:
+    faces, true = labelled_faces(drawn, draw, key, FLAGS.test_faces)
+
+    def readings(batch):
+        return by_attribute(drawn, read_images(drawn, weights, batch))
+
+    true, of_faces, of_truth = by_attribute(drawn, true), readings(faces), readings(truth)
+    of_results = [readings(batch) for batch in results]
+    for name in drawn.Attributes._fields:
         quality = r_squared(of_faces[name], true[name])
         variance = of_faces[name].var(axis=0).sum()
         for i in np.flatnonzero(met.sum(axis=1) > 1):

@@ -2,7 +2,9 @@
 
 ![64 examples](../checkpoints/portraits.png), made by
 
-    python experiments/draw_faces.py --count=64 --size=128 --output_dir=runs/faces
+    python experiments/draw_faces.py --drawn=portraits --count=64 --size=128
+
+No bundled generator was trained on it yet.
 
 What is in it. Square portraits, framed like an aligned photograph: the eyes are always at nearly
 the same place and the head takes about 70% of the height. The head is a surface in depth, which

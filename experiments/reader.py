@@ -1,11 +1,14 @@
 """A small network that reads the attributes of drawn faces off their images.
 
-    python experiments/reader.py --output=runs/reader.npz
+    python experiments/reader.py --output=runs/reader.npz --drawn=faces
 
 trains one and tells how well it reads each attribute on faces that it hasn't seen: R², and for
 kinds the accuracy, beside that of the best guess that doesn't look. What it knows of an image
 before it speaks, its last hidden layer, is a space in which sets of images of faces are compared
 (`metrics.frechet`, `metrics.precision_recall`): nothing has to be downloaded for it.
+
+`drawn` is the module that draws the faces, one of `data.DRAWN`. `draw(key, i)` gives batch i of a
+key's: faces (N, R, R, 3) in [0, 1], and their `drawn.Attributes`.
 """
 
 import io
@@ -17,56 +20,76 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from faces import KINDS, RANGES, Attributes, face
+from data import DRAWN
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pulse_jax.files import write
 
 # Their ranges are full turns.
 CIRCULAR = "clothing_hue", "background_hue", "background_angle"
-SIZES = {name: 2 if name in CIRCULAR else 1 for name in RANGES}
-SIZES |= {name: len(set(kinds)) for name, kinds in KINDS.items()}
-BATCH = 32  # faces in a training step
-SIDE = 64  # larger images are shrunk to it for `features`
+BATCH = 32  # faces that `batches` draws
+SIDE = 64  # larger images are shrunk to it
 
 
-def encode(attributes):
-    """Attributes of one face as coordinates; in the order of `Attributes`, of `SIZES` each.
+def sizes(drawn):
+    """How many coordinates each attribute has, in the order of `Attributes`."""
+    numbers = {name: 2 if name in CIRCULAR else 1 for name in drawn.Attributes._fields}
+    return numbers | {name: len(set(kinds)) for name, kinds in drawn.KINDS.items()}
+
+
+def encode(drawn, attributes):
+    """Attributes (N,) as coordinates (N, D), in the order of `Attributes`, of `sizes` each.
 
     Numbers lie in [-1, 1], hues and angles are points of a circle, kinds a 1 among 0s.
     """
 
     def coordinates(name, value):
-        if name in KINDS:
-            return jax.nn.one_hot(value, SIZES[name])
-        low, high = RANGES[name]
+        if name in drawn.KINDS:
+            return jax.nn.one_hot(value, sizes(drawn)[name])
+        low, high = drawn.RANGES[name]
         t = (value - low) / (high - low)
         if name in CIRCULAR:
-            return jnp.stack([jnp.cos(2 * np.pi * t), jnp.sin(2 * np.pi * t)])
-        return 2 * t[None] - 1
+            return jnp.stack([jnp.cos(2 * np.pi * t), jnp.sin(2 * np.pi * t)], axis=-1)
+        return 2 * t[:, None] - 1
 
-    return jnp.concatenate([coordinates(*item) for item in attributes._asdict().items()])
+    return jnp.concatenate([coordinates(*item) for item in attributes._asdict().items()], axis=-1)
 
 
-def by_attribute(coordinates):
+def by_attribute(drawn, coordinates):
     """Arrays (..., D) of coordinates, for each attribute its own."""
-    ends = np.cumsum([SIZES[name] for name in Attributes._fields])[:-1]
-    return dict(zip(Attributes._fields, np.split(coordinates, ends, axis=-1), strict=True))
+    ends = np.cumsum(list(sizes(drawn).values()))[:-1]
+    return dict(zip(sizes(drawn), np.split(coordinates, ends, axis=-1), strict=True))
 
 
-class Reader(nn.Module):
-    """Images (N, R, R, 3) in [0, 1] → coordinates of their attributes, or (N, 256) features.
+class Features(nn.Module):
+    """Images (N, R, R, 3) in [0, 1] → (N, 256).
 
     Its convolutions are of patches that don't overlap: matrix products, which two cores do fast.
     """
 
     @nn.compact
-    def __call__(self, x, features=False):
-        x = nn.relu(nn.Dense(96)(patches(x - 0.5, 4)))
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(96)(patches(shrunk(x) - 0.5, 4)))
         while x.shape[1] > 4:
             x = nn.relu(nn.Dense(192)(patches(x, 2)))
-        x = nn.relu(nn.Dense(256)(x.reshape(len(x), -1)))
-        return x if features else nn.Dense(sum(SIZES.values()))(x)
+        return nn.relu(nn.Dense(256)(x.reshape(len(x), -1)))
+
+
+class Reader(nn.Module):
+    """Images (N, R, R, 3) in [0, 1] → coordinates of their attributes."""
+
+    coordinates: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.coordinates)(Features(name="features")(x))
+
+
+def shrunk(x):
+    """Images whose side is a multiple of `SIDE`, averaged to it; smaller ones as they are."""
+    count, side = x.shape[:2]
+    factor = max(1, side // SIDE)
+    return x.reshape(count, side // factor, factor, side // factor, factor, 3).mean(axis=(2, 4))
 
 
 def patches(x, side):
@@ -76,20 +99,30 @@ def patches(x, side):
     return x.reshape(*x.shape[:3], -1)
 
 
-def train(key, resolution, steps):
-    """A reader's parameters, flat: least squares, on freshly drawn faces, `BATCH` in a step."""
-    reader = Reader()
+def batches(drawn, resolution):
+    """A `draw(key, i)`, of `BATCH` faces. Faces take long to compile: make one, for all uses."""
+
+    @jax.jit
+    def draw(key, i):
+        keys = jax.random.split(jax.random.fold_in(key, i), BATCH)
+        return jax.vmap(drawn.face, (0, None))(keys, resolution)
+
+    return draw
+
+
+def train(drawn, draw, key, steps):
+    """A reader's parameters, flat: least squares, on a batch of `draw` in each step."""
+    reader = Reader(sum(sizes(drawn).values()))
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
 
     @jax.jit
-    def init(key):
-        params = reader.init(key, jnp.zeros((1, resolution, resolution, 3)))
+    def init(key, faces):
+        params = reader.init(key, faces)
         return params, optimizer.init(params)
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state, key):
-        faces, attributes = jax.vmap(face, (0, None))(jax.random.split(key, BATCH), resolution)
-        truth = jax.vmap(encode)(attributes)
+    def step(state, faces, attributes):
+        truth = encode(drawn, attributes)
 
         def error(params):
             return jnp.mean((reader.apply(params, faces) - truth) ** 2)
@@ -98,52 +131,52 @@ def train(key, resolution, steps):
         updates, moments = optimizer.update(jax.grad(error)(params), moments)
         return optax.apply_updates(params, updates), moments
 
-    state = init(key)
+    state = init(key, draw(key, 0)[0])
     for i in range(steps):
-        state = step(state, jax.random.fold_in(key, i))
+        state = step(state, *draw(key, i))
     return jax.tree.map(np.asarray, flatten_dict(state[0], sep="/"))
 
 
-def stored(path, key, resolution, steps):
-    """The reader in an .npz file, which is trained and written if it isn't there yet."""
+def stored(path, drawn, draw, key, steps):
+    """The reader in an .npz file, which is trained and written if it isn't there yet.
+
+    Raises ValueError if it is one of other faces.
+    """
     path = Path(path)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
-        np.savez(buffer, **train(key, resolution, steps))
+        np.savez(buffer, **train(drawn, draw, key, steps))
         write(path, buffer.getvalue())
     with np.load(path) as arrays:
-        return dict(arrays)
+        weights = dict(arrays)
+    if len(weights["params/Dense_0/bias"]) != sum(sizes(drawn).values()):
+        raise ValueError(f"{path}: a reader of other faces than {drawn.__name__}")
+    return weights
 
 
-@partial(jax.jit, static_argnames="features")
-def _apply(weights, batch, features=False):
-    return Reader().apply(unflatten_dict(weights, sep="/"), batch, features)
+@partial(jax.jit, static_argnums=0)
+def _apply(network, weights, batch):
+    return network.apply(weights, batch)
 
 
-def read_images(weights, batch):
+def read_images(drawn, weights, batch):
     """The coordinates that are read off images in [0, 1]: (N, D)."""
-    return np.asarray(_apply(weights, batch))
+    reader = Reader(sum(sizes(drawn).values()))
+    return np.asarray(_apply(reader, unflatten_dict(weights, sep="/"), batch))
 
 
 def features(weights, batch):
-    """The last hidden layer, (N, 256), for images (N, R, R, 3) in [0, 1]; see `SIDE`."""
-    count, side = batch.shape[:2]
-    if side > SIDE:
-        factor = side // SIDE
-        batch = batch.reshape(count, SIDE, factor, SIDE, factor, 3).mean(axis=(2, 4))
-    return np.asarray(_apply(weights, batch, features=True))
+    """The last hidden layer, (N, 256), for images (N, R, R, 3) in [0, 1]."""
+    params = unflatten_dict(weights, sep="/")["params"]["features"]
+    return np.asarray(_apply(Features(), {"params": params}, batch))
 
 
-def labelled_faces(key, resolution, count):
-    """Fresh faces (N, R, R, 3) and their coordinates (N, D)."""
-
-    @jax.jit
-    def draw(keys):
-        faces, attributes = jax.vmap(face, (0, None))(keys, resolution)
-        return faces, jax.vmap(encode)(attributes)
-
-    return jax.tree.map(np.asarray, draw(jax.random.split(key, count)))
+def labelled_faces(drawn, draw, key, count):
+    """The first faces (N, R, R, 3) of a key's, and their coordinates (N, D)."""
+    found = [draw(key, i) for i in range(-(-count // BATCH))]
+    faces, attributes = jax.tree.map(lambda *x: np.concatenate(x)[:count], *found)
+    return faces, np.asarray(encode(drawn, attributes))
 
 
 def r_squared(x, y):
@@ -151,13 +184,14 @@ def r_squared(x, y):
     return float(1 - ((x - y) ** 2).sum() / ((y - y.mean(axis=0)) ** 2).sum())
 
 
-def scores(weights, key, resolution, count):
+def scores(drawn, draw, weights, key, count):
     """How well faces are read that it hasn't seen: a row for each attribute."""
-    faces, true = labelled_faces(key, resolution, count)
-    true, found = by_attribute(true), by_attribute(read_images(weights, faces))
-    for name in Attributes._fields:
+    faces, true = labelled_faces(drawn, draw, key, count)
+    true = by_attribute(drawn, true)
+    found = by_attribute(drawn, read_images(drawn, weights, faces))
+    for name in drawn.Attributes._fields:
         row = {"attribute": name, "R²": r_squared(found[name], true[name])}
-        if name in KINDS:
+        if name in drawn.KINDS:
             kinds, best = true[name].argmax(axis=1), found[name].argmax(axis=1)
             row |= {"accuracy": float(np.mean(kinds == best))}
             row |= {"of a guess": float(np.bincount(kinds).max() / count)}
@@ -166,8 +200,10 @@ def scores(weights, key, resolution, count):
 
 def main(_):
     key = jax.random.key(FLAGS.seed)
-    weights = stored(FLAGS.output, key, FLAGS.resolution, FLAGS.train_steps)
-    for row in scores(weights, jax.random.fold_in(key, FLAGS.train_steps), FLAGS.resolution, 2048):
+    drawn = DRAWN[FLAGS.drawn]
+    draw = batches(drawn, FLAGS.resolution)
+    weights = stored(FLAGS.output, drawn, draw, key, FLAGS.train_steps)
+    for row in scores(drawn, draw, weights, jax.random.fold_in(key, FLAGS.train_steps), 2048):
         print(", ".join(f"{k} {v:.3f}" if k != "attribute" else v for k, v in row.items()))
 
 
@@ -176,6 +212,7 @@ if __name__ == "__main__":
 
     FLAGS = flags.FLAGS
     flags.DEFINE_string("output", "runs/reader.npz", "The reader's file; trained if missing.")
+    flags.DEFINE_enum("drawn", "faces", list(DRAWN), "The drawn data set.")
     flags.DEFINE_integer("resolution", 64, "Side of the faces.", lower_bound=8)
     flags.DEFINE_integer("train_steps", 4000, "Of 32 faces.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of the faces and the weights.")
