@@ -1,5 +1,6 @@
 """Data sets: their batches are functions of a key, and held-out areas never get into them."""
 
+import faces
 import jax
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def test_a_photographs_crops_are_of_the_part_they_are_drawn_from(name):
     assert found.train.shape[1] + found.held_out.shape[1] == rows
     assert rows / 5 < found.held_out.shape[1] < rows / 3
     for source, other in [(found.train, found.held_out), (found.held_out, found.train)]:
-        batch = np.asarray(found.draw(source, jax.random.key(0), 6))
+        batch = np.asarray(found.draw(source, jax.random.key(0), 6)[0])
         assert batch.shape == (6, 32, 32, 3)
         crops = np.rint((batch + 1) * 127.5).astype(np.uint8)
         assert all(occurs(crop, source[0]) for crop in crops)
@@ -37,22 +38,25 @@ def test_a_photographs_crops_are_of_the_part_they_are_drawn_from(name):
 def test_all_places_and_symmetries_are_drawn():
     rows, columns, colours = np.meshgrid(range(3), range(4), range(3), indexing="ij")
     picture = (rows * 40 + columns * 10 + colours).astype(np.uint8)
-    batch = crops(2, 8)(picture[None], jax.random.key(0), 600)
+    batch, _ = crops(2, 8)(picture[None], jax.random.key(0), 600)
     assert len(np.unique(np.asarray(batch), axis=0)) == 2 * 3 * 8
-    mirrored = crops(2, 2)(picture[None], jax.random.key(0), 200)
+    mirrored, _ = crops(2, 2)(picture[None], jax.random.key(0), 200)
     assert len(np.unique(np.asarray(mirrored), axis=0)) == 2 * 3 * 2
 
 
 def test_batches_repeat_by_key():
     found = photograph("tissue", 16)
-    batches = [np.asarray(found.draw(found.train, jax.random.key(k), 2)) for k in (3, 3, 4)]
+    batches = [np.asarray(found.draw(found.train, jax.random.key(k), 2)[0]) for k in (3, 3, 4)]
     assert np.array_equal(batches[0], batches[1]) and not np.array_equal(batches[0], batches[2])
 
 
 def test_held_out_faces_are_others():
-    found = drawn_faces(8)
+    found = drawn_faces(faces, 8)
     draw = jax.jit(found.draw, static_argnums=2)
-    train, held_out = (draw(s, jax.random.key(0), 2) for s in (found.train, found.held_out))
+    (train, attributes), (held_out, _) = (
+        draw(source, jax.random.key(0), 2) for source in (found.train, found.held_out)
+    )
+    assert {len(values) for values in attributes} == {2}
     assert np.abs(train - held_out).max() > 0.1
     for batch in (train, held_out):
         assert batch.shape == (2, 8, 8, 3) and batch.min() >= -1 and batch.max() <= 1
@@ -64,7 +68,7 @@ def test_a_folder_is_cropped_mirrored_and_split(tmp_path):
         images.save_image(tmp_path / f"{k:02d}.png", np.random.default_rng(k).random(shape))
     found = folder(tmp_path, 8)
     assert found.train.shape == (19, 8, 8, 3) and found.held_out.shape == (2, 8, 8, 3)
-    batch = np.asarray(found.draw(found.train, jax.random.key(0), 200))
+    batch = np.asarray(found.draw(found.train, jax.random.key(0), 200)[0])
     square = 2 * images.load_image(tmp_path / "00.png") - 1  # needs no crop
     both = [np.abs(batch - s).max(axis=(1, 2, 3)) < 1e-5 for s in (square, square[:, ::-1])]
     assert both[0].any() and both[1].any() and not (both[0] & both[1]).any()

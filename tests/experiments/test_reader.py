@@ -3,21 +3,41 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import reader
-from faces import KINDS, RANGES, Attributes
+from data import DRAWN
 from flax.traverse_util import flatten_dict
 
 
-def test_attributes_are_coordinates():
-    values = {name: jnp.float32(low) for name, (low, _) in RANGES.items()}
-    values |= {name: jnp.int32(len(set(kinds)) - 1) for name, kinds in KINDS.items()}
-    found = reader.by_attribute(np.asarray(reader.encode(Attributes(**values))))
-    assert tuple(found) == Attributes._fields
+@pytest.mark.parametrize("name", DRAWN)
+def test_attributes_are_coordinates(name):
+    drawn = DRAWN[name]
+    values = {name: jnp.float32([low]) for name, (low, _) in drawn.RANGES.items()}
+    values |= {name: jnp.int32([len(set(kinds)) - 1]) for name, kinds in drawn.KINDS.items()}
+    coordinates = reader.encode(drawn, drawn.Attributes(**values))
+    found = reader.by_attribute(drawn, np.asarray(coordinates)[0])
+    assert tuple(found) == drawn.Attributes._fields
     for name, x in found.items():
-        if name in KINDS:
+        if name in drawn.KINDS:
             assert x.tolist() == [0] * (len(x) - 1) + [1]
         else:
             np.testing.assert_allclose(x, [1, 0] if name in reader.CIRCULAR else [-1], atol=1e-6)
+
+
+def test_a_reader_of_other_faces_is_refused(tmp_path):
+    """It learns from batches of labelled faces, and its file serves for these alone."""
+    drawn = DRAWN["faces"]
+
+    def draw(key, i):
+        attributes = jax.vmap(drawn.sample_attributes)(jax.random.split(key, 2))
+        return jnp.ones((2, 8, 8, 3)), attributes
+
+    arguments = draw, jax.random.key(0), 2
+    weights = reader.stored(tmp_path / "reader.npz", drawn, *arguments)
+    again = reader.stored(tmp_path / "reader.npz", drawn, *arguments)
+    assert all(np.array_equal(weights[name], again[name]) for name in weights)
+    with pytest.raises(ValueError, match="a reader of other faces than portraits"):
+        reader.stored(tmp_path / "reader.npz", DRAWN["portraits"], *arguments)
 
 
 def test_r_squared():
@@ -30,7 +50,7 @@ def test_r_squared():
 def test_features_of_a_larger_image_are_those_of_the_smaller(monkeypatch):
     monkeypatch.setattr(reader, "SIDE", 16)
     batch = np.random.default_rng(0).random((3, 16, 16, 3), np.float32)
-    params = reader.Reader().init(jax.random.key(0), batch)
+    params = reader.Reader(3).init(jax.random.key(0), batch)
     weights = flatten_dict(params, sep="/")
     found = reader.features(weights, batch)
     assert found.shape == (3, 256) and found.min() == 0 and found.std() > 0

@@ -101,7 +101,7 @@ for devices in (devices[:1], devices):
     state = jax.jit(start, out_shardings=replicated)(jax.random.key(0))
     rows = []
     for i in range(3):
-        real = source.draw(source.train, jax.random.key(i), 16)
+        real, _ = source.draw(source.train, jax.random.key(i), 16)
         real = jax.device_put(real, sharded)
         state, losses = steps[t.step_kind(i)](state, real, np.float32(1))
         rows.append({{name: float(x) for name, x in losses.items()}})
@@ -119,6 +119,29 @@ json.dump(found, open("losses.json", "w"))
             assert b[name] == pytest.approx(a[name], rel=bound, abs=1e-5), name
 
 
+@pytest.mark.slow
+def test_faces_are_compiled_once(tmp_path):
+    """For steps, reader, floor and figures: a face that counts how often it is traced."""
+    code = f"""
+import jax, portraits, train_stylegan as t
+traced = []
+def face(key, size):
+    traced.append(size)
+    return jax.random.uniform(key, (size, size, 3)), portraits.sample_attributes(key)
+portraits.face = face
+t.FLAGS(["", "--output_dir=run", "--data=portraits", "--images=8", "--reader_steps=3",
+    *{TINY}, *{OFTEN}, "--quality_images=64"])
+t.train()
+assert traced == [8], traced
+"""
+    result = python("-c", code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("Compiled")
+    assert {"reader.npz", "floor.csv", "metrics.csv"} < {
+        p.name for p in (tmp_path / "run").iterdir()
+    }
+
+
 def test_schedules_and_bad_settings(tmp_path):
     code = """
 import json, train_stylegan as t
@@ -133,6 +156,9 @@ kinds = [t.step_kind(i) for i in range(32)]
 rates = [t.rate_factor(x, 99) for x in (0, 0.8, 0.9, 1)]
 at("--finish", "--stop_minutes=10")
 rates += [t.rate_factor(0.5, 9), t.rate_factor(0.95, 3), t.rate_factor(1, 11)]
+at("--data=galaxies", "--r1_gamma=1")
+t.settle()
+settings = [t.FLAGS.r1_gamma, t.FLAGS.path_weight, t.FLAGS.ada_images]
 complaints = []
 for flags in "--batch_size=6", "--channels=6,4", "--data_dir=nowhere", "--finish":
     at(flags)
@@ -140,14 +166,15 @@ for flags in "--batch_size=6", "--channels=6,4", "--data_dir=nowhere", "--finish
         t.main(None)
     except SystemExit as error:
         complaints.append(str(error))
-json.dump([kinds, rates, complaints], open("found.json", "w"))
+json.dump([kinds, rates, settings, complaints], open("found.json", "w"))
 """
     result = python("-c", code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    kinds, rates, complaints = json.loads((tmp_path / "found.json").read_text())
+    kinds, rates, settings, complaints = json.loads((tmp_path / "found.json").read_text())
     assert [i for i, kind in enumerate(kinds) if kind == "r1"] == [0, 16]
     assert [i for i, kind in enumerate(kinds) if kind == "path"] == [4, 12, 20, 28]
     np.testing.assert_allclose(rates, [1, 1, 0.55, 0.1, 0.55, 0.325, 0.1])
+    assert settings == [1, 0, 100_000]
     for complaint, start in zip(
         complaints,
         (
