@@ -182,7 +182,7 @@ def train():
             held_out=jax.device_put(source.held_out, replicated),
         )
         data_key = random_key("data")
-        drawn = pool.submit(draw, source.train, data_key, first)
+        first_batch = pool.submit(draw, source.train, data_key, first)
         started = pool.submit(jax.jit(start, out_shardings=replicated), random_key("start"))
         side = FLAGS.resolution
         real = jax.ShapeDtypeStruct((FLAGS.batch_size, side, side, 3), np.float32)
@@ -192,7 +192,7 @@ def train():
         state = started.result()
         if first:
             state = manager.restore(first, args=ocp.args.StandardRestore(state))
-        drawn.result()
+        first_batch.result()
         quality = make_quality(source, draw, generator, output)
         steps = {kind: future.result() for kind, future in compiled.items()}
         print(f"Compiled, and measured the data, in {60 * minutes():.0f} s.", flush=True)
