@@ -556,7 +556,8 @@ def write_config(output, config):
 def choose_slots(generator, params, searches, pictures):
     """The number that `--batch_size` gives; auto: what fits, no more than needed or worthwhile.
 
-    A CPU gains nothing from more than a few, and its first results come later.
+    A CPU gains nothing from more than a few, and its first results come later. Few slots of a small
+    generator fit anywhere: the second that it takes to find that out is saved.
     """
     if FLAGS.batch_size != "auto":
         if not (FLAGS.batch_size.isdecimal() and int(FLAGS.batch_size)):
@@ -564,13 +565,15 @@ def choose_slots(generator, params, searches, pictures):
         return int(FLAGS.batch_size)
     if not pictures:
         return 1
-    search = searches[pictures[0].side][1]  # sizes hardly matter: the generator takes the memory
-    state = jax.eval_shape(lambda key: search.init(*generator.sample(key)), jax.random.key(0))
-    target = jax.ShapeDtypeStruct(pictures[0].target.shape, np.float32)
     on_cpu = jax.default_backend() == "cpu"
     worthwhile = 8 if on_cpu else min(256, max(1, 2**24 // generator.resolution**2))
     needed = -(-FLAGS.restarts * len(pictures) // jax.device_count())
     most = min(needed, worthwhile)
+    if most * generator.resolution**2 <= 8 * 64**2:
+        return most
+    search = searches[pictures[0].side][1]  # sizes hardly matter: the generator takes the memory
+    state = jax.eval_shape(lambda key: search.init(*generator.sample(key)), jax.random.key(0))
+    target = jax.ShapeDtypeStruct(pictures[0].target.shape, np.float32)
     return fitting_slots(search, params, target, state, most, chunk=batch.chunk(FLAGS))
 
 

@@ -107,14 +107,22 @@ def _two_loops(steps, changes, gradient, length):
         length / jnp.where(gradient_norm > 0, gradient_norm, 1),
     )
 
-    coefficients, alphas = jnp.zeros(2 * m + 1).at[-1].set(-1), []
-    for i in range(m):  # from the newest pair
-        alphas.append(inverse[i] * jnp.sum(products[i] * coefficients))
-        coefficients = coefficients.at[m + i].add(-alphas[i])
-    coefficients *= initial
-    for i in reversed(range(m)):
+    def from_newest(coefficients, i):
+        alpha = inverse[i] * jnp.sum(products[i] * coefficients)
+        return coefficients.at[m + i].add(-alpha), alpha
+
+    def to_newest(coefficients, pair):
+        i, alpha = pair
         beta = inverse[i] * jnp.sum(products[m + i] * coefficients)
-        coefficients = coefficients.at[i].add(alphas[i] - beta)
+        return coefficients.at[i].add(alpha - beta), None
+
+    # Unrolled: traced once, and no loop within the loop of steps.
+    coefficients, pairs = jnp.zeros(2 * m + 1).at[-1].set(-1), jnp.arange(m)
+    coefficients, alphas = jax.lax.scan(from_newest, coefficients, pairs, unroll=True)
+    coefficients *= initial
+    coefficients, _ = jax.lax.scan(
+        to_newest, coefficients, (pairs, alphas), reverse=True, unroll=True
+    )
     return jax.tree.map(
         lambda x: jnp.sum(coefficients.reshape(-1, *[1] * (x.ndim - 1)) * x, axis=0), vectors
     )
