@@ -96,7 +96,8 @@ def _two_loops(steps, changes, gradient, length):
         lambda s, y, g: jnp.concatenate([s, y, g[None]]), steps, changes, gradient
     )
     flat = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(vectors)]  # (2m + 1, ·)
-    products = sum(jnp.matmul(x, x.T, precision="highest") for x in flat)
+    # Not a matrix product: how a CPU adds that up depends on its threads.
+    products = sum(jnp.sum(x[:, None] * x, axis=-1) for x in flat)
     m = len(products) // 2
     curvature = jnp.diag(products[:m, m:])  # ⟨s, y⟩ of each pair, 0 where there is none
     inverse = jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), 0)

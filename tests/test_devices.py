@@ -68,7 +68,7 @@ def start(folder, output, *flags, devices=1):
     }
     command = [sys.executable, "-m", "pulse_jax", "--generator=generator", "--input_dir=in"]
     command += [f"--output_dir={output}", "--cache_dir=cache", "--seed=3", "--batch_size=1"]
-    command += ["--restarts=5", "--operator=area", *flags]
+    command += ["--recipe=original", "--restarts=5", "--operator=area", *flags]
     return subprocess.Popen(
         command,
         cwd=folder,
@@ -129,6 +129,7 @@ def two_processes(folder, output, *flags):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one(folder, alone):
     wait(*two_processes(folder, "two"))
     assert files(folder / "two") == alone

@@ -5,6 +5,7 @@ result overwrites another's.
 """
 
 import contextlib
+import importlib.metadata
 import io
 import os
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from command_helpers import contents, fails, read_rows, write_picture
 from PIL import Image, PngImagePlugin
 
+import pulse_jax
 from pulse_jax import files, images
 
 GENERATOR = "experiment_helpers:linear"  # of 32×32 pixels
@@ -272,6 +274,12 @@ def as_nobody():
         finally:
             os.seteuid(own)
 
+    try:
+        with context():
+            importlib.metadata.version("jax")
+            Path(pulse_jax.__file__).read_bytes()
+    except (OSError, importlib.metadata.PackageNotFoundError):
+        pytest.skip("an ordinary user can't read this installation")
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
         yield Path(folder), context

@@ -120,7 +120,7 @@ def test_curves():
     assert [len(line) for line in points] == [2, 0, 5] and 'class="best"' in lines[-1]
     heights = [float(y) for _, y in points[-1]]
     assert np.ptp(np.diff(heights)) < 0.2 and heights[0] < heights[-1]  # a logarithmic axis
-    assert f'class="goal" d="M40 {heights[3]:.1f}' in drawing
+    assert f'class="goal" d="M48 {heights[3]:.1f}' in drawing
     for empty in (values[2:], np.zeros((1, 1)), np.ones((2, 1))):
         assert "nan" not in curves.draw(empty, "loss", best=0)
 

@@ -145,6 +145,7 @@ def test_what_was_killed_before_its_tables_gets_them(run, folder, tmp_path):
 
 
 def test_half_the_slots_where_memory_runs_out(run, folder, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(batch, "PATIENCE", np.inf)  # all of it is done again, with fewer slots
     two = run(folder, "--batch_size=2", output="two")
     stream = pulse_jax.stream
 

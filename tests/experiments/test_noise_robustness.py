@@ -6,6 +6,8 @@ from experiment_helpers import read_table, run_experiment
 
 from pulse_jax import images
 
+pytestmark = pytest.mark.slow  # half a minute each: compiling
+
 TINY = (
     "--generator=experiment_helpers:linear",
     "--inputs=2",

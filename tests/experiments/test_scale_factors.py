@@ -6,6 +6,8 @@ from experiment_helpers import read_table, run_experiment, save_small_generator
 
 from pulse_jax import images
 
+pytestmark = pytest.mark.slow  # half a minute each: compiling
+
 TINY = (
     "--generator=small",
     "--inputs=2",
