@@ -151,7 +151,8 @@ def stream(
 
     Slots are spread over `devices`, by default all local ones. One compilation serves all restarts,
     targets and weights of the same shapes. What happens in a slot depends, to the byte, on what is
-    in it and on `slots` alone.
+    in it and on `slots` alone; on a CPU, where larger convolutions are added up as its threads are
+    dealt out, also on the number of devices.
 
     Raises ValueError for fewer than one restart, step, slot or step in a chunk.
     """
