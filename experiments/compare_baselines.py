@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from absl import flags
-from data import DRAWN
+from faces import draw, face, sample_attributes
 from flax.traverse_util import flatten_dict, unflatten_dict
 from metrics import (
     as_saved,
@@ -94,13 +94,12 @@ def main(folder):
 
 def bearded_faces(resolution, count):
     """Fresh faces (N, R, R, 3) with facial hair, and which pixels it changes (N, R, R)."""
-    drawn = DRAWN[FLAGS.drawn]
     keys = jax.random.split(jax.random.key(FLAGS.seed), 4 * count + 64)  # half of all have some
-    attributes = jax.jit(jax.vmap(drawn.sample_attributes))(keys)
+    attributes = jax.jit(jax.vmap(sample_attributes))(keys)
     chosen = np.flatnonzero(attributes.facial_hair)[:count]
     attributes = jax.tree.map(lambda x: x[chosen], attributes)
     shaved = attributes._replace(facial_hair=jnp.zeros_like(attributes.facial_hair))
-    paint = jax.jit(jax.vmap(lambda a: drawn.draw(a, resolution)))
+    paint = jax.jit(jax.vmap(lambda a: draw(a, resolution)))
     with_hair, without = as_saved(paint(attributes)), as_saved(paint(shaved))
     return with_hair, np.abs(with_hair - without).max(axis=-1) > 0.02
 
@@ -160,7 +159,7 @@ def train(operator, resolution):
     @partial(jax.jit, donate_argnums=0)
     def step(state, key):
         keys = jax.random.split(key, BATCH)
-        truth = jax.vmap(lambda key: DRAWN[FLAGS.drawn].face(key, resolution)[0])(keys)
+        truth = jax.vmap(lambda key: face(key, resolution)[0])(keys)
         inputs = jax.vmap(operator)(truth)
 
         def error(params):

@@ -2,7 +2,7 @@
 
 Images are (N, R, R, 3) in [-1, 1], computed on the device as a function of a key. Of everything
 but drawn faces a part is held out, and never trained on: the bottom quarter of a photograph, the
-last tenth of a folder. `DRAWN` are the modules that draw faces.
+last tenth of a folder.
 
 The photographs come with scikit-image and are in the public domain: `galaxies` is the Hubble
 eXtreme Deep Field (NASA, ESA), `tissue` a section of colon with an antibody's stain.
@@ -15,7 +15,6 @@ import faces
 import jax
 import jax.numpy as jnp
 import numpy as np
-import portraits
 import skimage.data
 from augment import turned
 from jax import lax
@@ -23,7 +22,6 @@ from PIL import Image, ImageOps
 
 from pulse_jax import images
 
-DRAWN = {"faces": faces, "portraits": portraits}
 PHOTOGRAPHS = {
     "galaxies": skimage.data.hubble_deep_field,
     "tissue": skimage.data.immunohistochemistry,
@@ -42,15 +40,12 @@ class DataSet(NamedTuple):
     draw: Callable
 
 
-def drawn_faces(drawn, resolution):
-    """Faces, each drawn afresh: there is no end of them, and the sources differ in the keys.
-
-    `drawn` is a module, one of `DRAWN`.
-    """
+def drawn_faces(resolution):
+    """Faces, each drawn afresh: there is no end of them, and the sources differ in the keys."""
 
     def draw(source, key, count):
         keys = jax.random.split(jax.random.fold_in(key, source), count)
-        pictures, attributes = jax.vmap(drawn.face, (0, None))(keys, resolution)
+        pictures, attributes = jax.vmap(faces.face, (0, None))(keys, resolution)
         return 2 * pictures - 1, attributes
 
     return DataSet(np.uint32(0), np.uint32(1), draw)

@@ -32,7 +32,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from data import DRAWN
+from faces import Attributes
 from metrics import bootstrap, with_noise_of_first
 from reader import batches, by_attribute, labelled_faces, r_squared, read_images, train
 
@@ -63,13 +63,12 @@ def main(folder):
     results, met = found["images"], found["l2"] <= FLAGS.eps
     if met.sum(axis=1).max() < 2:
         raise ValueError(f"--eps={FLAGS.eps}: no input has two results that meet it")
-    drawn = DRAWN[FLAGS.drawn]
-    draw = batches(drawn, generator.resolution)
+    draw = batches(generator.resolution)
     reader_key = jax.random.fold_in(jax.random.key(FLAGS.seed), 2)
-    reader = folder.arrays("reader", partial(train, drawn, draw, reader_key, FLAGS.train_steps))
+    reader = folder.arrays("reader", partial(train, draw, reader_key, FLAGS.train_steps))
 
     pairs = folder.rows("pairs", partial(distances, truth, results, met, operator))
-    readings = folder.rows("readings", partial(read, drawn, draw, reader, truth, results, met))
+    readings = folder.rows("readings", partial(read, draw, reader, truth, results, met))
     differences, attributes = summarise_distances(pairs), summarise_readings(readings)
     if not attributes:
         raise ValueError(f"--r2={FLAGS.r2}: the reader reads no attribute so well")
@@ -142,17 +141,17 @@ def summarise_distances(pairs):
 # --- What differs. ---
 
 
-def read(drawn, draw, weights, truth, results, met):
+def read(draw, weights, truth, results, met):
     """A row for each attribute and input: how well it is read, its spread and its error."""
     key = jax.random.fold_in(jax.random.key(FLAGS.seed), 3)
-    faces, true = labelled_faces(drawn, draw, key, FLAGS.test_faces)
+    faces, true = labelled_faces(draw, key, FLAGS.test_faces)
 
     def readings(batch):
-        return by_attribute(drawn, read_images(drawn, weights, batch))
+        return by_attribute(read_images(weights, batch))
 
-    true, of_faces, of_truth = by_attribute(drawn, true), readings(faces), readings(truth)
+    true, of_faces, of_truth = by_attribute(true), readings(faces), readings(truth)
     of_results = [readings(batch) for batch in results]
-    for name in drawn.Attributes._fields:
+    for name in Attributes._fields:
         quality = r_squared(of_faces[name], true[name])
         variance = of_faces[name].var(axis=0).sum()
         for i in np.flatnonzero(met.sum(axis=1) > 1):

@@ -4,8 +4,7 @@
 
 Writes truth/face_01.png … and input/face_01.png …, whose side is size / factor, and sheet.png, all
 faces side by side. Different seeds give different faces; the examples of checkpoints/faces64 are
-the inputs with the default flags, checkpoints/portraits.png the sheet of --drawn=portraits
---count=64 --size=128.
+the inputs with the default flags, checkpoints/faces.png the sheet of --count=64 --size=128.
 """
 
 import math
@@ -14,14 +13,13 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import app, flags
-from data import DRAWN
+from faces import face
 
 import pulse_jax
 from pulse_jax import images
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", "runs/faces", "Folder for the pictures.")
-flags.DEFINE_enum("drawn", "faces", list(DRAWN), "The drawn data set.")
 flags.DEFINE_integer("count", 4, "Faces to draw.", lower_bound=1)
 flags.DEFINE_integer("size", 64, "Side of the faces.", lower_bound=8)
 flags.DEFINE_integer("factor", 8, "Of downscaling.", lower_bound=1)
@@ -32,7 +30,6 @@ flags.DEFINE_integer("seed", 2003, "Of the faces; the trainer draws its own with
 def main(_):
     operator = pulse_jax.operators.parse(FLAGS.operator)(FLAGS.factor)
     keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.count)
-    face = DRAWN[FLAGS.drawn].face
     faces = np.asarray(jax.jit(jax.vmap(lambda key: face(key, FLAGS.size)[0]))(keys))
     for kind, pictures in (("truth", faces), ("input", jax.vmap(operator)(faces))):
         folder = Path(FLAGS.output_dir) / kind

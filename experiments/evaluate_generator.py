@@ -2,7 +2,6 @@
 
     python experiments/evaluate_generator.py --generator=faces64 --preset=full
     python experiments/evaluate_generator.py --generator=galaxies64 --images=FOLDER --eps=1e-6
-    python experiments/evaluate_generator.py --generator=FOLDER --drawn=portraits
 
 Held-out images are made small and searched, several restarts of each, with one of the command's
 recipes: fast, which is L-BFGS from images of one style and stops at eps, or the original's.
@@ -27,12 +26,12 @@ Writes summary.csv, groups.csv, skin.png and pictures.png. --preset=quick: 8 ima
 
 from functools import partial
 
+import faces
 import harness
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from data import DRAWN
 from metrics import (
     as_saved,
     bootstrap,
@@ -72,11 +71,10 @@ def main(folder):
     others = folder.rows("others", partial(measure_others, generator, params, truth))
     folder.table("summary.csv", summarise(rows, others, found))
     if FLAGS.images is None:
-        drawn = DRAWN[FLAGS.drawn]
-        draw = batches(drawn, generator.resolution)
+        draw = batches(generator.resolution)
         reader_key = jax.random.fold_in(jax.random.key(FLAGS.seed), 2)
-        reader = folder.arrays("reader", partial(train, drawn, draw, reader_key, FLAGS.train_steps))
-        readings = folder.rows("readings", partial(read, drawn, reader, truth, found))
+        reader = folder.arrays("reader", partial(train, draw, reader_key, FLAGS.train_steps))
+        readings = folder.rows("readings", partial(read, reader, truth, found))
         folder.table("groups.csv", by_group(readings))
         folder.figure("skin.png", draw_skin(readings))
     folder.picture("pictures.png", list(picture_rows(truth, inputs, found["images"])))
@@ -160,21 +158,21 @@ def summarise(rows, others, found):
 # --- Attributes of faces. ---
 
 
-def read(drawn, weights, truth, found):
+def read(weights, truth, found):
     """A row for each restart, and one, of restart 0, for each true face."""
     keys = jax.random.split(
         jax.random.key(FLAGS.seed), len(truth)
     )  # as `harness.held_out` has them
-    attributes = jax.device_get(jax.vmap(drawn.sample_attributes)(keys))
+    attributes = jax.device_get(jax.vmap(faces.sample_attributes)(keys))
     for i, batch in enumerate(found["images"]):
         pictures = np.stack([truth[i], *batch])
-        readings = by_attribute(drawn, read_images(drawn, weights, pictures))
+        readings = by_attribute(read_images(weights, pictures))
         for k in range(len(batch) + 1):
             row = {"input": i, "restart": k, "met": int(k == 0 or found["l2"][i, k - 1] <= 1e-3)}
             row |= {"skin": float(attributes.skin[i])}
             row |= {"skin read": float(readings["skin"][k, 0] + 1) / 2}
             for name in ("glasses", "facial_hair"):
-                kinds = list(dict.fromkeys(drawn.KINDS[name]))
+                kinds = list(dict.fromkeys(faces.KINDS[name]))
                 row[name] = kinds[int(getattr(attributes, name)[i])]
                 row[f"{name} read"] = kinds[int(readings[name][k].argmax())]
             yield row

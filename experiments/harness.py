@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
-from data import DRAWN
+from faces import face
 from metrics import as_saved
 
 import pulse_jax
@@ -45,7 +45,6 @@ flags.DEFINE_string(
 flags.DEFINE_string("config", None, "Take the settings from this config.json of an earlier run.")
 flags.DEFINE_string("generator", "faces64", "A bundled or published generator, or one's path.")
 flags.DEFINE_string("images", None, "Folder of held-out images; default: freshly drawn faces.")
-flags.DEFINE_enum("drawn", "faces", list(DRAWN), "The data set of the drawn faces.")
 flags.DEFINE_integer("inputs", None, "Held-out images; the preset's by default.", 1)
 flags.DEFINE_integer("restarts", None, "Restarts for each; the preset's by default.", 1)
 flags.DEFINE_integer("steps", 100, "Of each restart.", 1)
@@ -201,7 +200,6 @@ def held_out(resolution, count=None):
     """
     count = count or FLAGS.inputs
     if FLAGS.images is None:
-        face = DRAWN[FLAGS.drawn].face
         keys = jax.random.split(jax.random.key(FLAGS.seed), count)
         return as_saved(jax.jit(jax.vmap(lambda key: face(key, resolution)[0]))(keys))
     paths, _ = images.list_images(FLAGS.images)

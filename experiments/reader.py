@@ -1,14 +1,14 @@
 """A small network that reads the attributes of drawn faces off their images.
 
-    python experiments/reader.py --output=runs/reader.npz --drawn=faces
+    python experiments/reader.py --output=runs/reader.npz
 
 trains one and tells how well it reads each attribute on faces that it hasn't seen: R², and for
 kinds the accuracy, beside that of the best guess that doesn't look. What it knows of an image
 before it speaks, its last hidden layer, is a space in which sets of images of faces are compared
 (`metrics.frechet`, `metrics.precision_recall`): nothing has to be downloaded for it.
 
-`drawn` is the module that draws the faces, one of `data.DRAWN`. `draw(key, i)` gives batch i of a
-key's: faces (N, R, R, 3) in [0, 1], and their `drawn.Attributes`.
+`draw(key, i)` gives batch i of a key's: images of faces (N, R, R, 3) in [0, 1], and their
+`Attributes` (N,).
 """
 
 import io
@@ -20,33 +20,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from data import DRAWN
+from faces import KINDS, RANGES, Attributes, face
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pulse_jax.files import write
 
 # Their ranges are full turns.
 CIRCULAR = "clothing_hue", "background_hue", "background_angle"
+# How many coordinates each attribute has.
+SIZES = {name: 2 if name in CIRCULAR else 1 for name in Attributes._fields}
+SIZES |= {name: len(set(kinds)) for name, kinds in KINDS.items()}
 BATCH = 32  # faces that `batches` draws
 SIDE = 64  # larger images are shrunk to it
 
 
-def sizes(drawn):
-    """How many coordinates each attribute has, in the order of `Attributes`."""
-    numbers = {name: 2 if name in CIRCULAR else 1 for name in drawn.Attributes._fields}
-    return numbers | {name: len(set(kinds)) for name, kinds in drawn.KINDS.items()}
-
-
-def encode(drawn, attributes):
-    """Attributes (N,) as coordinates (N, D), in the order of `Attributes`, of `sizes` each.
+def encode(attributes):
+    """Attributes (N,) as coordinates (N, D), in the order of `Attributes`, of `SIZES` each.
 
     Numbers lie in [-1, 1], hues and angles are points of a circle, kinds a 1 among 0s.
     """
 
     def coordinates(name, value):
-        if name in drawn.KINDS:
-            return jax.nn.one_hot(value, sizes(drawn)[name])
-        low, high = drawn.RANGES[name]
+        if name in KINDS:
+            return jax.nn.one_hot(value, SIZES[name])
+        low, high = RANGES[name]
         t = (value - low) / (high - low)
         if name in CIRCULAR:
             return circle(t)
@@ -60,11 +57,11 @@ def circle(turns):
     return jnp.stack([jnp.cos(2 * np.pi * turns), jnp.sin(2 * np.pi * turns)], axis=-1)
 
 
-def latents(drawn, attributes, key, size):
+def latents(attributes, key, size):
     """Standard normal points (N, `size`) that hold the attributes (N,) of random faces.
 
     The attributes are a function of such a point. A number is a coordinate's normal quantile; a hue
-    or an angle is that of two coordinates; a kind is an entry of `drawn.KINDS`, the one whose
+    or an angle is that of two coordinates; a kind is an entry of `KINDS`, the one whose
     coordinate is the largest. Coordinates that are left over hold nothing. Raises ValueError if
     there are too few.
     """
@@ -79,7 +76,7 @@ def latents(drawn, attributes, key, size):
         return jnp.take_along_axis(x, (np.arange(len(kinds)) + shift[:, None]) % len(kinds), 1)
 
     def of_number(name, value, key):
-        low, high = drawn.RANGES[name]
+        low, high = RANGES[name]
         t = (value - low) / (high - low)
         if name in CIRCULAR:
             return jnp.sqrt(2 * jax.random.exponential(key, (len(t), 1))) * circle(t)
@@ -87,9 +84,7 @@ def latents(drawn, attributes, key, size):
 
     *keys, rest_key = jax.random.split(key, len(attributes) + 1)
     points = [
-        of_kind(drawn.KINDS[name], value, key)
-        if name in drawn.KINDS
-        else of_number(name, value, key)
+        of_kind(KINDS[name], value, key) if name in KINDS else of_number(name, value, key)
         for (name, value), key in zip(attributes._asdict().items(), keys, strict=True)
     ]
     held = jnp.concatenate(points, axis=1)
@@ -101,10 +96,10 @@ def latents(drawn, attributes, key, size):
     return jnp.concatenate([held, rest], axis=1)
 
 
-def by_attribute(drawn, coordinates):
+def by_attribute(coordinates):
     """Arrays (..., D) of coordinates, for each attribute its own."""
-    ends = np.cumsum(list(sizes(drawn).values()))[:-1]
-    return dict(zip(sizes(drawn), np.split(coordinates, ends, axis=-1), strict=True))
+    ends = np.cumsum(list(SIZES.values()))[:-1]
+    return dict(zip(SIZES, np.split(coordinates, ends, axis=-1), strict=True))
 
 
 class Features(nn.Module):
@@ -145,20 +140,20 @@ def patches(x, side):
     return x.reshape(*x.shape[:3], -1)
 
 
-def batches(drawn, resolution):
+def batches(resolution):
     """A `draw(key, i)`, of `BATCH` faces. Faces take long to compile: make one, for all uses."""
 
     @jax.jit
     def draw(key, i):
         keys = jax.random.split(jax.random.fold_in(key, i), BATCH)
-        return jax.vmap(drawn.face, (0, None))(keys, resolution)
+        return jax.vmap(face, (0, None))(keys, resolution)
 
     return draw
 
 
-def train(drawn, draw, key, steps):
+def train(draw, key, steps):
     """A reader's parameters, flat: least squares, on a batch of `draw` in each step."""
-    reader = Reader(sum(sizes(drawn).values()))
+    reader = Reader(sum(SIZES.values()))
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
 
     @jax.jit
@@ -168,7 +163,7 @@ def train(drawn, draw, key, steps):
 
     @partial(jax.jit, donate_argnums=0)
     def step(state, faces, attributes):
-        truth = encode(drawn, attributes)
+        truth = encode(attributes)
 
         def error(params):
             return jnp.mean((reader.apply(params, faces) - truth) ** 2)
@@ -183,21 +178,21 @@ def train(drawn, draw, key, steps):
     return jax.tree.map(np.asarray, flatten_dict(state[0], sep="/"))
 
 
-def stored(path, drawn, draw, key, steps):
+def stored(path, draw, key, steps):
     """The reader in an .npz file, which is trained and written if it isn't there yet.
 
-    Raises ValueError if it is one of other faces.
+    Raises ValueError if it is one of other attributes.
     """
     path = Path(path)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
-        np.savez(buffer, **train(drawn, draw, key, steps))
+        np.savez(buffer, **train(draw, key, steps))
         write(path, buffer.getvalue())
     with np.load(path) as arrays:
         weights = dict(arrays)
-    if len(weights["params/Dense_0/bias"]) != sum(sizes(drawn).values()):
-        raise ValueError(f"{path}: a reader of other faces than {drawn.__name__}")
+    if len(weights["params/Dense_0/bias"]) != sum(SIZES.values()):
+        raise ValueError(f"{path}: a reader of other attributes")
     return weights
 
 
@@ -206,9 +201,9 @@ def _apply(network, weights, batch):
     return network.apply(weights, batch)
 
 
-def read_images(drawn, weights, batch):
+def read_images(weights, batch):
     """The coordinates that are read off images in [0, 1]: (N, D)."""
-    reader = Reader(sum(sizes(drawn).values()))
+    reader = Reader(sum(SIZES.values()))
     return np.asarray(_apply(reader, unflatten_dict(weights, sep="/"), batch))
 
 
@@ -218,11 +213,11 @@ def features(weights, batch):
     return np.asarray(_apply(Features(), {"params": params}, batch))
 
 
-def labelled_faces(drawn, draw, key, count):
+def labelled_faces(draw, key, count):
     """The first faces (N, R, R, 3) of a key's, and their coordinates (N, D)."""
     found = [draw(key, i) for i in range(-(-count // BATCH))]
     faces, attributes = jax.tree.map(lambda *x: np.concatenate(x)[:count], *found)
-    return faces, np.asarray(encode(drawn, attributes))
+    return faces, np.asarray(encode(attributes))
 
 
 def r_squared(x, y):
@@ -230,14 +225,14 @@ def r_squared(x, y):
     return float(1 - ((x - y) ** 2).sum() / ((y - y.mean(axis=0)) ** 2).sum())
 
 
-def scores(drawn, draw, weights, key, count):
+def scores(draw, weights, key, count):
     """How well faces are read that it hasn't seen: a row for each attribute."""
-    faces, true = labelled_faces(drawn, draw, key, count)
-    true = by_attribute(drawn, true)
-    found = by_attribute(drawn, read_images(drawn, weights, faces))
-    for name in drawn.Attributes._fields:
+    faces, true = labelled_faces(draw, key, count)
+    true = by_attribute(true)
+    found = by_attribute(read_images(weights, faces))
+    for name in Attributes._fields:
         row = {"attribute": name, "R²": r_squared(found[name], true[name])}
-        if name in drawn.KINDS:
+        if name in KINDS:
             kinds, best = true[name].argmax(axis=1), found[name].argmax(axis=1)
             row |= {"accuracy": float(np.mean(kinds == best))}
             row |= {"of a guess": float(np.bincount(kinds).max() / count)}
@@ -246,10 +241,9 @@ def scores(drawn, draw, weights, key, count):
 
 def main(_):
     key = jax.random.key(FLAGS.seed)
-    drawn = DRAWN[FLAGS.drawn]
-    draw = batches(drawn, FLAGS.resolution)
-    weights = stored(FLAGS.output, drawn, draw, key, FLAGS.train_steps)
-    for row in scores(drawn, draw, weights, jax.random.fold_in(key, FLAGS.train_steps), 2048):
+    draw = batches(FLAGS.resolution)
+    weights = stored(FLAGS.output, draw, key, FLAGS.train_steps)
+    for row in scores(draw, weights, jax.random.fold_in(key, FLAGS.train_steps), 2048):
         print(", ".join(f"{k} {v:.3f}" if k != "attribute" else v for k, v in row.items()))
 
 
@@ -258,7 +252,6 @@ if __name__ == "__main__":
 
     FLAGS = flags.FLAGS
     flags.DEFINE_string("output", "runs/reader.npz", "The reader's file; trained if missing.")
-    flags.DEFINE_enum("drawn", "faces", list(DRAWN), "The drawn data set.")
     flags.DEFINE_integer("resolution", 64, "Side of the faces.", lower_bound=8)
     flags.DEFINE_integer("train_steps", 4000, "Of 32 faces.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of the faces and the weights.")

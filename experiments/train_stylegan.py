@@ -94,11 +94,11 @@ DATA = {
 }
 PAIRS = {"pair_weight": 0.0, "pair_images": 0}  # of photographs there are none
 DATA = {name: PAIRS | values for name, values in DATA.items()}
-DATA |= {"portraits": DATA["faces"], "folder": DATA["tissue"]}
+DATA["folder"] = DATA["tissue"]
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", None, "Folder for the state, the samples and the generator.")
-flags.DEFINE_enum("data", "faces", [*data.DRAWN, *data.PHOTOGRAPHS], "What to learn.")
+flags.DEFINE_enum("data", "faces", ["faces", *data.PHOTOGRAPHS], "What to learn.")
 flags.DEFINE_string("data_dir", None, "A folder of images, in place of --data.")
 flags.DEFINE_string("start_from", None, "A generator of these sizes to start from.")
 flags.DEFINE_integer("resolution", 64, "Side of the images.", lower_bound=8)
@@ -253,8 +253,8 @@ def settle():
 def data_set():
     if FLAGS.data_dir:
         return data.folder(FLAGS.data_dir, FLAGS.resolution)
-    if FLAGS.data in data.DRAWN:
-        return data.drawn_faces(data.DRAWN[FLAGS.data], FLAGS.resolution)
+    if FLAGS.data == "faces":
+        return data.drawn_faces(FLAGS.resolution)
     return data.photograph(FLAGS.data, FLAGS.resolution)
 
 
@@ -334,7 +334,7 @@ def make_steps(generator, discriminator, replicated, sharded):
         real, attributes = batch
         z_key, style_key, real_key, fake_key, path_key = jax.random.split(key, 5)
         if FLAGS.pair_weight:
-            z = reader.latents(data.DRAWN[FLAGS.data], attributes, z_key, generator.latent_size)
+            z = reader.latents(attributes, z_key, generator.latent_size)
         else:
             z = jax.random.normal(z_key, (len(real), generator.latent_size))
         mixing = 0.0 if kind == "pairs" else FLAGS.mixing
@@ -483,14 +483,14 @@ def make_quality(source, draw, generator, output):
         """Of images `batch(i)`: those of all batches, rounded as files hold them."""
         return np.concatenate([metrics.as_saved((np.asarray(batch(i)) + 1) / 2) for i in batches])
 
-    if FLAGS.data in data.DRAWN and not FLAGS.data_dir:
+    if FLAGS.data == "faces" and not FLAGS.data_dir:
 
         def labelled(key, i):
             faces, attributes = draw(source.train, key, i)
             return (faces + 1) / 2, attributes
 
-        path, drawn = FLAGS.reader or output / "reader.npz", data.DRAWN[FLAGS.data]
-        weights = reader.stored(path, drawn, labelled, random_key("reader"), FLAGS.reader_steps)
+        path = FLAGS.reader or output / "reader.npz"
+        weights = reader.stored(path, labelled, random_key("reader"), FLAGS.reader_steps)
         features = functools.partial(reader.features, weights)
     else:
         features = metrics.frechet_features

@@ -1,6 +1,5 @@
 """Data sets: their batches are functions of a key, and held-out areas never get into them."""
 
-import faces
 import jax
 import numpy as np
 import pytest
@@ -51,7 +50,7 @@ def test_batches_repeat_by_key():
 
 
 def test_held_out_faces_are_others():
-    found = drawn_faces(faces, 8)
+    found = drawn_faces(8)
     draw = jax.jit(found.draw, static_argnums=2)
     (train, attributes), (held_out, _) = (
         draw(source, jax.random.key(0), 2) for source in (found.train, found.held_out)

@@ -5,39 +5,67 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reader
-from data import DRAWN
+from faces import KINDS, RANGES, Attributes, sample_attributes
 from flax.traverse_util import flatten_dict
+from scipy.stats import norm
 
 
-@pytest.mark.parametrize("name", DRAWN)
-def test_attributes_are_coordinates(name):
-    drawn = DRAWN[name]
-    values = {name: jnp.float32([low]) for name, (low, _) in drawn.RANGES.items()}
-    values |= {name: jnp.int32([len(set(kinds)) - 1]) for name, kinds in drawn.KINDS.items()}
-    coordinates = reader.encode(drawn, drawn.Attributes(**values))
-    found = reader.by_attribute(drawn, np.asarray(coordinates)[0])
-    assert tuple(found) == drawn.Attributes._fields
+def test_attributes_are_coordinates():
+    values = {name: jnp.float32([low]) for name, (low, _) in RANGES.items()}
+    values |= {name: jnp.int32([len(set(kinds)) - 1]) for name, kinds in KINDS.items()}
+    coordinates = reader.encode(Attributes(**values))
+    found = reader.by_attribute(np.asarray(coordinates)[0])
+    assert tuple(found) == Attributes._fields
     for name, x in found.items():
-        if name in drawn.KINDS:
+        if name in KINDS:
             assert x.tolist() == [0] * (len(x) - 1) + [1]
         else:
             np.testing.assert_allclose(x, [1, 0] if name in reader.CIRCULAR else [-1], atol=1e-6)
 
 
-def test_a_reader_of_other_faces_is_refused(tmp_path):
+def test_a_reader_of_other_attributes_is_refused(tmp_path, monkeypatch):
     """It learns from batches of labelled faces, and its file serves for these alone."""
-    drawn = DRAWN["faces"]
 
     def draw(key, i):
-        attributes = jax.vmap(drawn.sample_attributes)(jax.random.split(key, 2))
+        attributes = jax.vmap(sample_attributes)(jax.random.split(key, 2))
         return jnp.ones((2, 8, 8, 3)), attributes
 
     arguments = draw, jax.random.key(0), 2
-    weights = reader.stored(tmp_path / "reader.npz", drawn, *arguments)
-    again = reader.stored(tmp_path / "reader.npz", drawn, *arguments)
+    path = tmp_path / "reader.npz"
+    weights, again = (reader.stored(path, *arguments) for _ in range(2))
     assert all(np.array_equal(weights[name], again[name]) for name in weights)
-    with pytest.raises(ValueError, match="a reader of other faces than portraits"):
-        reader.stored(tmp_path / "reader.npz", DRAWN["portraits"], *arguments)
+    monkeypatch.setattr(reader, "SIZES", reader.SIZES | {"skin": 2})
+    with pytest.raises(ValueError, match="a reader of other attributes"):
+        reader.stored(path, *arguments)
+
+
+def test_latents_are_normal_and_hold_the_attributes():
+    attributes = jax.vmap(sample_attributes)(jax.random.split(jax.random.key(0), 20_000))
+    z = np.asarray(reader.latents(attributes, jax.random.key(1), 80), np.float64)
+    assert z.shape == (20_000, 80)
+    np.testing.assert_allclose(np.cov(z.T), np.eye(80), atol=0.05)
+    for power, moment in ((1, 0), (3, 0), (4, 3)):
+        np.testing.assert_allclose((z**power).mean(axis=0), moment, atol=0.3)
+    at = 0
+    for name, value in attributes._asdict().items():
+        value = np.asarray(value)
+        if name in KINDS:
+            kinds = list(dict.fromkeys(KINDS[name]))
+            entry = z[:, at : at + len(KINDS[name])].argmax(axis=1)
+            assert [kinds.index(KINDS[name][k]) for k in entry] == value.tolist(), name
+            at += len(KINDS[name])
+            continue
+        low, high = RANGES[name]
+        turns = (value - low) / (high - low)
+        if name in reader.CIRCULAR:
+            found = np.arctan2(z[:, at + 1], z[:, at]) / (2 * np.pi) % 1
+            at += 2
+        else:
+            found = norm.cdf(z[:, at])
+            at += 1
+        np.testing.assert_allclose(found, turns, atol=1e-4, err_msg=name)
+    with pytest.raises(ValueError, match=f"70 coordinates are too few .* take {at}"):
+        reader.latents(attributes, jax.random.key(1), 70)
 
 
 def test_r_squared():

@@ -123,13 +123,13 @@ json.dump(found, open("losses.json", "w"))
 def test_faces_are_compiled_once(tmp_path):
     """For steps, reader, floor and figures: a face that counts how often it is traced."""
     code = f"""
-import jax, portraits, train_stylegan as t
+import jax, faces, train_stylegan as t
 traced = []
 def face(key, size):
     traced.append(size)
-    return jax.random.uniform(key, (size, size, 3)), portraits.sample_attributes(key)
-portraits.face = face
-t.FLAGS(["", "--output_dir=run", "--data=portraits", "--images=8", "--reader_steps=3",
+    return jax.random.uniform(key, (size, size, 3)), faces.sample_attributes(key)
+faces.face = face
+t.FLAGS(["", "--output_dir=run", "--data=faces", "--images=8", "--reader_steps=3",
     *{TINY}, *{OFTEN}, "--quality_images=64"])
 t.train()
 assert traced == [8], traced
