@@ -16,7 +16,7 @@
   bare compiled steps; what the chunk takes in memory and to compile; for trained generators, the
   restarts a search has accepted in a second, and by how much the error of their images, in float32
   and 8 bits, exceeds what the search has seen.
-  --against_torch (pip install -e ".[bench]") adds, for StyleGAN 1 and the recipe "reference", the
+  --against_torch (pip install -e ".[bench]") adds, for StyleGAN 1 and the recipe "original", the
   time of the same steps in eager PyTorch, in float32 on the same device, over ours, once images and
   errors have been found equal.
 - scaling: time and memory of more and more restarts. The seconds in a round, of --slots restarts,
@@ -47,7 +47,6 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,31 +72,12 @@ CHUNK = 5  # steps in a compiled chunk, as `stream` has them
 CHANNELS = (512, 512, 512, 512, 256, 128, 64, 32, 16)  # of the official StyleGAN
 
 
-class Recipe(NamedTuple):
-    """A way to search: an optimiser for so many steps, where a restart ends, where it starts."""
-
-    optimizer: Callable
-    stop_at_eps: bool
-    equal_start: bool = False
-
-
-def learning_rates(steps):
-    return pulse_jax.SCHEDULES["linear1cycledrop"](0.4, steps)
-
-
-def reference(steps):
-    return pulse_jax.SCHEMES["rescale"](pulse_jax.OPTIMIZERS["adam"](learning_rates(steps)))
-
-
-def lbfgs(steps):
-    return pulse_jax.SCHEMES["rescale"](pulse_jax.OPTIMIZERS["lbfgs"](0.1))
-
-
+ORIGINAL, FAST = (pulse_jax.RECIPES[name] for name in ("original", "fast"))
 RECIPES = {
-    "reference": Recipe(reference, stop_at_eps=False),
-    "reference_stopping": Recipe(reference, stop_at_eps=True),
-    "lbfgs": Recipe(lbfgs, stop_at_eps=True),
-    "lbfgs_equal_start": Recipe(lbfgs, stop_at_eps=True, equal_start=True),
+    "original": ORIGINAL,
+    "original_stopping": ORIGINAL | {"stop_at_eps": True},
+    "fast_free_start": FAST | {"equal_start": False},
+    "fast": FAST,
 }
 
 FLAGS = flags.FLAGS
@@ -179,16 +159,22 @@ class Setup(NamedTuple):
     stop_at_eps: bool
 
 
+def learning_rates():
+    return pulse_jax.SCHEDULES["linear1cycledrop"](0.4, FLAGS.steps)
+
+
 @functools.cache
 def set_up(name, recipe, dtype=None):
     """A search, from the names of a generator and a recipe."""
     random = re.fullmatch(r"stylegan(\d+)", name)
     network, params = random_stylegan(int(random[1])) if random else checkpoint.load_network(name)
-    optimizer, stop_at_eps, equal_start = RECIPES[recipe]
+    opt_name, stop_at_eps, equal_start = RECIPES[recipe].values()
+    base = pulse_jax.OPTIMIZERS[opt_name](learning_rates())
+    optimizer = pulse_jax.SCHEMES["rescale"](base)
     exact = pulse_jax.style_generator(network, equal_start=equal_start)
     generator = pulse_jax.style_generator(network, equal_start=equal_start, dtype=dtype)
     operator = pulse_jax.operators.bicubic(min(32, network.resolution // 8))
-    search = pulse_jax.build(generator, operator, LOSS, optimizer(FLAGS.steps))
+    search = pulse_jax.build(generator, operator, LOSS, optimizer)
     return Setup(network, not random, generator, exact, params, operator, search, stop_at_eps)
 
 
@@ -316,7 +302,7 @@ def ratio(name, a, b):
 def steps(name, restarts):
     for recipe, dtype in itertools.product(FLAGS.recipes, FLAGS.dtypes):
         setup = set_up(name, recipe, None if dtype == "float32" else dtype)
-        comparable = isinstance(setup.network, StyleGAN) and recipe == "reference"
+        comparable = isinstance(setup.network, StyleGAN) and recipe == "original"
         timed = time_steps(setup, restarts, dtype, FLAGS.against_torch and comparable)
         found = search_figures(setup, restarts) if setup.trained else {}
         row = {"generator": name, "restarts": restarts, "dtype": dtype, "recipe": recipe}
@@ -402,7 +388,7 @@ def torch_steps(setup, state, targets):
 
     torch.set_default_device("cpu" if ON_CPU else "cuda")
     latents, frozen, targets = jax.tree.map(np.asarray, (state.latents, state.frozen, targets))
-    rates = np.asarray(learning_rates(FLAGS.steps)(np.arange(CHUNK * (FLAGS.repeats + 1))))
+    rates = np.asarray(learning_rates()(np.arange(CHUNK * (FLAGS.repeats + 1))))
     theirs = torch_stylegan.Search(setup.params, latents, frozen, targets, LOSS, rates)
     synthesize = jax.jit(jax.vmap(setup.exact.synthesize, (None, 0, 0)))
     images = synthesize(setup.params, latents, frozen)
@@ -441,7 +427,7 @@ def scaling(name, restarts):
 
 def slots(name, restarts):
     for recipe in FLAGS.recipes:
-        if RECIPES[recipe].stop_at_eps:
+        if RECIPES[recipe]["stop_at_eps"]:
             yield {
                 "generator": name,
                 "recipe": recipe,

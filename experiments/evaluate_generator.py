@@ -47,7 +47,7 @@ import pulse_jax
 from pulse_jax import images
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("recipe", "fast", ["fast", "original"], "How to search, as in the command.")
+flags.DEFINE_enum("recipe", "fast", list(pulse_jax.RECIPES), "How to search, as in the command.")
 flags.DEFINE_integer("train_steps", None, "Of the reader, 32 faces each; the preset's by default.")
 flags.DEFINE_integer("shown", 16, "Images in pictures.png.", 1)
 PRESETS = {
@@ -61,7 +61,8 @@ OF_VARIANCE = "l2 ≤ 5% of the variance"
 def main(folder):
     if FLAGS.restarts < 2:
         raise ValueError(f"--restarts={FLAGS.restarts}: diversity takes at least 2")
-    generator, params = pulse_jax.load(FLAGS.generator, equal_start=FLAGS.recipe == "fast")
+    recipe = pulse_jax.RECIPES[FLAGS.recipe]
+    generator, params = pulse_jax.load(FLAGS.generator, equal_start=recipe["equal_start"])
     operator = pulse_jax.OPERATORS["bicubic"](FLAGS.factor)
     truth = harness.held_out(generator.resolution)
     inputs = as_saved(harness.degraded(operator, truth))
@@ -82,11 +83,12 @@ def main(folder):
 
 def search(generator, params, operator, inputs):
     """Results (N, K, R, R, 3), their l2, and their diversity (N,)."""
-    fast = FLAGS.recipe == "fast"
+    recipe = pulse_jax.RECIPES[FLAGS.recipe]
     schedule = pulse_jax.SCHEDULES["linear1cycledrop"](0.4, FLAGS.steps)
-    optimizer = pulse_jax.OPTIMIZERS["lbfgs" if fast else "adam"](schedule)
+    optimizer = pulse_jax.OPTIMIZERS[recipe["opt_name"]](schedule)
     built = harness.build(generator, operator, pulse_jax.SCHEMES["rescale"](optimizer))
-    found = harness.search_all(generator, params, operator, built, inputs, stop_at_eps=fast)
+    stop = recipe["stop_at_eps"]
+    found = harness.search_all(generator, params, operator, built, inputs, stop_at_eps=stop)
     by_input = jax.tree.map(
         lambda leaf: np.asarray(leaf).reshape(found.l2.shape + leaf.shape[1:]),
         (found.state.best.latents, found.state.frozen),

@@ -6,7 +6,7 @@ from pulse_jax.generators.checkpoint import load, load_discriminator
 from pulse_jax.generators.style_network import truncate
 from pulse_jax.losses import Loss
 from pulse_jax.operators import OPERATORS
-from pulse_jax.optimizers import OPTIMIZERS, SAMPLERS, SCHEDULES
+from pulse_jax.optimizers import OPTIMIZERS, RECIPES, SAMPLERS, SCHEDULES
 from pulse_jax.schemes import SCHEMES
 from pulse_jax.search import (
     STATUS,
@@ -24,6 +24,7 @@ from pulse_jax.starts import interpolate, load_latents, vary
 __all__ = [
     "OPERATORS",
     "OPTIMIZERS",
+    "RECIPES",
     "SAMPLERS",
     "SCHEDULES",
     "SCHEMES",

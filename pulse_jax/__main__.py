@@ -30,13 +30,6 @@ from pulse_jax.losses import Loss
 from pulse_jax.results import Picture, Restart, attempt, save
 from pulse_jax.search import STATUS, fitting_slots
 
-# The original's recipe always makes all steps; the fast one meets eps as often, with a fifth of the
-# evaluations.
-RECIPES = {
-    "fast": {"opt_name": "lbfgs", "stop_at_eps": True, "equal_start": True},
-    "original": {"opt_name": "adam", "stop_at_eps": False, "equal_start": False},
-}
-
 FLAGS = flags.FLAGS
 flags.DEFINE_string("input_dir", None, "Folder of square pictures; default: the examples.")
 flags.DEFINE_string("output_dir", "runs", "Folder for the results.")
@@ -100,11 +93,11 @@ flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the generator
 flags.DEFINE_enum(
     "recipe",
     "fast",
-    list(RECIPES),
+    list(pulse_jax.RECIPES),
     "Default of "
     + " and of ".join(
         f"{', '.join(f'--{flag}={value}' for flag, value in values.items())} ({name})"
-        for name, values in RECIPES.items()
+        for name, values in pulse_jax.RECIPES.items()
     )
     + ".",
 )
@@ -168,7 +161,7 @@ def parse(argv):
         sys.exit(f"pulse_jax: {one_line(error)}")
     if len(rest) > 1:
         sys.exit(f"pulse_jax: {rest[1]!r} is no flag; pictures are named by --input_dir")
-    for name, value in RECIPES[FLAGS.recipe].items():
+    for name, value in pulse_jax.RECIPES[FLAGS.recipe].items():
         FLAGS.set_default(name, value)
     return rest
 

@@ -66,14 +66,12 @@ def test_operations_of_the_official_stylegan():
 
 def test_steps_are_measured(tmp_path):
     script = [ROOT / "experiments" / "benchmark.py", f"--workdir={tmp_path}", "--repeats=2"]
-    table = python(*script, "--generators=stylegan8", "--recipes=reference", "--restarts=2")
+    table = python(*script, "--generators=stylegan8", "--recipes=original", "--restarts=2")
     with (tmp_path / "steps.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     header, _, line = table.splitlines()
-    assert header == "|" + "|".join(row) + "|" and line.startswith(
-        "|stylegan8|2|float32|reference|"
-    )
+    assert header == "|" + "|".join(row) + "|" and line.startswith("|stylegan8|2|float32|original|")
     labels = [row.pop(name) for name in ("generator", "restarts", "dtype", "recipe")]
-    assert labels == ["stylegan8", "2", "float32", "reference"]
+    assert labels == ["stylegan8", "2", "float32", "original"]
     assert row.pop("accepted/s") == row.pop("l2 added") == ""  # random weights
     assert all(0 < float(value) < math.inf for value in row.values())
