@@ -46,54 +46,10 @@ def encode(attributes):
         low, high = RANGES[name]
         t = (value - low) / (high - low)
         if name in CIRCULAR:
-            return circle(t)
+            return jnp.stack([jnp.cos(2 * np.pi * t), jnp.sin(2 * np.pi * t)], axis=-1)
         return 2 * t[:, None] - 1
 
     return jnp.concatenate([coordinates(*item) for item in attributes._asdict().items()], axis=-1)
-
-
-def circle(turns):
-    """The point of the unit circle at an angle (N,): (N, 2)."""
-    return jnp.stack([jnp.cos(2 * np.pi * turns), jnp.sin(2 * np.pi * turns)], axis=-1)
-
-
-def latents(attributes, key, size):
-    """Standard normal points (N, `size`) that hold the attributes (N,) of random faces.
-
-    The attributes are a function of such a point. A number is a coordinate's normal quantile; a hue
-    or an angle is that of two coordinates; a kind is an entry of `KINDS`, the one whose
-    coordinate is the largest. Coordinates that are left over hold nothing. Raises ValueError if
-    there are too few.
-    """
-
-    def of_kind(kinds, value, key):
-        entry_key, normal_key = jax.random.split(key)
-        number = np.array([list(dict.fromkeys(kinds)).index(kind) for kind in kinds])  # of an entry
-        candidates = jnp.where(number == value[:, None], 0.0, -jnp.inf)
-        largest = jax.random.categorical(entry_key, candidates)
-        x = jax.random.normal(normal_key, (len(value), len(kinds)))
-        shift = x.argmax(axis=1) - largest
-        return jnp.take_along_axis(x, (np.arange(len(kinds)) + shift[:, None]) % len(kinds), 1)
-
-    def of_number(name, value, key):
-        low, high = RANGES[name]
-        t = (value - low) / (high - low)
-        if name in CIRCULAR:
-            return jnp.sqrt(2 * jax.random.exponential(key, (len(t), 1))) * circle(t)
-        return jax.scipy.special.ndtri(jnp.clip(t, 1e-6, 1 - 1e-6))[:, None]
-
-    *keys, rest_key = jax.random.split(key, len(attributes) + 1)
-    points = [
-        of_kind(KINDS[name], value, key) if name in KINDS else of_number(name, value, key)
-        for (name, value), key in zip(attributes._asdict().items(), keys, strict=True)
-    ]
-    held = jnp.concatenate(points, axis=1)
-    if held.shape[1] > size:
-        raise ValueError(
-            f"{size} coordinates are too few for attributes, which take {held.shape[1]}"
-        )
-    rest = jax.random.normal(rest_key, (len(held), size - held.shape[1]))
-    return jnp.concatenate([held, rest], axis=1)
 
 
 def by_attribute(coordinates):

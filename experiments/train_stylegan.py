@@ -81,19 +81,13 @@ from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 #
 # ada_target: of E[sign D(real)]; 0 leaves out augmentation, which endless faces have no need of.
 #
-# pair_weight, pair_images: of a drawn face the attributes are known, so that latents can stand for
-# them, and a generator that is first taught to draw needs fewer images by far.
-#
 # Those of galaxies are what the bundled galaxies64 was trained with.
 DATA = {
-    "faces": {"r1_gamma": 0.001, "path_weight": 2.0, "noise_rate": 0.1, "ada_target": 0.0}
-    | {"pair_weight": 10.0, "pair_images": 150_000},
+    "faces": {"r1_gamma": 0.001, "path_weight": 2.0, "noise_rate": 0.1, "ada_target": 0.0},
     "galaxies": {"r1_gamma": 0.004, "path_weight": 0.0, "noise_rate": 1.0, "ada_target": 0.6}
     | {"ada_images": 100_000},
     "tissue": {"r1_gamma": 0.001, "path_weight": 2.0, "noise_rate": 1.0, "ada_target": 0.6},
 }
-PAIRS = {"pair_weight": 0.0, "pair_images": 0}  # of photographs there are none
-DATA = {name: PAIRS | values for name, values in DATA.items()}
 DATA["folder"] = DATA["tissue"]
 
 FLAGS = flags.FLAGS
@@ -116,8 +110,6 @@ flags.DEFINE_float("path_weight", None, "Of path lengths; 0 leaves them out; see
 flags.DEFINE_integer("path_interval", 8, "Steps from one such to the next.", 1)
 flags.DEFINE_float("ada_target", None, "What augmentation is adapted for; see DATA.", 0)
 flags.DEFINE_integer("ada_images", 500_000, "In which its strength may go from 0 to 1.", 1)
-flags.DEFINE_float("pair_weight", None, "Of a latent's own face; 0 leaves that out; see DATA.", 0)
-flags.DEFINE_integer("pair_images", None, "First so many, to learn from that alone; see DATA.", 0)
 flags.DEFINE_float("mixing", 0.9, "Share of images whose layers take two styles.")
 flags.DEFINE_integer("ema_images", 10_000, "Half-life of the averaged generator, in images.", 1)
 flags.DEFINE_integer("quality_images", 512, "On which the samples' quality is measured.", 64)
@@ -131,9 +123,9 @@ flags.DEFINE_integer("seed", 0, "Of everything random.")
 
 IN_FLIGHT = 4  # steps that the host may be ahead of the devices
 RECENT = 100  # steps whose metrics a row averages
-KINDS = "pairs", "plain", "path", "r1"  # of steps
+KINDS = "plain", "path", "r1"  # of steps
 LOSSES = "generator_loss", "discriminator_loss", "real_logit", "fake_logit", "real_sign"
-LOSSES += "r1", "path_penalty", "pair_difference"
+LOSSES += "r1", "path_penalty"
 RANDOM = "start", "data", "steps", "quality", "reader"  # each has a key of its own
 
 
@@ -193,8 +185,9 @@ def train():
         data_key = random_key("data")
         first_batch = pool.submit(draw, source.train, data_key, first)
         started = pool.submit(jax.jit(start, out_shardings=replicated), random_key("start"))
-        batch = jax.eval_shape(draw, source.train, data_key, first)
-        arguments = jax.eval_shape(start, random_key("start")), batch, np.float32(1)
+        side = FLAGS.resolution
+        real = jax.ShapeDtypeStruct((FLAGS.batch_size, side, side, 3), np.float32)
+        arguments = jax.eval_shape(start, random_key("start")), real, np.float32(1)
         kinds = {step_kind(i) for i in range(first, last)}
         compiled = {kind: pool.submit(steps[kind].lower(*arguments).compile) for kind in kinds}
         state = started.result()
@@ -208,8 +201,8 @@ def train():
         recent, saved = deque(maxlen=RECENT), (first, minutes())
         for i in tqdm(range(first, last), initial=first, total=last, unit="step", mininterval=1):
             rate = np.float32(rate_factor(i / last, minutes()))
-            batch = draw(source.train, data_key, i)
-            state, losses = steps[step_kind(i)](state, batch, rate)
+            real, _ = draw(source.train, data_key, i)
+            state, losses = steps[step_kind(i)](state, real, rate)
             recent.append(losses)
             if len(recent) >= IN_FLIGHT:
                 jax.block_until_ready(recent[-IN_FLIGHT])
@@ -266,8 +259,6 @@ def shardings(devices):
 
 def step_kind(i):
     """Of `KINDS`; path length regularisation half an interval off, not to meet that of R1."""
-    if i * FLAGS.batch_size < FLAGS.pair_images:
-        return "pairs"
     if i % FLAGS.r1_interval == 0:
         return "r1"
     due = i % FLAGS.path_interval == FLAGS.path_interval // 2
@@ -282,10 +273,7 @@ def rate_factor(done, minutes):
 
 
 def trained(name_or_path, generator):
-    """Both networks' weights, of a generator that was trained with its discriminator.
-
-    Raises ValueError if its sizes aren't those of `generator`.
-    """
+    """The weights of a generator and its discriminator. Raises ValueError for other sizes."""
     found, params = checkpoint.read_network(checkpoint.find(name_or_path))
     if found != generator:
         raise ValueError(f"--start_from={name_or_path} is {found}, but the flags say {generator}")
@@ -309,15 +297,11 @@ def make_optimizer():
 
 
 def make_steps(generator, discriminator, replicated, sharded):
-    """Functions `step(state, batch, rate) → state, metrics` for each of `KINDS`, and `start(key)`.
+    """Functions `step(state, real, rate) → state, metrics` for each of `KINDS`, and `start(key)`.
 
     Both networks learn from the same fakes, with the non-saturating logistic loss. Rarely, with a
     weight to match, there is a penalty: R1 = γ/2 E|∇D(x)|² on real images, or path length
     regularisation (StyleGAN 2, sections 3.1 and 3.2, but for the correction of Adam's rates).
-
-    With `pair_weight`, latents are those of the batch's drawn faces (`reader.latents`), and a fake
-    of one style is also to equal its face: the generator learns to draw, as well as to please the
-    discriminator. The first steps, "pairs", are of this alone.
     """
     optimizer = make_optimizer()
     given = FLAGS.start_from and trained(FLAGS.start_from, generator)
@@ -329,31 +313,18 @@ def make_steps(generator, discriminator, replicated, sharded):
     def judge(params, images):
         return discriminator.apply({"params": params}, images.astype(FLAGS.dtype))
 
-    def losses(params, state, batch, key, kind):
+    def losses(params, state, real, key, kind):
         frozen = jax.lax.stop_gradient
-        real, attributes = batch
-        z_key, style_key, real_key, fake_key, path_key = jax.random.split(key, 5)
-        if FLAGS.pair_weight:
-            z = reader.latents(attributes, z_key, generator.latent_size)
-        else:
-            z = jax.random.normal(z_key, (len(real), generator.latent_size))
-        mixing = 0.0 if kind == "pairs" else FLAGS.mixing
-        w, noise, mixed = draw_styles(generator, params["generator"], style_key, z, mixing)
-        fake = shared(synthesize(generator, params["generator"], w, noise))
-        total, metrics = 0.0, {}
-        if FLAGS.pair_weight:
-            differences = jnp.where(mixed, 0, pair_difference(fake, real))
-            metrics["pair_difference"] = differences.sum() / jnp.maximum(1, (~mixed).sum())
-            total += FLAGS.pair_weight * differences.mean()
-        if kind == "pairs":
-            return total, (state, metrics)
+        latent_key, real_key, fake_key, path_key = jax.random.split(key, 4)
+        latents = draw_latents(generator, params["generator"], latent_key, len(real), FLAGS.mixing)
+        fake = shared(synthesize(generator, params["generator"], *latents))
         if FLAGS.ada_target:
             real = shared(augment(real_key, real, state.ada_p))
             fake = shared(augment(fake_key, fake, state.ada_p))
         fooled = judge(frozen(params["discriminator"]), fake)
         real_logits = judge(params["discriminator"], real)
         fake_logits = judge(params["discriminator"], frozen(fake))
-        metrics |= {
+        metrics = {
             "generator_loss": jax.nn.softplus(-fooled).mean(),
             "discriminator_loss": jax.nn.softplus(-real_logits).mean()
             + jax.nn.softplus(fake_logits).mean(),
@@ -361,7 +332,7 @@ def make_steps(generator, discriminator, replicated, sharded):
             "fake_logit": fake_logits.mean(),
             "real_sign": jnp.sign(real_logits).mean(),
         }
-        total += metrics["generator_loss"] + metrics["discriminator_loss"]
+        total = metrics["generator_loss"] + metrics["discriminator_loss"]
         if kind == "r1":
             gradient = jax.grad(lambda x: judge(params["discriminator"], x).sum())(real)
             metrics["r1"] = (gradient**2).sum(axis=(1, 2, 3)).mean()
@@ -384,9 +355,8 @@ def make_steps(generator, discriminator, replicated, sharded):
 
     def path_lengths(params, key, count):
         """|∇_w ⟨G(w), y⟩| for images y of noise: the root mean square over the layers' styles."""
-        z_key, style_key, image_key = jax.random.split(key, 3)
-        z = jax.random.normal(z_key, (count, generator.latent_size))
-        w, noise, _ = draw_styles(generator, params, style_key, z, FLAGS.mixing)
+        latent_key, image_key = jax.random.split(key)
+        w, noise = draw_latents(generator, params, latent_key, count, FLAGS.mixing)
         y = jax.random.normal(image_key, (count, FLAGS.resolution, FLAGS.resolution, 3))
         y /= FLAGS.resolution
 
@@ -395,16 +365,16 @@ def make_steps(generator, discriminator, replicated, sharded):
 
         return jnp.sqrt((jax.grad(product)(w) ** 2).sum(axis=2).mean(axis=1))
 
-    def step(state, batch, rate, kind):
+    def step(state, real, rate, kind):
         key = jax.random.fold_in(random_key("steps"), state.step)
         derivative = jax.grad(losses, has_aux=True)
-        gradient, (state, metrics) = derivative(state.params, state, batch, key, kind)
+        gradient, (state, metrics) = derivative(state.params, state, real, key, kind)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)
         updates = jax.tree.map(lambda u: -FLAGS.learning_rate * rate * u, updates)
         params = optax.apply_updates(state.params, updates)
         # Early on, a short memory: a tenth of what has been seen.
-        seen = (state.step + 1) * FLAGS.batch_size
-        decay = 0.5 ** (FLAGS.batch_size / jnp.minimum(FLAGS.ema_images, 0.1 * seen + 1))
+        seen = (state.step + 1) * len(real)
+        decay = 0.5 ** (len(real) / jnp.minimum(FLAGS.ema_images, 0.1 * seen + 1))
         state = state._replace(
             params=params,
             average=optax.incremental_update(params["generator"], state.average, 1 - decay),
@@ -437,27 +407,19 @@ def make_steps(generator, discriminator, replicated, sharded):
     return steps, start
 
 
-def draw_styles(generator, params, key, z, mixing):
-    """Style vectors (N, L, d) of z (N, d), random noise maps in the convolutions' dtype, and which
-    images are mixed (N,).
+def draw_latents(generator, params, key, count, mixing):
+    """Random style vectors (count, L, d), and noise maps in the convolutions' dtype.
 
-    With probability `mixing`, the layers from a random one on take the style of another, random z.
+    With probability `mixing`, the layers from a random one on take a second style.
     """
     z_key, mix_key, cut_key, noise_key = jax.random.split(key, 4)
-    both = jnp.stack([z, jax.random.normal(z_key, z.shape)])
-    w = generator.apply({"params": params}, both.reshape(-1, z.shape[1]), method="mapping")
-    cut = jax.random.randint(cut_key, (len(z), 1, 1), 1, generator.num_layers)
-    mixed = jax.random.uniform(mix_key, (len(z), 1, 1)) < mixing
+    z = jax.random.normal(z_key, (2 * count, generator.latent_size))
+    w = generator.apply({"params": params}, z, method="mapping").reshape(2, count, 1, -1)
+    cut = jax.random.randint(cut_key, (count, 1, 1), 1, generator.num_layers)
+    mixed = jax.random.uniform(mix_key, (count, 1, 1)) < mixing
     first = jnp.arange(generator.num_layers)[:, None] < jnp.where(mixed, cut, generator.num_layers)
-    noise = [x.astype(FLAGS.dtype) for x in random_noise(generator, noise_key, len(z))]
-    return jnp.where(first, *w.reshape(2, len(z), 1, -1)), noise, mixed.ravel()
-
-
-def pair_difference(x, y):
-    """Of images, (N,): mean |x − y| and mean |∇(x − y)|, by differences of neighbours."""
-    error = x - y
-    parts = error, error[:, 1:] - error[:, :-1], error[:, :, 1:] - error[:, :, :-1]
-    return sum(jnp.abs(part).mean(axis=(1, 2, 3)) for part in parts)
+    noise = [x.astype(FLAGS.dtype) for x in random_noise(generator, noise_key, count)]
+    return jnp.where(first, *w), noise
 
 
 def random_noise(generator, key, count):
@@ -508,10 +470,10 @@ def make_quality(source, draw, generator, output):
 
     @jax.jit
     def samples(params, i):
-        z_key, style_key = jax.random.split(jax.random.fold_in(key, i))
-        z = jax.random.normal(z_key, (FLAGS.batch_size, generator.latent_size))
-        w, noise, _ = draw_styles(generator, params, style_key, z, mixing=0.0)
-        return synthesize(generator, params, w, noise)
+        latents = draw_latents(
+            generator, params, jax.random.fold_in(key, i), FLAGS.batch_size, mixing=0.0
+        )
+        return synthesize(generator, params, *latents)
 
     def quality(params):
         pictures = pictures_of(functools.partial(samples, params))

@@ -7,7 +7,6 @@ import pytest
 import reader
 from faces import KINDS, RANGES, Attributes, sample_attributes
 from flax.traverse_util import flatten_dict
-from scipy.stats import norm
 
 
 def test_attributes_are_coordinates():
@@ -37,35 +36,6 @@ def test_a_reader_of_other_attributes_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "SIZES", reader.SIZES | {"skin": 2})
     with pytest.raises(ValueError, match="a reader of other attributes"):
         reader.stored(path, *arguments)
-
-
-def test_latents_are_normal_and_hold_the_attributes():
-    attributes = jax.vmap(sample_attributes)(jax.random.split(jax.random.key(0), 20_000))
-    z = np.asarray(reader.latents(attributes, jax.random.key(1), 80), np.float64)
-    assert z.shape == (20_000, 80)
-    np.testing.assert_allclose(np.cov(z.T), np.eye(80), atol=0.05)
-    for power, moment in ((1, 0), (3, 0), (4, 3)):
-        np.testing.assert_allclose((z**power).mean(axis=0), moment, atol=0.3)
-    at = 0
-    for name, value in attributes._asdict().items():
-        value = np.asarray(value)
-        if name in KINDS:
-            kinds = list(dict.fromkeys(KINDS[name]))
-            entry = z[:, at : at + len(KINDS[name])].argmax(axis=1)
-            assert [kinds.index(KINDS[name][k]) for k in entry] == value.tolist(), name
-            at += len(KINDS[name])
-            continue
-        low, high = RANGES[name]
-        turns = (value - low) / (high - low)
-        if name in reader.CIRCULAR:
-            found = np.arctan2(z[:, at + 1], z[:, at]) / (2 * np.pi) % 1
-            at += 2
-        else:
-            found = norm.cdf(z[:, at])
-            at += 1
-        np.testing.assert_allclose(found, turns, atol=1e-4, err_msg=name)
-    with pytest.raises(ValueError, match=f"70 coordinates are too few .* take {at}"):
-        reader.latents(attributes, jax.random.key(1), 70)
 
 
 def test_r_squared():

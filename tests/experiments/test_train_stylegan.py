@@ -78,6 +78,15 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path):
         lambda path, x: jnp.bfloat16(x).astype(x.dtype) if path[-1].key == "kernel" else x, exact
     )
     assert checkpoint.digest(rounded_there) == checkpoint.digest(rounded)
+    command[2] = "--images=4"
+    start = ["--output_dir=more", "--start_from=whole/generator", "--learning_rate=0"]
+    result = python(*command, *start, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    _, same = checkpoint.load_network(tmp_path / "more" / "generator")
+    assert checkpoint.digest(same) == checkpoint.digest(exact)
+    result = python(*command, "--output_dir=less", *start[1:], "--latent_size=6", cwd=tmp_path)
+    assert result.returncode == 1 and "--start_from=whole/generator is" in result.stderr
+
     generator, params = pulse_jax.load(tmp_path / "parts" / "generator")
     image = generator.synthesize(params, *generator.sample(jax.random.key(0)))
     assert image.shape == (8, 8, 3) and np.isfinite(image).all()
@@ -129,7 +138,7 @@ def face(key, size):
     traced.append(size)
     return jax.random.uniform(key, (size, size, 3)), faces.sample_attributes(key)
 faces.face = face
-t.FLAGS(["", "--output_dir=run", "--data=faces", "--images=8", "--reader_steps=3",
+t.FLAGS(["", "--output_dir=run", "--images=8", "--reader_steps=3",
     *{TINY}, *{OFTEN}, "--quality_images=64"])
 t.train()
 assert traced == [8], traced
