@@ -54,7 +54,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
-from faces import face
+from faces import album
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from metrics import as_saved, diversity, with_noise_of_first
@@ -210,7 +210,7 @@ def step_operations(network):
 def draw_inputs(setup):
     """Faces (F, R, R, 3) that were never seen, and what they downscale to, as files hold them."""
     keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.faces)
-    truth = as_saved(jax.jit(jax.vmap(lambda k: face(k, setup.generator.resolution)[0]))(keys))
+    truth = as_saved(album(keys, setup.generator.resolution))
     return truth, as_saved(jax.jit(jax.vmap(setup.operator))(truth))
 
 

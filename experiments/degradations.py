@@ -25,7 +25,7 @@ import pulse_jax
 from pulse_jax import images, operators
 
 FLAGS = flags.FLAGS
-PRESETS = {"quick": {"inputs": 1, "restarts": 4}, "full": {"inputs": 16, "restarts": 4}}
+PRESETS = {"quick": {"inputs": 1, "restarts": 4}, "full": {"inputs": 4, "restarts": 4}}
 # Downscalers take --factor. Lengths are those of the bundled generator's 64 pixels.
 DEGRADATIONS = {
     "bicubic": "bicubic",

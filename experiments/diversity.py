@@ -47,7 +47,7 @@ flags.DEFINE_integer("shown", 6, "Faces in the picture.", 1)
 
 PRESETS = {
     "quick": {"inputs": 6, "restarts": 8, "train_steps": 800},
-    "full": {"inputs": 32, "restarts": 16, "train_steps": 8000},
+    "full": {"inputs": 16, "restarts": 8, "train_steps": 2000},
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import app, flags
-from faces import face
+from faces import album
 
 import pulse_jax
 from pulse_jax import images
@@ -30,7 +30,7 @@ flags.DEFINE_integer("seed", 2003, "Of the faces; the trainer draws its own with
 def main(_):
     operator = pulse_jax.operators.parse(FLAGS.operator)(FLAGS.factor)
     keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.count)
-    faces = np.asarray(jax.jit(jax.vmap(lambda key: face(key, FLAGS.size)[0]))(keys))
+    faces = album(keys, FLAGS.size)
     for kind, pictures in (("truth", faces), ("input", jax.vmap(operator)(faces))):
         folder = Path(FLAGS.output_dir) / kind
         folder.mkdir(parents=True, exist_ok=True)

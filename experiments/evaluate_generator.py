@@ -52,7 +52,7 @@ flags.DEFINE_integer("train_steps", None, "Of the reader, 32 faces each; the pre
 flags.DEFINE_integer("shown", 16, "Images in pictures.png.", 1)
 PRESETS = {
     "quick": {"inputs": 8, "restarts": 4, "train_steps": 800},
-    "full": {"inputs": 64, "restarts": 8, "train_steps": 8000},
+    "full": {"inputs": 64, "restarts": 8, "train_steps": 2000},
 }
 BOUNDS = {"l2 ≤ 0.001": 1e-3, "l2 ≤ 0.002": 2e-3}
 OF_VARIANCE = "l2 ≤ 5% of the variance"

@@ -872,3 +872,12 @@ def face(key, size: int) -> tuple[jax.Array, Attributes]:
     """One face and its attributes; a function of the key alone."""
     attributes = sample_attributes(key)
     return draw(attributes, size), attributes
+
+
+def album(keys, size: int) -> np.ndarray:
+    """The faces (N, size, size, 3) of as many keys.
+
+    One after the other: a face takes long to compile, and so one program serves any number.
+    """
+    draw_one = jax.jit(lambda key: face(key, size)[0])
+    return np.stack([draw_one(key) for key in keys])

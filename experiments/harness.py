@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
-from faces import face
+from faces import album
 from metrics import as_saved
 
 import pulse_jax
@@ -201,7 +201,7 @@ def held_out(resolution, count=None):
     count = count or FLAGS.inputs
     if FLAGS.images is None:
         keys = jax.random.split(jax.random.key(FLAGS.seed), count)
-        return as_saved(jax.jit(jax.vmap(lambda key: face(key, resolution)[0]))(keys))
+        return as_saved(album(keys, resolution))
     paths, _ = images.list_images(FLAGS.images)
     if len(paths) < count:
         raise ValueError(f"--images={FLAGS.images} holds {len(paths)} images, not {count}")

@@ -54,7 +54,7 @@ COLUMNS = "realism", "diversity", "GEOCROSS"
 QUICK = ["w", "w without GEOCROSS", "w tiled", "w, noise zero", "z"]
 PRESETS = {
     "quick": {"inputs": 4, "restarts": 4, "spaces": QUICK},
-    "full": {"inputs": 16, "restarts": 4, "spaces": list(SPACES)},
+    "full": {"inputs": 8, "restarts": 4, "spaces": list(SPACES)},
 }
 
 

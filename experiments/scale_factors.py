@@ -42,7 +42,7 @@ MEASURES = {
     "diversity": "difference of two results",
     "realism": "discriminator's score",
 }
-PRESETS = {"quick": {"inputs": 4, "restarts": 4}, "full": {"inputs": 32, "restarts": 4}}
+PRESETS = {"quick": {"inputs": 4, "restarts": 4}, "full": {"inputs": 12, "restarts": 4}}
 
 
 def main(folder):

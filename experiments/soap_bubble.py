@@ -37,7 +37,7 @@ from pulse_jax import images
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("points", 20_000, "Normal points for each dimension.", 1)
 flags.DEFINE_integer("shown", 4, "Samples in the figure.", 1)
-PRESETS = {"quick": {"inputs": 32}, "full": {"inputs": 512}}
+PRESETS = {"quick": {"inputs": 32}, "full": {"inputs": 256}}
 DIMENSIONS = 2, 8, 32, 128, 512
 RADII = 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0  # times √d
 MEASURES = {"difference": "RMS difference of two samples", "score": "discriminator's score"}

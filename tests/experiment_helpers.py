@@ -50,10 +50,13 @@ def linear():
 
 
 def run_experiment(name, *arguments, cwd):
-    """An experiment, in a process of its own, since their flags have the same names."""
+    """An experiment, in a process of its own, since their flags have the same names.
+
+    What one has compiled, the others find.
+    """
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "experiments", ROOT / "tests"))),
-        "JAX_COMPILATION_CACHE_DIR": str(cwd / "cache"),
+        "JAX_COMPILATION_CACHE_DIR": str(cwd.parent / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "MPLBACKEND": "agg",
     }
