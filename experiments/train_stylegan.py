@@ -17,9 +17,9 @@ run's end, towards which the learning rate falls. Every few minutes, and then, a
   all else fixed wavelets. floor.csv says what held-out images have instead: the best there is;
 - `generator/`, which the search takes as --generator.
 
-All local devices share a batch. --start_from goes on from a trained generator and its discriminator,
-on other data too, which takes fewer images than a start from nothing. So the bundled faces64 was
-made, from one of simpler drawings (see its model card). For one GPU:
+All local devices share a batch. --start_from goes on from a trained generator and discriminator, on
+other data too, which takes fewer images than a start from nothing: so the bundled faces64 was made,
+from one of simpler drawings (see its model card). For one GPU:
 
     common="--dtype=bfloat16 --batch_size=64 --export_dtype=bfloat16 --quality_images=2048"
     python experiments/train_stylegan.py $common --output_dir=runs/faces64 \\
@@ -29,10 +29,10 @@ made, from one of simpler drawings (see its model card). For one GPU:
     python experiments/train_stylegan.py $common --output_dir=runs/galaxies64 --data=galaxies \\
         --channels=160,160,128,64,32 --images=3_000_000 --stop_minutes=6 --finish
 
-The last one is the bundled galaxies64's, and came to 1,415,808 images in 6 minutes on one H200, with
-no augmentation (ada_p = 0). Of samples, frechet was 0.072, precision 0.70 and recall 0.83; the
-floor's frechet 0.069. The first two have not been run to their end. Two cores see some 22 images of
-64 pixels a second in float32 and with the default networks.
+The last one is the bundled galaxies64's, and came to 1,415,808 images in 6 minutes on one H200,
+without augmentation (ada_p = 0). Of samples, frechet was 0.072, precision 0.70 and recall 0.83; the
+floor's frechet 0.069. The others have not been run to their end. Two cores see some 22 images of 64
+pixels a second in float32 and with the default networks.
 """
 
 import csv
