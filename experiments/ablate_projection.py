@@ -63,7 +63,7 @@ VARIANTS = {name: (name, adam) for name in pulse_jax.SCHEMES} | {
 QUICK = ["rescale", "none", "ball", "geodesic_parallel", "rescale, lbfgs"]
 PRESETS = {
     "quick": {"inputs": 4, "restarts": 4, "variants": QUICK},
-    "full": {"inputs": 8, "restarts": 4, "variants": list(VARIANTS)},
+    "full": {"inputs": 5, "restarts": 4, "variants": list(VARIANTS)},
 }
 
 

@@ -56,7 +56,7 @@ flags.DEFINE_integer("shown", 6, "Faces in the picture.", 1)
 
 PRESETS = {
     "quick": {"inputs": 8, "restarts": 4, "train_steps": 400},
-    "full": {"inputs": 32, "restarts": 4, "train_steps": 2000},
+    "full": {"inputs": 24, "restarts": 4, "train_steps": 1500},
 }
 BATCH = 16  # faces in a training step
 

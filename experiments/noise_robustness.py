@@ -33,7 +33,7 @@ import pulse_jax
 from pulse_jax import images, operators
 
 FLAGS = flags.FLAGS
-PRESETS = {"quick": {"inputs": 4, "restarts": 2}, "full": {"inputs": 12, "restarts": 2}}
+PRESETS = {"quick": {"inputs": 4, "restarts": 2}, "full": {"inputs": 8, "restarts": 2}}
 SIGMAS = 0, 5, 10, 25, 50, 100  # of 255
 NOISE = {f"noise {sigma}": sigma for sigma in SIGMAS}
 DENSITY = 0.05  # of salt and pepper, together

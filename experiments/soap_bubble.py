@@ -18,7 +18,7 @@ Towards the centre all styles become one, and all images the average face; outsi
 The discriminator has nothing against the average: what is lost inside is that samples differ.
 
 Writes table.csv and soap_bubble.png. --inputs is the number of pairs, and nothing is searched.
---preset=quick: 32 pairs, half a minute on two cores; full: 512, 5 minutes.
+--preset=quick: 32 pairs, half a minute on two cores; full: 256, a minute and a half.
 """
 
 from functools import partial
