@@ -18,7 +18,7 @@ Units are those of 8-bit pixels, 0 to 255. Intervals are of means over faces, wi
 is that of the difference of the two distances.
 
 Writes table.csv, noise.png, with the distances by the strength of the noise, and pictures.png.
---preset=quick: 4 faces with 2 restarts, 3 minutes on two cores; full: 16 faces with 4, 15 minutes.
+--preset=quick: 4 faces with 2 restarts, 3 minutes on two cores; full: 8 faces with 2, 4 minutes.
 """
 
 from functools import partial
