@@ -16,8 +16,8 @@ that never met 1e-3 with all their steps. "realism − rescale" compares with th
 the same inputs (paired bootstrap).
 
 Writes table.csv, rows of every restart in cells/, ablation.png and pictures.png. --preset=quick:
-five schemes, 4 faces with 4 restarts, 3 minutes on two cores; full: all, 16 faces with 4,
-half an hour.
+five schemes, 4 faces with 4 restarts, 3 minutes on two cores; full: all, 5 faces with 4,
+15 minutes.
 """
 
 from functools import partial
