@@ -98,6 +98,7 @@ def alone(folder):
     return files(folder / "alone")
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_bytes_of_one(folder, alone):
     wait(start(folder, "eight", devices=8))
     assert files(folder / "eight") == alone

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from plug_in_decoder import make
 
 from pulse_jax.generators import checkpoint
@@ -27,6 +28,7 @@ def test_its_samples_have_the_mean_and_the_spread_of_faces():
     assert np.abs(products - np.diag(np.diag(products))).max() <= 1e-3 * products.max()
 
 
+@pytest.mark.slow
 def test_the_command_upsamples_with_it(tmp_path):
     examples = checkpoint.find("faces64") / "examples"
     arguments = ["--generator=plug_in_decoder:make", f"--input_dir={examples}", "--seed=0"]
