@@ -36,6 +36,7 @@ def test_galaxies_are_whole_and_small():
     assert [images.load_image(path).shape for path in examples] == 4 * [(8, 8, 3)]
 
 
+@pytest.mark.slow
 def test_the_discriminator_prefers_samples_to_noise():
     generator, params = pulse_jax.load("faces64")
     score, weights = pulse_jax.load_discriminator("faces64")

@@ -28,6 +28,7 @@ def test_its_blocks_are_of_languages_that_are_tested():
     assert README.count("```") == 2 * sum(map(len, map(blocks, ("bash", "bibtex", "python"))))
 
 
+@pytest.mark.slow
 def test_its_code_runs(tmp_path, monkeypatch):
     """One block after another, in one namespace."""
     shutil.copy(checkpoint.find("faces64") / "examples" / "face_01.png", tmp_path / "small.png")

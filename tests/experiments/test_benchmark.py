@@ -64,6 +64,7 @@ def test_operations_of_the_official_stylegan():
     assert abs(float(python("-c", code)) / 1e9 - 128) < 1
 
 
+@pytest.mark.slow
 def test_steps_are_measured(tmp_path):
     script = [ROOT / "experiments" / "benchmark.py", f"--workdir={tmp_path}", "--repeats=2"]
     table = python(*script, "--generators=stylegan8", "--recipes=original", "--restarts=2")

@@ -160,6 +160,7 @@ def test_realism_is_of_each_image_alone(faces):
     np.testing.assert_allclose(one[4:], other[:4], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_discriminator_tells_faces_from_samples_at_twice_the_radius(faces):
     assert realism_auc("faces64", faces[:64]) >= 0.9
 
