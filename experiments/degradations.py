@@ -10,7 +10,7 @@ pixels, a mask or grey, asks more of the generator than what averages over many,
 a drawn face that it has never seen is a little off its range everywhere.
 
 Writes table.csv and degradations.png, a row for each operator: the truth, the input, the results.
---preset=quick: 1 face, 2 minutes on two cores; full: 16 faces, 15 minutes.
+--preset=quick: 1 face, 2 minutes on two cores; full: 4 faces.
 """
 
 from functools import partial

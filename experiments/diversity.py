@@ -21,7 +21,7 @@ on both sides. Intervals hold the mean over inputs with 95%.
 
 Writes distances.csv, attributes.csv, diversity.png and pictures.png: in pairs of rows, a face and
 results, and below each what it downscales to. --preset=quick: 6 faces, 8 starts and a reader that
-has seen less, 3 minutes on two cores; full: 32 faces, 16 starts, 25 minutes.
+has seen less, 3 minutes on two cores; full: 16 faces, 8 starts.
 """
 
 import itertools

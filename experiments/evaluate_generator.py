@@ -21,7 +21,7 @@ of dark, medium and light skin, with and without glasses and facial hair. "read 
 what the reader makes of the true faces: no result can be expected to do better.
 
 Writes summary.csv, groups.csv, skin.png and pictures.png. --preset=quick: 8 images with 4 restarts,
-2 minutes on two cores; full: 64 with 8, 15 minutes.
+2 minutes on two cores; full: 64 with 8, 8 minutes.
 """
 
 from functools import partial

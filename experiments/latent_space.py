@@ -16,7 +16,7 @@ better scores; without GEOCROSS the reverse. faces64 makes nothing of its noise 
 variants of these the same.
 
 Writes table.csv, rows of every restart in cells/, and pictures.png. --preset=quick: five variants,
-4 faces with 4 restarts, 3 minutes on two cores; full: all, 16 faces with 4, 20 minutes.
+4 faces with 4 restarts, 3 minutes on two cores; full: all, 8 faces with 4.
 """
 
 from functools import partial

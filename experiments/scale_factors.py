@@ -19,7 +19,7 @@ With the bundled generator diversity grows steadily, towards that of the samples
 changes; and the 16×16 inputs hold details that the generator doesn't always reach.
 
 Writes table.csv, factors.png and pictures.png. --preset=quick: 4 faces with 4 restarts, 2 minutes
-on two cores; full: 32 faces with 4, 15 minutes.
+on two cores; full: 12 faces with 4.
 """
 
 from functools import partial

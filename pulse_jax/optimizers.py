@@ -314,7 +314,7 @@ GO_BACK = "lbfgs", "pcn"
 SCHEDULES = {"fixed": fixed, "linear1cycle": linear1cycle, "linear1cycledrop": linear1cycledrop}
 
 # Ways to search, as the command's flags. The original's always makes all steps; the fast one meets
-# eps as often, with a fifth of the evaluations.
+# eps as often, with a third of the evaluations or fewer.
 RECIPES = {
     "fast": {"opt_name": "lbfgs", "stop_at_eps": True, "equal_start": True},
     "original": {"opt_name": "adam", "stop_at_eps": False, "equal_start": False},

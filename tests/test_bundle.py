@@ -56,13 +56,19 @@ def test_without_flags_the_examples_are_upsampled(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "sharpest"), [("original", (0.8, 1.6)), ("fast", (0.8, 1.2))])
-def test_the_three_figures_of_the_model_card(tmp_path, recipe, sharpest):
-    """By the original's recipe, results are sharper than true faces."""
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param("original", marks=pytest.mark.xfail(reason="1.36 times as sharp as faces")),
+        "fast",
+    ],
+)
+def test_the_three_figures_of_the_model_card(tmp_path, recipe):
+    """Sharpness last: by the original's recipe, it misses the bar."""
     flags = [f"--recipe={recipe}", "--inputs=16", "--restarts=8", "--train_steps=1", "--workdir=."]
     result = run_experiment("evaluate_generator", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     means = {row["quantity"]: float(row["mean"]) for row in read_table(tmp_path / "summary.csv")}
     assert means["l2 ≤ 0.001"] >= 0.99
-    assert sharpest[0] <= means["sharpness"] <= sharpest[1]
     assert means["diversity"] >= 0.03
+    assert 0.8 <= means["sharpness"] <= 1.2
