@@ -153,7 +153,7 @@ assert traced == [8], traced
 
 def test_schedules_and_bad_settings(tmp_path):
     code = """
-import json, train_stylegan as t
+import json, jax, train_stylegan as t
 def at(*flags):
     t.FLAGS.unparse_flags()
     for name in t.FLAGS:
@@ -168,6 +168,11 @@ rates += [t.rate_factor(0.5, 9), t.rate_factor(0.95, 3), t.rate_factor(1, 11)]
 at("--data=galaxies", "--r1_gamma=1")
 t.settle()
 settings = [t.FLAGS.r1_gamma, t.FLAGS.path_weight, t.FLAGS.ada_images]
+at("--mapping_rate=10", "--noise_rate=0.5")
+networks = {"mapping": 1.0, "synthesis": {"conv": 1.0, "noise_strength": 1.0}}, {"conv": 1.0}
+params = dict(zip(("generator", "discriminator"), networks))
+optimizer = t.make_optimizer()
+updates, _ = optimizer.update(params, optimizer.init(params))
 complaints = []
 for flags in "--batch_size=6", "--channels=6,4", "--data_dir=nowhere", "--finish":
     at(flags)
@@ -175,15 +180,19 @@ for flags in "--batch_size=6", "--channels=6,4", "--data_dir=nowhere", "--finish
         t.main(None)
     except SystemExit as error:
         complaints.append(str(error))
-json.dump([kinds, rates, settings, complaints], open("found.json", "w"))
+updates = jax.tree.map(lambda x: round(float(x), 4), updates)
+found = [kinds, rates, settings, updates, complaints]
+json.dump(found, open("found.json", "w"))
 """
     result = python("-c", code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    kinds, rates, settings, complaints = json.loads((tmp_path / "found.json").read_text())
+    kinds, rates, settings, updates, complaints = json.loads((tmp_path / "found.json").read_text())
     assert [i for i, kind in enumerate(kinds) if kind == "r1"] == [0, 16]
     assert [i for i, kind in enumerate(kinds) if kind == "path"] == [4, 12, 20, 28]
     np.testing.assert_allclose(rates, [1, 1, 0.55, 0.1, 0.55, 0.325, 0.1])
     assert settings == [1, 0, 100_000]
+    generator = {"mapping": 10, "synthesis": {"conv": 1, "noise_strength": 0.5}}
+    assert updates == {"generator": generator, "discriminator": {"conv": 1}}
     for complaint, start in zip(
         complaints,
         (
