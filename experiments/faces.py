@@ -879,5 +879,7 @@ def album(keys, size: int) -> np.ndarray:
 
     One after the other: a face takes long to compile, and so one program serves any number.
     """
-    draw_one = jax.jit(lambda key: face(key, size)[0])
-    return np.stack([draw_one(key) for key in keys])
+    return np.stack([compiled_face(key, size)[0] for key in keys])
+
+
+compiled_face = jax.jit(face, static_argnames="size")

@@ -20,7 +20,7 @@ def generator(tmp_path_factory):
     folder = tmp_path_factory.mktemp("generator")
     network = StyleGAN2(resolution=8, channels=(6, 4), latent_size=5, mapping_layers=1)
     noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
-    params = network.init(jax.random.key(0), jnp.zeros((1, 5)), noise)["params"]
+    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 5)), noise)["params"]
     strengths = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf + 0.1 * ("noise_strength" in str(path)), params
     )

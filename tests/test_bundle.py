@@ -18,7 +18,7 @@ def test_the_bundle_is_whole_and_small():
     assert {path.name for path in FACES64.iterdir()} >= {"spec.json", "README.md", "examples"}
     assert sum(path.stat().st_size for path in FACES64.rglob("*")) < 10e6
     generator, params = pulse_jax.load("faces64")
-    image = generator.synthesize(params, *generator.sample(jax.random.key(0)))
+    image = jax.jit(generator.synthesize)(params, *generator.sample(jax.random.key(0)))
     assert image.shape == (64, 64, 3)
     examples, _ = images.list_images(FACES64 / "examples")
     assert [images.load_image(path).shape for path in examples] == 4 * [(8, 8, 3)]
@@ -29,7 +29,7 @@ def test_galaxies_are_whole_and_small():
     assert {path.name for path in folder.iterdir()} >= {"spec.json", "README.md", "examples"}
     assert sum(path.stat().st_size for path in folder.rglob("*")) < 10e6
     generator, params = pulse_jax.load("galaxies64")
-    image = generator.synthesize(params, *generator.sample(jax.random.key(0)))
+    image = jax.jit(generator.synthesize)(params, *generator.sample(jax.random.key(0)))
     assert image.shape == (64, 64, 3)
     assert 0 < image.mean() < 0.2  # dark sky
     examples, _ = images.list_images(folder / "examples")
@@ -47,6 +47,7 @@ def test_the_discriminator_prefers_samples_to_noise():
     assert np.median(score(weights, pictures)) > np.median(score(weights, noise))
 
 
+@pytest.mark.slow
 def test_without_flags_the_examples_are_upsampled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with flagsaver.flagsaver(cache_dir=str(tmp_path / "cache")):

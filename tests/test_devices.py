@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
     network = StyleGAN2(8, (8, 4), latent_size=5, mapping_layers=1)
     noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
-    params = network.init(jax.random.key(0), jnp.zeros((1, 5)), noise)["params"]
+    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 5)), noise)["params"]
     fit = {"mean": np.zeros(5, np.float32), "std": np.ones(5, np.float32)}
     checkpoint.save(folder / "generator", generator=(network, params | {"latent_fit": fit}))
     (folder / "in").mkdir()

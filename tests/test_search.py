@@ -73,7 +73,7 @@ TARGETS = np.asarray(jax.vmap(AREA)(IMAGES))  # (5, 2, 2, 3), all of which can b
 
 def start(restarts, search=LINEAR):
     """The states of so many restarts, at most five."""
-    return take(jax.vmap(search.init)(*STARTS), slice(restarts))
+    return take(jax.jit(jax.vmap(search.init))(*STARTS), slice(restarts))
 
 
 # --- Small random StyleGANs. ---
@@ -94,7 +94,7 @@ def style_search(network):
     search = build(generator, operators.bicubic(2), Loss(), SCHEMES["rescale"](optax.adam(0.1)))
     keys = jax.random.split(jax.random.key(1), 4)
     latents, frozen = jax.vmap(generator.sample)(keys)
-    state = jax.vmap(search.init)(latents, frozen)
+    state = jax.jit(jax.vmap(search.init))(latents, frozen)
     return SimpleNamespace(generator=generator, params=params, search=search, state=state)
 
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from faces import face
+from faces import album
 from metrics import (
     as_saved,
     auc,
@@ -34,7 +34,7 @@ import pulse_jax
 @pytest.fixture(scope="module")
 def faces():
     keys = jax.random.split(jax.random.key(5), 192)
-    return as_saved(jax.jit(jax.vmap(lambda key: face(key, 64)[0]))(keys))
+    return as_saved(album(keys, 64))
 
 
 @pytest.fixture(scope="module")

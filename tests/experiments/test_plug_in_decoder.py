@@ -16,6 +16,7 @@ from pulse_jax.generators import checkpoint
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_its_samples_have_the_mean_and_the_spread_of_faces():
     generator, params = make(faces=100, side=16, d=50)
     latents, frozen = jax.vmap(generator.sample)(jax.random.split(jax.random.key(1), 2000))
