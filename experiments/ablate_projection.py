@@ -5,15 +5,15 @@
 Every scheme searches for the same held-out faces from the same starting points, with Adam and the
 original's learning rate, 0.4, unless its line says otherwise (`VARIANTS`). For each restart: the
 l2 of the result, the evaluations of the generator until an iterate met l2 1e-3, how far the result
-is from the spheres, | ‖z‖/√d − 1 |, and the score of the generator's discriminator; for each input
-the difference of its results.
+is from the spheres that it started on, | ‖z‖/‖start‖ − 1 |, and the score of the generator's
+discriminator; for each input the difference of its results.
 
 The sphere is there for realism: schemes without it meet l2 at least as often, and drift.
 
-Intervals hold with 95%: means are over inputs (bootstrap), and for the share that met an l2, an
+Intervals hold with 95%: means are over inputs (Student), and for the share that met an l2, an
 input with K restarts counts as one trial (Wilson). "evaluations" is the mean over restarts, those
 that never met 1e-3 with all their steps. "realism − rescale" compares with the original's scheme on
-the same inputs (paired bootstrap).
+the same inputs, pair by pair.
 
 Writes table.csv, rows of every restart in cells/, ablation.png and pictures.png. --preset=quick:
 five schemes, 4 faces with 4 restarts, 3 minutes on two cores; full: all, 5 faces with 4,
@@ -27,7 +27,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from metrics import bootstrap, diversity, paired, realism, wilson
+from metrics import bracketed, diversity, mean_interval, paired, realism, wilson
 
 import pulse_jax
 from pulse_jax import images, schemes
@@ -44,23 +44,23 @@ def adam(schedule):
 
 # Name → (scheme, base of a schedule that takes the largest learning rate).
 VARIANTS = {name: (name, adam) for name in pulse_jax.SCHEMES} | {
-    "rescale, sphere_adam": ("rescale", lambda s: pulse_jax.OPTIMIZERS["sphere_adam"](s(0.4))),
-    "geodesic_parallel, sphere_adam": (
+    "rescale + sphere_adam": ("rescale", lambda s: pulse_jax.OPTIMIZERS["sphere_adam"](s(0.4))),
+    "geodesic_parallel + sphere_adam": (
         "geodesic_parallel",
         lambda s: pulse_jax.OPTIMIZERS["sphere_adam"](s(0.4)),
     ),
-    "fixed_angle, sgd 0.1": ("fixed_angle", lambda s: pulse_jax.OPTIMIZERS["sgd"](s(0.1))),
-    "rescale, lbfgs": ("rescale", lambda s: pulse_jax.OPTIMIZERS["lbfgs"](0.1)),
-    "geodesic, langevin": (
+    "fixed_angle + sgd 0.1": ("fixed_angle", lambda s: pulse_jax.OPTIMIZERS["sgd"](s(0.1))),
+    "rescale + lbfgs": ("rescale", lambda s: pulse_jax.OPTIMIZERS["lbfgs"](0.1)),
+    "geodesic + langevin": (
         "geodesic",
         lambda s: pulse_jax.SAMPLERS["langevin"](s(0.4), 1e-3, jax.random.key(0)),
     ),
-    "rescale, pcn": (
+    "rescale + pcn": (
         "rescale",
         lambda s: pulse_jax.SAMPLERS["pcn"](s(0.1), 1e-3, jax.random.key(0)),
     ),
 }
-QUICK = ["rescale", "none", "ball", "geodesic_parallel", "rescale, lbfgs"]
+QUICK = ["rescale", "none", "ball", "geodesic_parallel", "rescale + lbfgs"]
 PRESETS = {
     "quick": {"inputs": 4, "restarts": 4, "variants": QUICK},
     "full": {"inputs": 5, "restarts": 4, "variants": list(VARIANTS)},
@@ -106,18 +106,19 @@ def search(name, generator, params, operator, inputs):
         "images": found.images,
         "l2": found.l2,
         "evaluations": evaluations.reshape(found.l2.shape),
-        "distance": distance(found.state.best.latents).reshape(found.l2.shape),
+        "distance": distance(found.start, found.state.best.latents).reshape(found.l2.shape),
     }
 
 
-def distance(latents):
-    """Mean of | ‖z‖/√d − 1 | over the spheres of each restart: (N,)."""
+def distance(start, latents):
+    """Mean of | ‖z‖ / ‖z at the start‖ − 1 | over the spheres of each restart: (N,)."""
 
-    def of_leaf(leaf):
-        flat = np.asarray(leaf, np.float64).reshape(*leaf.shape[:2], -1)
-        return np.abs(np.sqrt(np.mean(flat**2, axis=-1)) - 1)
+    def norms(leaf):
+        return np.linalg.norm(np.float64(leaf).reshape(*leaf.shape[:2], -1), axis=-1)
 
-    return np.concatenate([of_leaf(leaf) for leaf in jax.tree.leaves(latents)], axis=1).mean(axis=1)
+    pairs = zip(jax.tree.leaves(latents), jax.tree.leaves(start), strict=True)
+    ratios = np.concatenate([norms(z) / norms(first) for z, first in pairs], axis=1)
+    return np.abs(ratios - 1).mean(axis=1)
 
 
 def measure(found, score):
@@ -139,21 +140,18 @@ def by_input(rows, name):
 def line(name, rows, columns, reference):
     """Of the table: what the rows of a name say, compared with those of the reference."""
 
-    def text(mean, low, high):
-        return f"{mean:.3g} [{low:.3g}, {high:.3g}]"
-
     own = rows[name]
     figures = {"": name}
     for bound in BOUNDS:
         met = np.array([row["l2"] <= bound for row in own])
         inputs = len(met) // FLAGS.restarts
         share = met.mean()
-        figures[f"success@{bound:g}"] = text(share, *wilson(share * inputs, inputs))
+        figures[f"success@{bound:g}"] = bracketed(share, *wilson(share * inputs, inputs))
     for column in columns:
-        figures[column] = text(*bootstrap(by_input(own, column), FLAGS.seed))
+        figures[column] = bracketed(*mean_interval(by_input(own, column)))
     if reference in rows:
         pair = by_input(own, "realism"), by_input(rows[reference], "realism")
-        figures[f"realism − {reference}"] = text(*paired(*pair, FLAGS.seed))
+        figures[f"realism − {reference}"] = bracketed(*paired(*pair))
     return figures
 
 
@@ -161,15 +159,19 @@ def draw(rows):
     """Success against realism, and what each took."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 1.5 + 0.3 * len(rows)), sharey=True)
     places = np.arange(len(rows))[::-1]
+
+    def share(means):
+        return means.mean(), *wilson(means.sum(), len(means))
+
     columns = {
-        "share of restarts with l2 ≤ 1e-3": lambda own: [float(r["l2"] <= 1e-3) for r in own],
-        "evaluations until then": lambda own: [r["evaluations"] for r in own],
-        "discriminator's score": lambda own: [r["realism"] for r in own],
+        "share of restarts with l2 ≤ 1e-3": (share, lambda row: row["l2"] <= BOUNDS[0]),
+        "evaluations until then": (mean_interval, lambda row: row["evaluations"]),
+        "discriminator's score": (mean_interval, lambda row: row["realism"]),
     }
-    for axis, (title, values) in zip(axes, columns.items(), strict=True):
+    for axis, (title, (interval, value)) in zip(axes, columns.items(), strict=True):
         for place, own in zip(places, rows.values(), strict=True):
-            means = np.reshape(values(own), (-1, FLAGS.restarts)).mean(axis=1)
-            mean, low, high = bootstrap(means, FLAGS.seed)
+            means = np.reshape([value(r) for r in own], (-1, FLAGS.restarts)).mean(axis=1)
+            mean, low, high = interval(means)
             axis.plot([low, high], [place, place], color="0.6", linewidth=2)
             axis.plot(mean, place, "o", color="C0")
         axis.set_xlabel(title)

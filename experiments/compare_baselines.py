@@ -32,10 +32,11 @@ from faces import draw, face, sample_attributes
 from flax.traverse_util import flatten_dict, unflatten_dict
 from metrics import (
     as_saved,
-    bootstrap,
+    bracketed,
     frechet,
     frechet_features,
     high_pass,
+    mean_interval,
     niqe,
     niqe_model,
     psnr,
@@ -229,8 +230,7 @@ def summary(rows, distances):
     def text(values):
         if np.isinf(values).any():  # the PSNR of the truth
             return "∞"
-        mean, low, high = bootstrap(values, FLAGS.seed)
-        return f"{mean:.3g} [{low:.3g}, {high:.3g}]"
+        return bracketed(*mean_interval(values))
 
     columns = {
         name: {key: np.array([row[key] for row in cell]) for key in cell[0] if key != "face"}
@@ -271,8 +271,7 @@ def draw_measures(rows, results):
         if name == "truth":
             continue
         x, y = (
-            bootstrap([row[key] for row in cell], FLAGS.seed)
-            for key in ("PSNR", "energy in the beard")
+            mean_interval([row[key] for row in cell]) for key in ("PSNR", "energy in the beard")
         )
         error = [[[v[0] - v[1]], [v[2] - v[0]]] for v in (x, y)]
         right.errorbar(x[0], y[0], *error[::-1], fmt="o", color=COLOURS[name])

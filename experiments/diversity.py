@@ -33,7 +33,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
 from faces import Attributes
-from metrics import bootstrap, with_noise_of_first
+from metrics import bracketed, mean_interval, with_noise_of_first
 from reader import batches, by_attribute, labelled_faces, r_squared, read_images, train
 
 import pulse_jax
@@ -79,7 +79,7 @@ def main(folder):
 
 
 def search(generator, params, operator, truth):
-    """Results (N, K, R, R, 3), with the noise maps of each input's first restart, and their l2."""
+    """Results (N, K, R, R, 3), all with the noise maps of their input's first, and their l2."""
     built = harness.build(generator, operator)
     inputs = harness.as_saved(harness.degraded(operator, truth))
     found = harness.search_all(generator, params, operator, built, inputs)
@@ -91,7 +91,9 @@ def search(generator, params, operator, truth):
     for i in range(FLAGS.inputs):
         maps = with_noise_of_first(*jax.tree.map(lambda leaf, i=i: leaf[i], by_input))
         alike.append(harness.render(generator, params, *maps))
-    return {"images": np.stack(alike), "l2": found.l2}
+    small = np.stack([harness.degraded(operator, batch) for batch in alike])
+    l2 = np.mean((small - inputs[:, None]) ** 2, axis=(2, 3, 4))
+    return {"images": np.stack(alike), "l2": l2}
 
 
 # --- How much differs. ---
@@ -133,7 +135,7 @@ def summarise_distances(pairs):
         columns = {"RMS difference": large, "downscaled": small, "ratio": large / small}
         lines.append(
             {"pairs of": kind, "inputs": len(large), "pairs": len(chosen)}
-            | {name: bootstrap(values, FLAGS.seed) for name, values in columns.items()}
+            | {name: mean_interval(values) for name, values in columns.items()}
         )
     return lines
 
@@ -168,7 +170,7 @@ def summarise_readings(readings):
     for name in dict.fromkeys(row["attribute"] for row in readings):
         rows = [row for row in readings if row["attribute"] == name]
         columns = {
-            key: bootstrap([row[key] for row in rows], FLAGS.seed)
+            key: mean_interval([row[key] for row in rows])
             for key in ("among results", "from the truth")
         }
         if rows[0]["R²"] >= FLAGS.r2:
@@ -179,12 +181,10 @@ def summarise_readings(readings):
 # --- What is written. ---
 
 
-def text(mean, low, high):
-    return f"{mean:.3g} [{low:.3g}, {high:.3g}]"
-
-
 def table(summary):
-    return [{k: text(*v) if isinstance(v, tuple) else v for k, v in row.items()} for row in summary]
+    return [
+        {k: bracketed(*v) if isinstance(v, tuple) else v for k, v in row.items()} for row in summary
+    ]
 
 
 def draw_figure(pairs, summary):

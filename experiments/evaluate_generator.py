@@ -18,7 +18,8 @@ recipes: fast, which is L-BFGS from images of one style and stops at eps, or the
 Of drawn faces the attributes are known, and a small network (reader.py) reads them off the results:
 how often glasses and facial hair are kept, or invented, and how far the skin tone shifts, for faces
 of dark, medium and light skin, with and without glasses and facial hair. "read off the truth" is
-what the reader makes of the true faces: no result can be expected to do better.
+what the reader makes of the true faces: no result can be expected to do better. The skin shift is
+from what is read off the truth to what is read off the results, 0 for the lightest, 1 the darkest.
 
 Writes summary.csv, groups.csv, skin.png and pictures.png. --preset=quick: 8 images with 4 restarts,
 2 minutes on two cores; full: 64 with 8, 8 minutes.
@@ -34,9 +35,11 @@ import numpy as np
 from absl import flags
 from metrics import (
     as_saved,
-    bootstrap,
+    bracketed,
     diversity,
     laplacian_energy,
+    mean_interval,
+    paired,
     realism,
     wilson,
     with_noise_of_first,
@@ -151,7 +154,7 @@ def summarise(rows, others, found):
         "score of samples": [row["score"] for row in others if row["of"] == "samples"],
     }
     for name, values in means.items():
-        mean, low, high = map(float, bootstrap(values, FLAGS.seed))
+        mean, low, high = map(float, mean_interval(values))
         lines.append({"quantity": name, "mean": mean, "low": low, "high": high})
     median = float(np.median(column("steps")))
     return [*lines, {"quantity": "median steps to eps", "mean": median, "low": "", "high": ""}]
@@ -202,13 +205,16 @@ def by_group(readings):
         if not inputs:
             continue
 
-        def mean(value, rows, inputs=inputs):
-            """Over inputs, of the mean over their restarts."""
-            per_input = [np.mean([value(r) for r in rows if r["input"] == i]) for i in inputs]
-            return "{:.3g} [{:.3g}, {:.3g}]".format(*bootstrap(per_input, FLAGS.seed))
+        def by_input(value, rows, inputs=inputs):
+            """Means over the restarts of each input."""
+            return np.array([np.mean([value(r) for r in rows if r["input"] == i]) for i in inputs])
 
-        line = {"faces": group, "inputs": len(inputs), "success": mean(lambda r: r["met"], results)}
-        line["skin shift"] = mean(lambda r: r["skin read"] - r["skin"], results)
+        truth = [row for row in of_group if row["restart"] == 0]
+        met = by_input(lambda r: r["met"], results)
+        success = bracketed(met.mean(), *wilson(met.sum(), len(met)))
+        line = {"faces": group, "inputs": len(inputs), "success": success}
+        skins = (by_input(lambda r: r["skin read"], rows) for rows in (results, truth))
+        line["skin shift"] = bracketed(*paired(*skins))
         for name in ("glasses", "facial_hair"):
 
             def has(row, name=name):
@@ -216,8 +222,7 @@ def by_group(readings):
 
             shown = name.replace("_", " ")
             line[f"truly {shown}"] = f"{np.mean([r[name] != 'none' for r in results]):.3g}"
-            line[f"{shown} in results"] = mean(has, results)
-            truth = [row for row in of_group if row["restart"] == 0]
+            line[f"{shown} in results"] = bracketed(*mean_interval(by_input(has, results)))
             line[f"{shown} read off the truth"] = f"{np.mean([has(r) for r in truth]):.3g}"
         lines.append(line)
     return lines

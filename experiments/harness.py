@@ -35,6 +35,7 @@ from metrics import as_saved
 import pulse_jax
 from pulse_jax import images
 from pulse_jax.files import one_line, write
+from pulse_jax.generators import checkpoint
 from pulse_jax.results import as_csv
 
 FLAGS = flags.FLAGS
@@ -54,6 +55,7 @@ flags.DEFINE_integer("slots", 16, "Restarts searched at once.", 1)
 flags.DEFINE_integer("seed", 1000, "Of images and restarts; no trainer's.", 0)
 
 PLACES = "workdir", "config"  # settings that change no row
+WEIGHTS = "SHA-256 of the generator"
 PACKAGES = "jax", "jaxlib", "flax", "optax", "numpy", "scikit-image"
 
 
@@ -93,14 +95,15 @@ class Folder:
 
     def __init__(self, path):
         self.path, self.timings = path, []
-        (path / "cells").mkdir(parents=True, exist_ok=True)
-        config = path / "config.json"
-        settings = configuration()
-        earlier = json.loads(config.read_text()) if config.is_file() else settings
+        settings, config, cells = configuration(), path / "config.json", path / "cells"
+        cells.mkdir(parents=True, exist_ok=True)
+        earlier = json.loads(config.read_text()) if any(cells.iterdir()) else settings
         for name, value in settings["flags"].items():
             if earlier["flags"].get(name) != value:
                 was = earlier["flags"].get(name)
                 raise ValueError(f"--workdir={path} has results of --{name}={was}, not {value}")
+        if earlier.get(WEIGHTS) != settings[WEIGHTS]:
+            raise ValueError(f"--workdir={path} has results of another {FLAGS.generator}")
         write(config, json.dumps(earlier, indent=2) + "\n")
 
     def rows(self, cell, compute):
@@ -161,6 +164,7 @@ def configuration():
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "flags": values,
+        WEIGHTS: checkpoint.digest(pulse_jax.load(FLAGS.generator)[1]),
         "device": jax.devices()[0].device_kind,
         "machine": platform.machine(),
         "versions": versions
@@ -192,13 +196,13 @@ def _number(text):
 # --- Images and searches. ---
 
 
-def held_out(resolution, count=None):
+def held_out(resolution):
     """Images (N, R, R, 3) in [0, 1], with 8 bits, that the generator has never seen.
 
     Freshly drawn faces, the same for one seed at every resolution; or the first of --images,
     brought to that side by averaging. Raises ValueError if there are fewer.
     """
-    count = count or FLAGS.inputs
+    count = FLAGS.inputs
     if FLAGS.images is None:
         keys = jax.random.split(jax.random.key(FLAGS.seed), count)
         return as_saved(album(keys, resolution))
@@ -243,6 +247,7 @@ class Found(NamedTuple):
     l2: np.ndarray  # (N, K) mean squared error of these, by the exact operator
     state: pulse_jax.SearchState  # leaves (N K, ...)
     info: pulse_jax.SearchInfo  # leaves (N K, steps)
+    start: dict  # of latents, leaves (N K, ...)
 
 
 def search_all(generator, params, operator, search, targets, *, stop_at_eps=False):
@@ -260,11 +265,12 @@ def search_all(generator, params, operator, search, targets, *, stop_at_eps=Fals
     start = jax.jit(lambda keys: jax.vmap(search.init)(*jax.vmap(generator.sample)(keys)))
     targets = np.repeat(targets, restarts, axis=0)
     slots = min(FLAGS.slots, len(targets))
+    first = start(keys.ravel())
     state, info = pulse_jax.run(
         search,
         params,
         targets,
-        start(keys.ravel()),
+        first,
         FLAGS.steps,
         slots=slots,
         stop_at_eps=stop_at_eps,
@@ -272,7 +278,7 @@ def search_all(generator, params, operator, search, targets, *, stop_at_eps=Fals
     results = render(generator, params, state.best.latents, state.frozen)
     l2 = np.mean((degraded(operator, results) - targets) ** 2, axis=(1, 2, 3))
     results = results.reshape(count, restarts, *results.shape[1:])
-    return Found(results, l2.reshape(count, restarts), state, info)
+    return Found(results, l2.reshape(count, restarts), state, info, first.latents)
 
 
 def render(generator, params, latents, frozen):

@@ -9,7 +9,7 @@ same point where the space is.
 
 For each: the share of restarts that met l2 1e-3 and 2e-3, the score of the generator's
 discriminator, the difference of two results of one input, and GEOCROSS of the results. Intervals
-hold with 95%: means are over inputs (bootstrap); for shares an input counts as one trial (Wilson).
+hold with 95%: means are over inputs (Student); for shares an input counts as one trial (Wilson).
 
 A space with fewer dimensions finds less and strays less: "w tiled" and "z" miss l2 more often, with
 better scores; without GEOCROSS the reverse. faces64 makes nothing of its noise maps, which leaves

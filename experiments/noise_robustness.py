@@ -27,7 +27,7 @@ import harness
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from metrics import as_saved, bootstrap, paired
+from metrics import as_saved, bracketed, mean_interval, paired
 
 import pulse_jax
 from pulse_jax import images, operators
@@ -105,15 +105,11 @@ def by_input(name, rows, column):
 
 def line(name, rows):
     before, after = (by_input(name, rows, f"{of} to clean") for of in ("input", "result"))
-
-    def text(mean, low, high):
-        return f"{mean:.3g} [{low:.3g}, {high:.3g}]"
-
     return {
         "input": name,
-        "its distance to the clean one": text(*bootstrap(before, FLAGS.seed)),
-        "the result's": text(*bootstrap(after, FLAGS.seed)),
-        "difference": text(*paired(after, before, FLAGS.seed)),
+        "its distance to the clean one": bracketed(*mean_interval(before)),
+        "the result's": bracketed(*mean_interval(after)),
+        "difference": bracketed(*paired(after, before)),
     }
 
 
@@ -123,11 +119,11 @@ def draw_distances(rows):
     )
     for of, colour, label in (("input", "C3", "spoiled input"), ("result", "C2", "result")):
         column = f"{of} to clean"
-        curve = np.array([bootstrap(by_input(name, rows, column), FLAGS.seed) for name in NOISE])
+        curve = np.array([mean_interval(by_input(name, rows, column)) for name in NOISE])
         left.plot(SIGMAS, curve[:, 0], "o-", color=colour, ms=4, label=label)
         left.fill_between(SIGMAS, curve[:, 1], curve[:, 2], color=colour, alpha=0.2, lw=0)
         for at, name in enumerate(OTHERS):
-            mean, low, high = bootstrap(by_input(name, rows, column), FLAGS.seed)
+            mean, low, high = mean_interval(by_input(name, rows, column))
             right.errorbar(at, mean, [[mean - low], [high - mean]], fmt="o", color=colour)
     left.set_xlabel("standard deviation of the Gaussian noise, of 255")
     left.set_ylabel("RMS distance to the clean input, of 255")

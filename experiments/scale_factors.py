@@ -29,7 +29,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from metrics import as_saved, bootstrap, diversity, realism, wilson
+from metrics import as_saved, bracketed, diversity, mean_interval, realism, wilson
 
 import pulse_jax
 from pulse_jax import images, operators
@@ -48,6 +48,8 @@ PRESETS = {"quick": {"inputs": 4, "restarts": 4}, "full": {"inputs": 12, "restar
 def main(folder):
     if FLAGS.restarts < 2:
         raise ValueError(f"--restarts={FLAGS.restarts}: diversity takes at least 2")
+    if not FLAGS["factor"].using_default_value:
+        raise ValueError(f"--factor={FLAGS.factor}: here --factors says which")
     generator, params = pulse_jax.load(FLAGS.generator)
     truth = harness.held_out(generator.resolution)
     found = {}
@@ -118,15 +120,12 @@ def interval(name, values):
     """(mean, low, high)"""
     if name == "success":
         return values.mean(), *wilson(values.sum(), len(values))
-    return bootstrap(values, FLAGS.seed)
+    return mean_interval(values)
 
 
 def line(factor, rows):
-    def text(mean, low, high):
-        return f"{mean:.3g} [{low:.3g}, {high:.3g}]"
-
     return {"factor": factor} | {
-        name: text(*interval(name, column(factor, rows, name))) for name in MEASURES
+        name: bracketed(*interval(name, column(factor, rows, name))) for name in MEASURES
     }
 
 

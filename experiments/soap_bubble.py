@@ -11,8 +11,8 @@ PULSE keeps each style on its sphere. Two measurements:
   chi distribution;
 - pairs of the generator's samples whose styles are moved in or out, to 0.2 … 3 times the radius √d:
   how much the two images differ, and the score that the discriminator gives them. All layers have
-  the same style, as in training, so that only the radius is unusual. Intervals hold the mean over
-  pairs with 95%, and so do those of the differences from radius 1.
+  the same style. Intervals hold the mean over pairs with 95%, and so do those of the differences
+  from radius 1.
 
 Towards the centre all styles become one, and all images the average face; outside they overshoot.
 The discriminator has nothing against the average: what is lost inside is that samples differ.
@@ -28,7 +28,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from metrics import bootstrap, paired, realism
+from metrics import bracketed, mean_interval, paired, realism
 from scipy.stats import chi
 
 import pulse_jax
@@ -93,14 +93,11 @@ def at_radius(radius, rows, name):
 
 
 def line(radius, rows):
-    def text(mean, low, high):
-        return f"{mean:.3g} [{low:.3g}, {high:.3g}]"
-
     found = {"radius over √d": radius}
     for name, label in MEASURES.items():
         values, at_one = (at_radius(r, rows, name) for r in (radius, 1.0))
-        found[label] = text(*bootstrap(values, FLAGS.seed))
-        found[f"{name} − that at 1"] = text(*paired(values, at_one, FLAGS.seed))
+        found[label] = bracketed(*mean_interval(values))
+        found[f"{name} − that at 1"] = bracketed(*paired(values, at_one))
     return found
 
 
@@ -120,7 +117,7 @@ def draw(norms, rows, shown):
     left.legend(fontsize="small")
 
     for axis, (name, label) in zip(others, MEASURES.items(), strict=True):
-        curve = np.array([bootstrap(at_radius(r, rows, name), FLAGS.seed) for r in RADII])
+        curve = np.array([mean_interval(at_radius(r, rows, name)) for r in RADII])
         axis.plot(RADII, curve[:, 0], "o-", color="C2", ms=4)
         axis.fill_between(RADII, curve[:, 1], curve[:, 2], color="C2", alpha=0.2, lw=0)
         axis.axvline(1, color="0.6", lw=1)

@@ -240,6 +240,11 @@ def settle():
             f"--batch_size={FLAGS.batch_size} must be a multiple of {unit}, for groups of images "
             f"and {jax.local_device_count()} devices"
         )
+    intervals = FLAGS.path_interval, FLAGS.r1_interval
+    if FLAGS.path_weight and FLAGS.path_interval // 2 % np.gcd(*intervals) == 0:
+        raise ValueError(
+            f"--path_interval={intervals[0]} and --r1_interval={intervals[1]} would meet in a step"
+        )
     if FLAGS.finish and not FLAGS.stop_minutes:
         raise ValueError("--finish takes --stop_minutes")
 

@@ -17,12 +17,12 @@ from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 ROOT = Path(__file__).parents[1]
 
 
-def save_small_generator(folder):
+def save_small_generator(folder, seed=0):
     """A StyleGAN 2 of 8×8 pixels and its discriminator, with random weights."""
     network = StyleGAN2(resolution=8, channels=(6, 4), latent_size=8, mapping_layers=1)
     noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
     judge, image = Discriminator(channels=(6, 4)), jnp.zeros((1, 8, 8, 3))
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
 
     def weights(module, *inputs):
         shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]

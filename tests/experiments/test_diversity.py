@@ -85,5 +85,5 @@ def test_bad_settings_are_told_in_one_line(folder, first):
         "--restarts=1": "--restarts=1: differences take at least 2",
         "--images=x": "--images=x: the reader is trained on drawn faces alone",
     }.items():
-        result = run_experiment("diversity", flag, f"--workdir=bad{flag}", cwd=folder)
+        result = run_experiment("diversity", flag, "--workdir=bad", cwd=folder)
         assert result.returncode != 0 and result.stderr == f"diversity: {complaint}\n"

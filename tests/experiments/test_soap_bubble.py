@@ -69,3 +69,11 @@ def test_a_second_run_only_computes_what_is_missing(folder):
     assert {path: path.stat().st_mtime_ns for path in cells} == cells
     timings = read_table(folder / "first" / "timings.csv")
     assert [row["cell"] for row in timings] == ["norms"]
+
+
+def test_results_of_other_weights_are_refused(folder):
+    save_small_generator(folder / "other" / "small", seed=1)
+    for name in ("config.json", "cells"):
+        (folder / "other" / name).symlink_to(folder / "first" / name)
+    result = run_experiment("soap_bubble", *TINY, "--workdir=.", cwd=folder / "other")
+    assert result.returncode == 1 and "--workdir=. has results of another small" in result.stderr

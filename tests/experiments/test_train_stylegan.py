@@ -174,7 +174,8 @@ params = dict(zip(("generator", "discriminator"), networks))
 optimizer = t.make_optimizer()
 updates, _ = optimizer.update(params, optimizer.init(params))
 complaints = []
-for flags in "--batch_size=6", "--channels=6,4", "--data_dir=nowhere", "--finish":
+bad = "--batch_size=6", "--path_interval=32", "--channels=6,4", "--data_dir=nowhere", "--finish"
+for flags in bad:
     at(flags)
     try:
         t.main(None)
@@ -197,6 +198,7 @@ json.dump(found, open("found.json", "w"))
         complaints,
         (
             "--batch_size=6 must be a multiple of 4, for groups of images and 1 devices",
+            "--path_interval=32 and --r1_interval=16 would meet in a step",
             "2 channel counts (6, 4) don't fit resolution 64",
             "nowhere: ",
             "--finish takes --stop_minutes",
