@@ -213,7 +213,11 @@ def run(_):
         for picture in pictures:
             save(picture, results.take_up)  # what other processes have done
             finish(picture, generator)
+            if len(picture.rows) < FLAGS.restarts:  # the process that failed has told why
+                picture.error = picture.error or f"{picture.folder}: not all restarts are saved"
         failures += conclude(output, pictures, timings, config)
+    failures += [picture.error for picture in pictures if picture.error]
+    if jax.process_index() == 0:
         summarise(pictures, failures, output)
     if failures:
         sys.exit(1)
@@ -226,7 +230,7 @@ def finish(picture, generator):
 
 
 def conclude(output, pictures, timings, config):
-    """Write what is about all pictures; returns what failed, also of theirs."""
+    """Write what is about all pictures; returns what failed."""
     rows = [row for picture in pictures for _, row in sorted(picture.rows.items())]
     failures = []
     for name, table in (("results.csv", rows), ("timings.csv", timings)):
@@ -234,7 +238,7 @@ def conclude(output, pictures, timings, config):
             failures.append(attempt(write, output / name, results.as_csv(table)))
     failures.append(attempt(report.save, output, pictures, config))
     results.clear_temporary(output)
-    return [told for told in failures + [picture.error for picture in pictures] if told]
+    return [told for told in failures if told]
 
 
 def search_pictures(jobs, generator, params, searches, config, output, signals):
@@ -249,6 +253,8 @@ def search_pictures(jobs, generator, params, searches, config, output, signals):
     with tqdm(total=total, initial=begun, unit="step", disable=not jobs) as progress:
         for side, (operator, search) in searches.items():
             sized = [job for job in jobs if job.picture.side == side]
+            if not sized:
+                continue
             found = batch.search_all(
                 sized,
                 config["slots"],
@@ -407,6 +413,8 @@ def make_optimizer():
             f"--scheme={FLAGS.scheme} can't go back to earlier points, as --opt_name={name} does; "
             f"take --recipe=original, or another optimiser"
         )
+    if name == "pcn" and not 0 < FLAGS.learning_rate <= 1:
+        raise ValueError(f"--learning_rate={FLAGS.learning_rate}: that of pcn is in (0, 1]")
     if name in pulse_jax.SAMPLERS:
         # Each restart's noise also depends on where it starts, and so on --seed.
         return scheme(pulse_jax.SAMPLERS[name](schedule, FLAGS.temperature, jax.random.key(0)))
@@ -462,6 +470,10 @@ def read_start(name, generator):
     given = Path(FLAGS.init_from).expanduser()
     choices = [given / "latents.npz", given / name / "latents.npz"] if given.is_dir() else [given]
     path = next((choice for choice in choices if choice.is_file()), choices[-1])
+    if (given / "config.json").is_file():
+        space = json.loads((given / "config.json").read_text()).get("--space")
+        if space != FLAGS.space:
+            raise ValueError(f"--init_from={given} has searched --space={space}, not {FLAGS.space}")
     start = starts.load_latents(path, generator)
     count = len(jax.tree.leaves(start)[0])
     if count < (FLAGS.pick or FLAGS.restarts):

@@ -21,6 +21,8 @@ def write(path, content):
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # else, without power, the name could be there without this
         os.replace(temporary, path)
+    except OSError as error:  # of a full disk, say, which names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)  # there no longer, if all went well
 

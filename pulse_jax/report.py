@@ -74,7 +74,8 @@ def save(output, pictures, config):
     """
     done = [p for p in pictures if p.rows and (p.folder / "results.csv").is_file()]
     files = [path for picture in done for path in picture.folder.iterdir() if path.suffix in TYPES]
-    embed = sum(path.stat().st_size for path in files) <= EMBEDDED
+    shown = [path for path in files if path.name != "grid.png"]  # it holds the others once more
+    embed = sum(path.stat().st_size for path in shown) <= EMBEDDED
 
     def source(path):
         if not embed:

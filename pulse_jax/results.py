@@ -44,12 +44,12 @@ class Picture:
     def side(self):
         return len(self.target)
 
-    @property
+    @functools.cached_property
     def pixels(self):
         """A checksum of them, with 8 bits: what tells pictures apart where restarts are drawn."""
         return zlib.crc32(images.to_uint8(self.target).tobytes())
 
-    @property
+    @functools.cached_property
     def checksum(self):
         """Of its pixels and of where its restarts start."""
         arrays = jax.tree.leaves(self.start)

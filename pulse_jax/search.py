@@ -225,8 +225,9 @@ def run(
             info = jax.tree.map(lambda m: np.full((restarts, steps), np.nan, m.dtype), now.info)
         for slot in np.flatnonzero(now.numbers >= 0):
             row = now.numbers[slot]
+            count = np.clip(steps - taken[row], 0, chunk)
             for whole, part in zip(info, now.info, strict=True):
-                whole[row, taken[row] : taken[row] + chunk] = part[slot, : steps - taken[row]]
+                whole[row, taken[row] : taken[row] + count] = part[slot, :count]
             taken[row] = now.state.step[slot]
         if now.done.any():
             rows = np.where(now.done, now.numbers, restarts)  # out of range: dropped

@@ -423,6 +423,7 @@ def test_a_scheme_with_a_sampler_in_another_space(run, tmp_path):
         (["--scheme=soft_shell:x"], "--scheme=soft_shell:x: the parameter of soft_shell"),
         (["--scheme=geodesic", "--opt_name=lbfgs"], "--scheme=geodesic can't go back"),
         (["--scheme=rescale:2"], "rescale takes no parameter, got '2'"),
+        (["--opt_name=pcn", "--learning_rate=2"], "--learning_rate=2.0: that of pcn is in (0, 1]"),
     ],
 )
 def test_schemes_that_do_not_work_are_told(run, tmp_path, capsys, flags, told):

@@ -94,6 +94,11 @@ def test_what_is_under_way_goes_on_from_its_last_state(run, folder, monkeypatch,
     assert steps[1] < steps[0]
 
 
+def test_a_finished_run_keeps_its_times(run, folder):
+    times = (run(folder) / "timings.csv").read_bytes()
+    assert (run(folder) / "timings.csv").read_bytes() == times
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_run_with_the_step(run, folder, monkeypatch, tmp_path, capsys, number):
     whole = run(folder, output="whole")

@@ -218,6 +218,12 @@ def test_what_happens_in_a_slot_depends_on_what_is_in_it_and_their_number(restar
     assert len(set(together[1].loss[:, 0].tolist())) == restarts
 
 
+def test_restarts_past_the_last_step_stay_as_they_are():
+    state, _ = run(LINEAR, MATRIX, TARGETS[0], start(2), 10)
+    again, info = run(LINEAR, MATRIX, TARGETS[0], state, 8)
+    assert same_bytes(again, state) and np.isnan(info.l2).all()
+
+
 @pytest.mark.parametrize(("steps", "chunk"), [(7, 10), (14, 5), (13, 1)])
 def test_chunks_are_steps_one_after_another(steps, chunk):
     target, expected, infos = TARGETS[0], start(2), []

@@ -95,7 +95,7 @@ def style_generator(
     if noise_type == "zero":
         zero = set(range(noise_layers))
     searched = (
-        set(range(trainable_noise_layers)) - zero
+        set(range(min(trainable_noise_layers, noise_layers))) - zero
         if noise_type in ("trainable", "normalised")
         else set()
     )

@@ -74,9 +74,13 @@ def load_network(name_or_path, space="w"):
     network, params = read_network(find(name_or_path))
     if space != "w" and "mapping" not in params:
         raise ValueError(f"generator {name_or_path!r} has no mapping network: its space is w")
+    if space == "z":
+        return network, params
     if "latent_fit" not in params:
         hint = f"computing its latent fit; `pulse_jax_convert {name_or_path}` would store it"
         print(f"{name_or_path}: {hint}", file=sys.stderr)
+    elif space == "w_full":
+        print(f"{name_or_path}: computing the covariance of its styles", file=sys.stderr)
     return network, with_latent_fit(network, params, full=space == "w_full")
 
 

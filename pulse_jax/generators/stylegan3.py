@@ -186,7 +186,10 @@ class Synthesis(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    """Waves that the style turns and shifts, mixed: styles (N, d) → (N, H, W, features)."""
+    """Waves that the style turns and shifts, mixed: styles (N, d) → (N, H, W, features).
+
+    In float32 at least: a wave of several periods would be lost in bfloat16.
+    """
 
     features: int
     signal: Signal
@@ -204,6 +207,8 @@ class FourierFeatures(nn.Module):
         transform = self.param("transform", lambda key: jnp.eye(3))  # the user's, of the image
         kernel = self.param("kernel", nn.initializers.normal(1.0), (self.features, self.features))
 
+        dtype, wide = w.dtype, jnp.promote_types(w.dtype, jnp.float32)
+        w, frequencies, phases = (x.astype(wide) for x in (w, frequencies, phases))
         start = nn.initializers.constant(jnp.array([1.0, 0.0, 0.0, 0.0]))  # as it is
         style = nn.Dense(4, kernel_init=nn.initializers.zeros, bias_init=start, name="style")
         style = style(w / math.sqrt(w.shape[-1]))
@@ -216,11 +221,12 @@ class FourierFeatures(nn.Module):
         excess = jnp.linalg.norm(frequencies, axis=-1) - bandwidth
         amplitudes = jnp.clip(1 - excess / (rate / 2 - bandwidth), 0, 1)  # (N, C)
 
-        position = jnp.asarray((np.arange(size) - (size - 1) / 2) / rate, w.dtype)[:, None]
+        position = jnp.asarray((np.arange(size) - (size - 1) / 2) / rate, wide)[:, None]
         across = position * frequencies[:, None, :, 0] + phases[:, None]  # (N, W, C)
         down = position * frequencies[:, None, :, 1]  # (N, H, C)
         waves = jnp.sin(2 * math.pi * (down[:, :, None] + across[:, None]))
-        return waves * amplitudes[:, None, None] @ (kernel / math.sqrt(self.features))
+        waves = (waves * amplitudes[:, None, None]).astype(dtype)
+        return waves @ (kernel / math.sqrt(self.features))
 
 
 class FilteredConv(nn.Module):

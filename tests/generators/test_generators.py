@@ -166,6 +166,14 @@ def test_the_space_of_the_full_covariance_has_it():
     assert relative_error(generator.styles({"latent_fit": fit}, {"style": z}), expected) <= 1e-5
 
 
+@pytest.mark.parametrize("noise_type", ["trainable", "normalised"])
+def test_more_noise_maps_than_there_are_is_all(noise_type):
+    generator = style_generator(STYLEGAN2, noise_type=noise_type, trainable_noise_layers=99)
+    sample = jax.eval_shape(generator.sample, jax.random.key(0))
+    assert len(sample[0]) == len(STYLEGAN2.noise_shapes)  # the style, and all maps but the last
+    jax.eval_shape(generator.synthesize, random_params(STYLEGAN2), *sample)
+
+
 def test_normalised_noise_enters_with_mean_0_and_mean_square_1():
     arguments = {"trainable_noise_layers": 2}
     generator = style_generator(STYLEGAN2, noise_type="normalised", **arguments)

@@ -304,6 +304,15 @@ def test_styles_turn_and_shift_as_the_users_transform_does():
     assert relative_error(module.apply({"params": params}, w), expected) > 0.1
 
 
+def test_waves_of_many_periods_survive_bfloat16():
+    module = FourierFeatures(5, Signal(36, 16, 6.0, 2.0))
+    params = module.init(jax.random.key(0), jnp.zeros((1, 4)))["params"]
+    params, w = as_dtype((params, jnp.ones((1, 4))), "bfloat16")
+    exact = module.apply({"params": as_dtype(params, "float32")}, as_dtype(w, "float32"))
+    rounded = module.apply({"params": params}, w)
+    assert rounded.dtype == "bfloat16" and relative_error(rounded, exact) <= 0.02
+
+
 def test_waves_too_fast_for_the_samples_fade_away():
     module = FourierFeatures(5, Signal(12, 16, 2.0, 6.0))
     params = module.init(jax.random.key(0), jnp.zeros((1, 4)))["params"]
