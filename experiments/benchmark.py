@@ -24,8 +24,8 @@
 - slots: restarts accepted in a second if a slot goes to the next one as soon as it is free, and if
   batches of as many wait for their slowest.
 - recipes: restarts accepted in a second, and whether their images are as good: the discriminator's
-  score (in batches of one restart for every face), GEOCROSS, and diversity, the mean difference of
-  two restarts of one input, with the same noise maps. Beside them the score of the true faces.
+  score, GEOCROSS, and diversity, the mean difference of two restarts of one input, with the same
+  noise maps. Beside them the score of the true faces.
 
 Inputs are freshly drawn faces that the generator has never seen. A restart is accepted if its
 image, as an 8-bit file holds it, downscales to the input with a mean squared error of at most 1e-3;
@@ -57,7 +57,7 @@ from absl import app, flags, logging
 from faces import album
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from metrics import as_saved, diversity, with_noise_of_first
+from metrics import as_saved, diversity, realism, with_noise_of_first
 
 import pulse_jax
 from pulse_jax.generators import checkpoint
@@ -92,7 +92,7 @@ flags.DEFINE_list("recipes", list(RECIPES), f"Of {', '.join(RECIPES)}; ratios ar
 flags.DEFINE_list("dtypes", "float32", "In steps: of the activations, float32 or bfloat16.")
 flags.DEFINE_list("restarts", "8", "At once in steps, in all in scaling, else for each face.")
 flags.DEFINE_integer("slots", 8, "Restarts at once, but for steps.", lower_bound=1)
-flags.DEFINE_integer("faces", 16, "Freshly drawn faces; in recipes a multiple of 4.", lower_bound=1)
+flags.DEFINE_integer("faces", 16, "Freshly drawn faces.", lower_bound=1)
 flags.DEFINE_integer("steps", 100, "Of a restart, at most.", lower_bound=1)
 flags.DEFINE_integer("repeats", 5, "Turns that are timed.", lower_bound=1)
 flags.DEFINE_bool("against_torch", False, "Compare steps with PyTorch's.")
@@ -475,9 +475,7 @@ def recipes(name, restarts):
     for setup, start in zip(setups, starts, strict=True):
         warm_up(setup, start, FLAGS.slots)
     seconds = in_turns(*(functools.partial(run, k) for k in range(len(setups))))
-    score, weights = pulse_jax.load_discriminator(name)
-    score = functools.partial(jax.jit(score), weights)
-    rates = []
+    score, rates = realism(name), []
     for k, setup in enumerate(setups):
         figures = judge(setup, found[k], targets, score)
         rates.append(figures["accepted"] * len(targets) / seconds[k])
@@ -501,14 +499,13 @@ def judge(setup, state, targets, score):
     latents = state.best.latents
     images = render(setup, latents, state.frozen)
     accepted = errors(setup, images, targets) <= EPS
-    scores = np.stack([score(batch) for batch in by_face(images).swapaxes(0, 1)], axis=1)
     styles = jax.jit(jax.vmap(setup.generator.styles, (None, 0)))(setup.params, latents)
     alike = render(setup, *with_noise_of_first(latents, state.frozen))
     groups = [x[kept] for x, kept in zip(by_face(alike), by_face(accepted), strict=True)]
     return {
         "accepted": accepted.mean(),
         "evaluations / accepted": evaluations(state) / accepted.sum(),
-        "score": scores.ravel()[accepted].mean(dtype=float),
+        "score": score(images)[accepted].mean(dtype=float),
         "GEOCROSS": np.asarray(jax.vmap(geocross)(styles))[accepted].mean(dtype=float),
         "diversity": float(np.mean([diversity(group) for group in groups if len(group) > 1])),
     }
