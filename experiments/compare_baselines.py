@@ -14,6 +14,9 @@ Nyquist frequency of the input, over that of the true face, in the whole image a
 that the facial hair covers; the score of the generator's discriminator, if it tells faces from
 samples that are far off. Intervals hold the mean over faces with 95%.
 
+With the bundled generator, the network's pictures have half the energy of true faces, PULSE's a
+little more than these; PULSE is the more natural by NIQE and 4 dB further from the truth.
+
 Writes table.csv, measures.png and pictures.png. --preset=quick: 8 faces, and a network that has
 seen less, 3 minutes on two cores; full: 24 faces, 6 minutes.
 """
