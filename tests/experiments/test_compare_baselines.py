@@ -55,7 +55,9 @@ def test_the_table_has_all_methods_and_the_lead(first):
     ]
     lead = float(lines[-1]["NIQE"].split()[0])
     niqe = {line["method"]: float(line["NIQE"].split()[0]) for line in lines}
-    np.testing.assert_allclose(lead, niqe["PULSE"] - niqe["network, 2 steps"], atol=0.02)
+    np.testing.assert_allclose(
+        lead, niqe["PULSE"] - niqe["network, 2 steps"], atol=0.15
+    )  # 3 digits
     for name in ("measures.png", "pictures.png"):
         assert (first / name).stat().st_size > 10_000
 
