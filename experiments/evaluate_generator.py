@@ -22,7 +22,7 @@ what the reader makes of the true faces: no result can be expected to do better.
 from what is read off the truth to what is read off the results, 0 for the lightest, 1 the darkest.
 
 Writes summary.csv, groups.csv, skin.png and pictures.png. --preset=quick: 8 images with 4 restarts,
-2 minutes on two cores; full: 64 with 8, 8 minutes.
+3 minutes on two cores; full: 64 with 8, 8 minutes.
 """
 
 from functools import partial
@@ -54,7 +54,7 @@ flags.DEFINE_enum("recipe", "fast", list(pulse_jax.RECIPES), "How to search, as 
 flags.DEFINE_integer("train_steps", None, "Of the reader, 32 faces each; the preset's by default.")
 flags.DEFINE_integer("shown", 16, "Images in pictures.png.", 1)
 PRESETS = {
-    "quick": {"inputs": 8, "restarts": 4, "train_steps": 800},
+    "quick": {"inputs": 8, "restarts": 4, "train_steps": 400},
     "full": {"inputs": 64, "restarts": 8, "train_steps": 2000},
 }
 BOUNDS = {"l2 ≤ 0.001": 1e-3, "l2 ≤ 0.002": 2e-3}
