@@ -461,6 +461,12 @@ def check_start():
             f"--pick={FLAGS.pick}: all --restarts={FLAGS.restarts} would be the same; "
             f"take --restarts=1, or --vary"
         )
+    config = Path(FLAGS.init_from or "").expanduser() / "config.json"
+    if FLAGS.init_from is not None and config.is_file():
+        space = json.loads(config.read_text()).get("--space")
+        if space != FLAGS.space:
+            given = f"--init_from={FLAGS.init_from}"
+            raise ValueError(f"{given} has searched --space={space}, not {FLAGS.space}")
 
 
 def read_start(name, generator):
@@ -470,10 +476,6 @@ def read_start(name, generator):
     given = Path(FLAGS.init_from).expanduser()
     choices = [given / "latents.npz", given / name / "latents.npz"] if given.is_dir() else [given]
     path = next((choice for choice in choices if choice.is_file()), choices[-1])
-    if (given / "config.json").is_file():
-        space = json.loads((given / "config.json").read_text()).get("--space")
-        if space != FLAGS.space:
-            raise ValueError(f"--init_from={given} has searched --space={space}, not {FLAGS.space}")
     start = starts.load_latents(path, generator)
     count = len(jax.tree.leaves(start)[0])
     if count < (FLAGS.pick or FLAGS.restarts):

@@ -25,8 +25,9 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", disk_full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as raised:
         write(path, b"after")
+    assert raised.value.filename == str(path)
     assert path.read_text() == "before" and os.listdir(tmp_path) == ["a"]
 
 

@@ -79,7 +79,7 @@ def load_network(name_or_path, space="w"):
     if "latent_fit" not in params:
         hint = f"computing its latent fit; `pulse_jax_convert {name_or_path}` would store it"
         print(f"{name_or_path}: {hint}", file=sys.stderr)
-    elif space == "w_full":
+    elif space == "w_full" and "factor" not in params["latent_fit"]:
         print(f"{name_or_path}: computing the covariance of its styles", file=sys.stderr)
     return network, with_latent_fit(network, params, full=space == "w_full")
 
