@@ -59,6 +59,18 @@ def test_held_out_faces_are_others():
     assert not (train.skin == held_out.skin).any()
 
 
+@pytest.mark.slow
+def test_drawn_batches_are_of_faces_from_minus_1_to_1():
+    found = drawn_faces(8)
+    draw = jax.jit(found.draw, static_argnums=2)
+    train, held_out = (
+        draw(source, jax.random.key(0), 2)[0] for source in (found.train, found.held_out)
+    )
+    assert np.abs(train - held_out).max() > 0.1
+    for batch in (train, held_out):
+        assert batch.shape == (2, 8, 8, 3) and -1 <= batch.min() < 0 < batch.max() <= 1
+
+
 def test_a_folder_is_cropped_mirrored_and_split(tmp_path):
     for k in range(21):
         shape = [(8, 8, 3), (12, 20, 3), (30, 9, 3)][k % 3]
