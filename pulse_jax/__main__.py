@@ -190,7 +190,7 @@ def run(_):
     for picture in pictures:
         save(picture, results.take_up)
     usable = [picture for picture in pictures if not picture.error]
-    share = [(picture, k) for picture in usable for k in range(1, FLAGS.restarts + 1)]
+    share = batch.in_turn(usable, FLAGS.restarts, config["slots"])
     share = share[jax.process_index() :: jax.process_count()]
     jobs = [Restart(picture, k, FLAGS.steps) for picture, k in share if k not in picture.rows]
     for job in jobs:

@@ -25,6 +25,17 @@ from pulse_jax.search import STATUS
 PATIENCE = 1.0  # seconds
 
 
+def in_turn(pictures, restarts, together):
+    """All (picture, restart's number) in the order of search: first of so many pictures in turn.
+
+    A hard picture then doesn't keep the first results of the others waiting, nor does the first
+    picture of thousands wait for the last to be complete.
+    """
+    groups = [pictures[i : i + together] for i in range(0, len(pictures), together)]
+    numbers = range(1, restarts + 1)
+    return [(picture, k) for group in groups for k in numbers for picture in group]
+
+
 def make_draw(generator, settings):
     """Where jobs start, `draw(jobs) → (latents, frozen)`; `settings`: the command's flags.
 

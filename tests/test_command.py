@@ -1,6 +1,7 @@
 """The command: what it writes, what it promises about seeds, and how it takes bad input."""
 
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -70,6 +71,12 @@ def test_what_is_written(run, generator, tmp_path, capsys):
     figures = [tuple(int(t[name]) for name in ("side", "restarts", "steps")) for t in timings]
     assert figures == [(2, 3, 9), (4, 6, 18)]
     assert "notes.txt" in capsys.readouterr().out
+
+
+def test_pictures_are_searched_in_turn():
+    """As many as there are slots; then the next ones."""
+    order = [f"{picture}{k}" for picture, k in batch.in_turn("abcde", 2, together=3)]
+    assert order == ["a1", "b1", "c1", "a2", "b2", "c2", "d1", "e1", "d2", "e2"]
 
 
 def test_success_counts_what_was_saved(run, tmp_path):
@@ -265,8 +272,8 @@ def test_results_of_other_settings_are_left_alone(run, tmp_path, capsys):
 def test_the_same_command_does_what_is_left(run, tmp_path, capsys, monkeypatch):
     for name, seed in (("a.png", 1), ("b.png", 2)):
         write_picture(tmp_path / "in" / name, seed=seed)
-    folder = f"--input_dir={tmp_path / 'in'}"
-    whole = run(folder, output="whole", seed=None)
+    flags = f"--input_dir={tmp_path / 'in'}", "--batch_size=1"
+    whole = run(*flags, output="whole", seed=None)
 
     class Stopped(Exception):
         pass
@@ -274,21 +281,21 @@ def test_the_same_command_does_what_is_left(run, tmp_path, capsys, monkeypatch):
     stream = pulse_jax.stream
 
     def stopping(*arguments, **options):
-        """Four slots: the first four restarts, and then no more."""
-        yield next(iter(stream(*arguments, **options)))
+        """The first four restarts, one after the other, and then no more."""
+        yield from itertools.islice(stream(*arguments, **options), 4)
         raise Stopped
 
     seed = json.loads((whole / "config.json").read_text())["seed"]
     monkeypatch.setattr(command.secrets, "randbelow", lambda bound: seed)
     monkeypatch.setattr(pulse_jax, "stream", stopping)
     with pytest.raises(Stopped):
-        run(folder, output="cut", seed=None)
+        run(*flags, output="cut", seed=None)
     monkeypatch.setattr(pulse_jax, "stream", stream)
     monkeypatch.setattr(command.secrets, "randbelow", lambda bound: seed + 1)
     cut = tmp_path / "cut"
     assert contents(cut / "a") == contents(whole / "a")
     assert {p.name for p in (cut / "b").iterdir()} == {"hr_01.png", "lr_01.png", "parts"}
-    run(folder, output="cut", seed=None)
+    run(*flags, output="cut", seed=None)
     assert "4 restarts have been done before, 2 are left" in capsys.readouterr().out
     assert contents(cut / "b") == contents(whole / "b")
     for name in ("results.csv", "config.json"):
