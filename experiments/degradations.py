@@ -20,7 +20,7 @@ import harness
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from metrics import as_saved, wilson
+from metrics import as_saved, bracketed, mean_share
 
 import pulse_jax
 from pulse_jax import images, operators
@@ -64,11 +64,10 @@ def search(generator, params, text, truth):
 
 def row(name, cell):
     met = (cell["l2"] <= FLAGS.eps).mean(axis=1)
-    low, high = wilson(met.sum(), len(met))
     return {
         "operator": DEGRADATIONS[name],
         "input": "×".join(map(str, cell["inputs"].shape[1:3])),
-        "converged": f"{met.mean():.3g} [{low:.3g}, {high:.3g}]",
+        "converged": bracketed(*mean_share(met)),
         "median l2": float(np.median(cell["l2"])),
     }
 

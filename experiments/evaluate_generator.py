@@ -39,9 +39,9 @@ from metrics import (
     diversity,
     laplacian_energy,
     mean_interval,
+    mean_share,
     paired,
     realism,
-    wilson,
     with_noise_of_first,
 )
 from reader import batches, by_attribute, read_images, train
@@ -144,8 +144,8 @@ def summarise(rows, others, found):
     shares[OF_VARIANCE] = column("l2 / variance") <= 0.05
     lines = []
     for name, met in shares.items():
-        low, high = wilson(met.mean(axis=1).sum(), len(met))
-        lines.append({"quantity": name, "mean": float(met.mean()), "low": low, "high": high})
+        mean, low, high = mean_share(met.mean(axis=1))
+        lines.append({"quantity": name, "mean": mean, "low": low, "high": high})
     means = {
         "sharpness": column("sharpness").mean(axis=1),
         "diversity": found["diversity"],
@@ -211,7 +211,7 @@ def by_group(readings):
 
         truth = [row for row in of_group if row["restart"] == 0]
         met = by_input(lambda r: r["met"], results)
-        success = bracketed(met.mean(), *wilson(met.sum(), len(met)))
+        success = bracketed(*mean_share(met))
         line = {"faces": group, "inputs": len(inputs), "success": success}
         skins = (by_input(lambda r: r["skin read"], rows) for rows in (results, truth))
         line["skin shift"] = bracketed(*paired(*skins))

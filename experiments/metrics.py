@@ -433,6 +433,16 @@ def mean_interval(values):
     return mean, mean - half, mean + half
 
 
+def mean_share(shares):
+    """Mean over images of the share of an image's restarts that met something: (mean, low, high).
+
+    With Wilson's interval for 95%. Restarts for one image aren't independent, so each image counts
+    as one trial.
+    """
+    shares = np.asarray(shares, np.float64)
+    return float(shares.mean()), *wilson(shares.sum(), len(shares))
+
+
 def paired(a, b):
     """`mean_interval` of a − b, where a and b measure the same images."""
     return mean_interval(np.subtract(a, b))

@@ -30,7 +30,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from metrics import as_saved, bracketed, diversity, mean_interval, realism, wilson
+from metrics import as_saved, bracketed, diversity, mean_interval, mean_share, realism
 
 import pulse_jax
 from pulse_jax import images, operators
@@ -119,9 +119,7 @@ def column(factor, rows, name):
 
 def interval(name, values):
     """(mean, low, high)"""
-    if name == "success":
-        return values.mean(), *wilson(values.sum(), len(values))
-    return mean_interval(values)
+    return mean_share(values) if name == "success" else mean_interval(values)
 
 
 def line(factor, rows):

@@ -15,6 +15,7 @@ from metrics import (
     high_pass,
     laplacian_energy,
     mean_interval,
+    mean_share,
     niqe,
     niqe_model,
     paired,
@@ -231,6 +232,11 @@ def test_wilson_has_the_published_intervals():
         np.testing.assert_allclose(mirrored, (1 - interval[1], 1 - interval[0]), atol=6e-5)
     with pytest.raises(ValueError, match="3 successes of 2"):
         wilson(3, 2)
+
+
+def test_an_image_is_one_trial():
+    """However many restarts its share is of."""
+    assert mean_share([1, 0.5, 0, 0.5]) == (0.5, *wilson(2, 4))
 
 
 @pytest.mark.parametrize("count", [2, 5, 40])
