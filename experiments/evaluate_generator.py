@@ -21,6 +21,9 @@ of dark, medium and light skin, with and without glasses and facial hair. "read 
 what the reader makes of the true faces: no result can be expected to do better. The skin shift is
 from what is read off the truth to what is read off the results, 0 for the lightest, 1 the darkest.
 
+Of the bundled faces64, with --preset=full, 99.6% of the restarts meet 1e-3, results are as sharp as
+the truth (0.96), and glasses are kept on two faces of three and invented on half of the others.
+
 Writes summary.csv, groups.csv, skin.png and pictures.png. --preset=quick: 8 images with 4 restarts,
 3 minutes on two cores; full: 64 with 8, 8 minutes.
 """

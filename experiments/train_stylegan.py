@@ -5,9 +5,10 @@
     python experiments/train_stylegan.py --output_dir=runs/mine --data_dir=my_images
 
 An interrupted run goes on with the same command, bit for bit as if it had not been interrupted (on
-a GPU with XLA_FLAGS=--xla_gpu_deterministic_ops=true, on as many devices). --stop_minutes saves and
-stops on a machine that is there for so long, and takes up to a minute more; with --finish it is the
-run's end, towards which the learning rate falls. Every few minutes, and then, a run writes
+a GPU with XLA_FLAGS=--xla_gpu_deterministic_ops=true, on as many devices). config.json holds the
+flags that must be as before. --stop_minutes saves and stops on a machine that is there for so long,
+and takes up to a minute more; with --finish it is the run's end, towards which the learning rate
+falls. Every few minutes, and then, a run writes
 
 - `state/`, from which it goes on;
 - a grid of samples of the averaged generator;
@@ -37,6 +38,7 @@ pixels a second in float32 and with the default networks.
 
 import csv
 import functools
+import json
 import sys
 import time
 from collections import deque
@@ -58,7 +60,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from pulse_jax import images
-from pulse_jax.files import one_line
+from pulse_jax.files import one_line, write
 from pulse_jax.generators import checkpoint, fit_latents
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 
@@ -122,6 +124,8 @@ flags.DEFINE_float("stop_minutes", None, "Save and stop so long after the start.
 flags.DEFINE_bool("finish", False, "--stop_minutes is to be the run's end, by the clock.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
 
+# What a run may go on with otherwise than it began.
+OPEN = "output_dir", "images", "save_minutes", "stop_minutes", "finish", "export_dtype"
 IN_FLIGHT = 4  # steps that the host may be ahead of the devices
 RECENT = 100  # steps whose metrics a row averages
 KINDS = "plain", "path", "r1"  # of steps
@@ -163,6 +167,7 @@ def train():
     replicated, sharded = shardings(jax.local_devices())
     source = data_set()
     steps, start = make_steps(generator, discriminator, replicated, sharded)
+    claim(output / "config.json")
     last = -(-FLAGS.images // FLAGS.batch_size)
 
     # Compiled once, for all uses: of drawn faces, that takes as long as a step's.
@@ -247,6 +252,20 @@ def settle():
         )
     if FLAGS.finish and not FLAGS.stop_minutes:
         raise ValueError("--finish takes --stop_minutes")
+
+
+def claim(path):
+    """Write the flags that a run keeps. Raises ValueError if its folder is of a run with others."""
+    own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
+    config = {flag.name: flag.value for flag in own if flag.name not in OPEN}
+    earlier = json.loads(path.read_text()) if path.is_file() else config
+    for name, value in config.items():
+        if earlier.get(name) != value:
+            raise ValueError(
+                f"--output_dir={path.parent} holds a run with --{name}={earlier.get(name)}, "
+                f"not {value}"
+            )
+    write(path, json.dumps(config, indent=2) + "\n")
 
 
 def data_set():

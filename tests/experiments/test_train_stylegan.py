@@ -153,7 +153,7 @@ assert traced == [8], traced
 
 def test_schedules_and_bad_settings(tmp_path):
     code = """
-import json, jax, train_stylegan as t
+import json, pathlib, jax, train_stylegan as t
 def at(*flags):
     t.FLAGS.unparse_flags()
     for name in t.FLAGS:
@@ -181,6 +181,12 @@ for flags in bad:
         t.main(None)
     except SystemExit as error:
         complaints.append(str(error))
+for flags in (["--data=tissue"], ["--data=tissue", "--images=9"], ["--data=galaxies"]):
+    at(*flags)
+    try:
+        t.claim(pathlib.Path("claimed.json"))
+    except ValueError as error:
+        complaints.append("train_stylegan: " + str(error))
 updates = jax.tree.map(lambda x: round(float(x), 4), updates)
 found = [kinds, rates, settings, updates, complaints]
 json.dump(found, open("found.json", "w"))
@@ -202,6 +208,7 @@ json.dump(found, open("found.json", "w"))
             "2 channel counts (6, 4) don't fit resolution 64",
             "nowhere: ",
             "--finish takes --stop_minutes",
+            "--output_dir=. holds a run with --data=tissue, not galaxies",
         ),
         strict=True,
     ):
