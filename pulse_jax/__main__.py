@@ -12,6 +12,7 @@ import math
 import secrets
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -23,12 +24,12 @@ from tqdm import tqdm
 
 import pulse_jax
 from pulse_jax import batch, images, operators, optimizers, report, results, schemes, starts
-from pulse_jax.files import one_line, write
+from pulse_jax.files import one_line, read_json, write
 from pulse_jax.generators import NOISE_TYPES, SPACES, checkpoint, style_generator
 from pulse_jax.generators.plug_in import is_plug_in, plug_in
 from pulse_jax.losses import Loss
 from pulse_jax.results import Picture, Restart, attempt, save
-from pulse_jax.search import STATUS, fitting_slots
+from pulse_jax.search import STATUS, fitting_slots, is_out_of_memory
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("input_dir", None, "Folder of square pictures; default: the examples.")
@@ -177,6 +178,8 @@ def run(_):
         check_start()
         loss, optimizer = make_loss(generator), make_optimizer()
         pictures, failures = read_pictures(output, generator, degradation)
+        if not pictures:
+            sys.exit(1)  # why has been told
         searches = {}  # side of the pictures → operator, search
         for side in sorted({picture.side for picture in pictures}):
             operator = degradation(generator.resolution // side)
@@ -190,9 +193,10 @@ def run(_):
     for picture in pictures:
         save(picture, results.take_up)
     usable = [picture for picture in pictures if not picture.error]
-    share = batch.in_turn(usable, FLAGS.restarts, config["slots"])
-    share = share[jax.process_index() :: jax.process_count()]
-    jobs = [Restart(picture, k, FLAGS.steps) for picture, k in share if k not in picture.rows]
+    share = [(i, k) for i in range(len(usable)) for k in range(1, FLAGS.restarts + 1)]
+    share = batch.in_turn(share[jax.process_index() :: jax.process_count()])
+    share = [Restart(usable[i], k, FLAGS.steps) for i, k in share]
+    jobs = [job for job in share if job.number not in job.picture.rows]
     for job in jobs:
         save(job.picture, results.take_up_restart, job)
     if len(jobs) < len(share):
@@ -201,7 +205,7 @@ def run(_):
         with batch.noted_signals() as signals:
             timings = search_pictures(jobs, generator, params, searches, config, output, signals)
     except jax.errors.JaxRuntimeError as error:
-        if not batch.is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         sys.exit(f"pulse_jax: out of memory with one restart at once: {one_line(error)[:200]}")
     if signals:
@@ -275,7 +279,7 @@ def search_pictures(jobs, generator, params, searches, config, output, signals):
                         finish(job.picture, generator)
                 if slots < config["slots"]:  # memory ran out
                     config["slots"] = slots
-                    write_config(output, config)
+                    attempt(write_config, output, config)
                 looked.append(time.perf_counter())
                 # The first chunk also compiles.
                 if len(looked) == 2 and not timings and progress.n < progress.total:
@@ -433,14 +437,14 @@ def read_pictures(output, generator, degradation):
     paths, skipped = images.list_images(folder)
     for path in skipped:
         print(one_line(f"skipped {path}: not a picture"))
-    # Where pictures differ in their suffix alone, the folders of their results keep it.
-    stems = [path.stem for path in paths]
-    unique = len({*stems, *results.OF_THE_RUN}) == len(stems) + len(results.OF_THE_RUN)
+    # The folder of a picture's results keeps its suffix, where its name would else be taken.
+    taken = Counter(path.stem for path in paths)
+    taken.update([*results.OF_THE_RUN, *(path.name for path in paths)])
     pictures = []
 
     def read(path):
         target = read_target(path, generator.resolution, degradation)
-        name = path.stem if unique else path.name
+        name = path.name if taken[path.stem] > 1 else path.stem
         pictures.append(Picture(path, target, output / name, read_start(name, generator)))
 
     failures = [complaint for path in paths if (complaint := attempt(read, path))]
@@ -461,12 +465,15 @@ def check_start():
             f"--pick={FLAGS.pick}: all --restarts={FLAGS.restarts} would be the same; "
             f"take --restarts=1, or --vary"
         )
-    config = Path(FLAGS.init_from or "").expanduser() / "config.json"
-    if FLAGS.init_from is not None and config.is_file():
-        space = json.loads(config.read_text()).get("--space")
-        if space != FLAGS.space:
-            given = f"--init_from={FLAGS.init_from}"
-            raise ValueError(f"{given} has searched --space={space}, not {FLAGS.space}")
+    if FLAGS.init_from is None:
+        return
+    given = Path(FLAGS.init_from).expanduser().absolute()
+    configs = [folder / "config.json" for folder in (given, *given.parents[:2])]
+    config = next((path for path in configs if path.is_file()), None)
+    space = read_json(config).get("--space", FLAGS.space) if config else FLAGS.space
+    if space != FLAGS.space:
+        told = f"--init_from={FLAGS.init_from} has searched"
+        raise ValueError(f"{told} --space={space}, not {FLAGS.space}")
 
 
 def read_start(name, generator):
@@ -520,9 +527,10 @@ def configure(output, generator, params, searches, pictures):
     """
     path = output / "config.json"
     try:
-        earlier = json.loads(path.read_text()) if path.is_file() else {}
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} can't be read: {one_line(error)}") from error
+        has_results = any(any(output.glob(f"*/{kind}")) for kind in ("results.csv", "parts/*"))
+        earlier = read_json(path) if has_results and path.is_file() else {}
+    except OSError as error:
+        raise ValueError(f"--output_dir={output} can't be read: {one_line(error)}") from error
     own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
     config = {f"--{flag.name}": flag.value for flag in own if flag.name not in INDIFFERENT}
@@ -540,10 +548,10 @@ def configure(output, generator, params, searches, pictures):
             )
     seed = secrets.randbelow(2**32) if FLAGS.seed is None else FLAGS.seed
     seed = earlier.get("seed", seed)
-    if jax.process_count() > 1:
-        seed = int(multihost_utils.broadcast_one_to_all(np.uint32(seed)))
-    FLAGS.seed = seed  # from here on, what restarts are drawn with
     slots = earlier.get("slots") or choose_slots(generator, params, searches, pictures)
+    if jax.process_count() > 1:
+        seed, slots = map(int, multihost_utils.broadcast_one_to_all(np.uint32([seed, slots])))
+    FLAGS.seed = seed  # from here on, what restarts are drawn with
     config |= {"seed": seed, "slots": slots}
     write_config(output, config)
     return config
@@ -570,8 +578,6 @@ def choose_slots(generator, params, searches, pictures):
         if not (FLAGS.batch_size.isdecimal() and int(FLAGS.batch_size)):
             raise ValueError(f"--batch_size={FLAGS.batch_size}: neither auto nor at least 1")
         return int(FLAGS.batch_size)
-    if not pictures:
-        return 1
     on_cpu = jax.default_backend() == "cpu"
     worthwhile = 8 if on_cpu else min(256, max(1, 2**24 // generator.resolution**2))
     needed = -(-FLAGS.restarts * len(pictures) // jax.device_count())

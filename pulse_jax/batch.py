@@ -20,20 +20,18 @@ import pulse_jax
 from pulse_jax import results, starts
 from pulse_jax.losses import l2
 from pulse_jax.results import save
-from pulse_jax.search import STATUS
+from pulse_jax.search import STATUS, is_out_of_memory
 
 PATIENCE = 1.0  # seconds
 
 
-def in_turn(pictures, restarts, together):
-    """All (picture, restart's number) in the order of search: first of so many pictures in turn.
+def in_turn(share):
+    """(index of a picture, restart's number) in the order of search: eight pictures in turn.
 
     A hard picture then doesn't keep the first results of the others waiting, nor does the first
     picture of thousands wait for the last to be complete.
     """
-    groups = [pictures[i : i + together] for i in range(0, len(pictures), together)]
-    numbers = range(1, restarts + 1)
-    return [(picture, k) for group in groups for k in numbers for picture in group]
+    return sorted(share, key=lambda pair: (pair[0] // 8, pair[1]))
 
 
 def make_draw(generator, settings):
@@ -91,11 +89,6 @@ def search_all(jobs, slots, **options):
             save(job.picture, results.take_up_restart, job)
         told = f"out of memory: going on with {slots} restarts at once on each device; bytes may "
         tqdm.write(f"pulse_jax: {told}differ from a run that had more", file=sys.stderr)
-
-
-def is_out_of_memory(error):
-    """Whether an error of XLA's says so: a GPU's by its code, a CPU's in its text."""
-    return any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory"))
 
 
 def search_slots(jobs, slots, *, generator, params, operator, search, draw, settings, stop):

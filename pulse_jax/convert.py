@@ -24,6 +24,8 @@ from absl import flags, logging
 from pulse_jax.files import one_line
 from pulse_jax.generators import checkpoint, published
 
+TEMPORARY = ".*.tmp"
+
 
 def main():
     """The console script: sources in, folders out."""
@@ -131,7 +133,8 @@ def convert(source, folder, dtype="float32"):
 def _check_free(folder):
     """Raises ValueError if the folder may not be written."""
     try:
-        free = not folder.exists() or not any(folder.iterdir()) or _is_converted(folder)
+        there = list(folder.iterdir()) if folder.exists() else []
+        free = all(path.match(TEMPORARY) for path in there) or _is_converted(folder)
     except OSError as error:
         raise ValueError(f"{folder}: {one_line(error)}") from error
     if not free:
@@ -154,6 +157,8 @@ def _write(folder, module, params):
     spec, weights = folder / "spec.json", folder / "generator"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(TEMPORARY):  # by one that was killed
+            shutil.rmtree(left)
         checkpoint.save(temporary, generator=(module, params))
         spec.unlink(missing_ok=True)  # without it there is no generator
         if weights.exists():

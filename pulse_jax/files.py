@@ -1,5 +1,6 @@
 """Files that are written whole, and errors told in one line."""
 
+import json
 import os
 from pathlib import Path
 
@@ -25,6 +26,17 @@ def write(path, content):
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)  # there no longer, if all went well
+
+
+def read_json(path):
+    """The object in a JSON file, as a dict. Raises ValueError where there is none to be read."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: can't be read: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: can't be read: no JSON object")
+    return content
 
 
 def load_arrays(path):

@@ -242,11 +242,11 @@ def fitting_slots(search, params, target, state, most, *, chunk=5, memory=None):
     own: of arguments, results and temporaries. `memory` is by default nine tenths of what the
     device has, or half of the machine's for a CPU.
     """
-    device = jax.local_devices()[0]
-    if memory is None and device.platform == "cpu":
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+    statistics = jax.local_devices()[0].memory_stats()
+    if memory is None and statistics:
+        memory = 0.9 * statistics["bytes_limit"]
     elif memory is None:
-        memory = 0.9 * device.memory_stats()["bytes_limit"]
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
     mesh = Mesh(jax.local_devices(), "slots")
     params = jax.device_put(params, NamedSharding(mesh, P()))
     split = NamedSharding(mesh, P("slots"))
@@ -259,12 +259,23 @@ def fitting_slots(search, params, target, state, most, *, chunk=5, memory=None):
 
         shapes = jax.tree.map(several, (target, state))
         lowered = advance.lower(search.step, params, *shapes, 1, 0.0, length=chunk, mesh=mesh)
-        figures = lowered.compile().memory_analysis()
+        try:
+            figures = lowered.compile().memory_analysis()
+        except jax.errors.JaxRuntimeError as error:  # a TPU's, of what it can't hold
+            if not is_out_of_memory(error):
+                raise
+            slots //= 2
+            continue
         needed = figures.temp_size_in_bytes + figures.argument_size_in_bytes
         if needed <= memory:
             break
         slots = max(1, min(slots - 1, int(slots * memory / needed)))
     return slots
+
+
+def is_out_of_memory(error):
+    """Whether an error of XLA's says so: a GPU's by its code, a CPU's in its text."""
+    return any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory"))
 
 
 def _is_running(state, steps, goal):

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pulse_jax import images
-from pulse_jax.files import write
+from pulse_jax.files import one_line, write
 
 SMALLEST, LARGEST = 128, 256  # sides of a restart's image in it, in pixels
 RATE = 12  # frames a second
@@ -73,6 +73,10 @@ def _webp(sheets):
 def _mp4(sheets):
     import imageio_ffmpeg
 
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise ValueError(f"{NAMES[0]}: {one_line(error)}") from error
     height, width, _ = sheets[0].shape
     even = ((0, height % 2), (0, width % 2), (0, 0))  # as the colours of H.264 need it
     sheets = [np.pad(sheet, even, mode="edge") for sheet in sheets + sheets[-1:] * RATE]
@@ -84,7 +88,7 @@ def _mp4(sheets):
         # Called as it is, since the package's own writer forks, which JAX's threads might not
         # survive. In a session of its own, so that Ctrl-C lets it finish.
         result = subprocess.run(
-            [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *raw, *coded, path],
+            [program, "-loglevel", "error", *raw, *coded, path],
             input=b"".join(sheet.tobytes() for sheet in sheets),
             capture_output=True,
             start_new_session=True,

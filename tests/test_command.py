@@ -74,9 +74,10 @@ def test_what_is_written(run, generator, tmp_path, capsys):
 
 
 def test_pictures_are_searched_in_turn():
-    """As many as there are slots; then the next ones."""
-    order = [f"{picture}{k}" for picture, k in batch.in_turn("abcde", 2, together=3)]
-    assert order == ["a1", "b1", "c1", "a2", "b2", "c2", "d1", "e1", "d2", "e2"]
+    """Eight; then the next ones."""
+    order = batch.in_turn([(picture, k) for picture in range(10) for k in (1, 2)])
+    first = [(picture, k) for k in (1, 2) for picture in range(8)]
+    assert order == [*first, (8, 1), (9, 1), (8, 2), (9, 2)]
 
 
 def test_success_counts_what_was_saved(run, tmp_path):
@@ -238,6 +239,17 @@ def test_bad_pictures_are_told_and_the_others_done(run, tmp_path, capsys):
     assert (tmp_path / "out" / "good" / "hr_03.png").exists()
 
 
+def test_a_run_without_results_leaves_the_folder_to_another(run, tmp_path, capsys):
+    write_picture(tmp_path / "in" / "large.png", side=16)
+    folder = f"--input_dir={tmp_path / 'in'}"
+    assert "large.png: its side of 16 pixels" in fails(run, capsys, folder)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text('{"--input_size": null, "slots": 1}')
+    output = run(folder, "--input_size=4")
+    assert json.loads((output / "config.json").read_text())["slots"] == 4
+
+
 def test_a_picture_that_cannot_be_saved_spares_the_others(run, tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png", seed=1)
     write_picture(tmp_path / "in" / "b.png", seed=2)
@@ -281,8 +293,8 @@ def test_the_same_command_does_what_is_left(run, tmp_path, capsys, monkeypatch):
     stream = pulse_jax.stream
 
     def stopping(*arguments, **options):
-        """The first four restarts, one after the other, and then no more."""
-        yield from itertools.islice(stream(*arguments, **options), 4)
+        """One after the other, of a, b, a, b, a, and then no more."""
+        yield from itertools.islice(stream(*arguments, **options), 5)
         raise Stopped
 
     seed = json.loads((whole / "config.json").read_text())["seed"]
@@ -294,9 +306,10 @@ def test_the_same_command_does_what_is_left(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(command.secrets, "randbelow", lambda bound: seed + 1)
     cut = tmp_path / "cut"
     assert contents(cut / "a") == contents(whole / "a")
-    assert {p.name for p in (cut / "b").iterdir()} == {"hr_01.png", "lr_01.png", "parts"}
+    names = {f"{kind}_0{k}.png" for kind in ("hr", "lr") for k in (1, 2)}
+    assert {p.name for p in (cut / "b").iterdir()} == names | {"parts"}
     run(*flags, output="cut", seed=None)
-    assert "4 restarts have been done before, 2 are left" in capsys.readouterr().out
+    assert "5 restarts have been done before, 1 are left" in capsys.readouterr().out
     assert contents(cut / "b") == contents(whole / "b")
     for name in ("results.csv", "config.json"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()

@@ -20,7 +20,7 @@ from command_helpers import contents, fails, read_rows, write_picture
 from PIL import Image, PngImagePlugin
 
 import pulse_jax
-from pulse_jax import files, images
+from pulse_jax import files, images, results
 
 GENERATOR = "experiment_helpers:linear"  # of 32×32 pixels
 SIDE = 4
@@ -219,10 +219,15 @@ def test_a_folder_of_everything(run, tmp_path, monkeypatch, capfd):
     expected = {name.encode(errors="backslashreplace").decode() for name in GOOD}
     assert {row["image"] for row in rows} == expected | {"link.png"}
     assert len(rows) == len(GOOD) + 1
+    pictures = images.list_images(folder)[0]
+    taken = [name for path in pictures for name in (path.name, path.stem)]
+    taken += results.OF_THE_RUN
     for name in GOOD:
-        found = images.load_image(output / name / "input.png")
+        stem = Path(name).stem
+        name_of_folder = name if taken.count(stem) > 1 else stem
+        found = images.load_image(output / name_of_folder / "input.png")
         assert np.abs(found - images.load_image(folder / name)).max() <= 0.5 / 255 + 1e-6, name
-        assert {"hr_01.png", "lr_01.png", "latents.npz"} <= contents(output / name).keys()
+        assert {"hr_01.png", "lr_01.png", "latents.npz"} <= contents(output / name_of_folder).keys()
     for path in set(tmp_path.rglob("*")) - before:
         assert path.is_relative_to(output), path
     page = (output / "index.html").read_text(encoding="utf-8")

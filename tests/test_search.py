@@ -293,6 +293,22 @@ def test_slots_are_as_many_as_fit():
     assert slots[0] == 1 < slots[1] < slots[2] < slots[3] == 64
 
 
+def test_slots_are_fewer_where_a_program_does_not_compile(monkeypatch):
+    """As a TPU's compiler has it."""
+
+    def lower(step, params, targets, *others, **options):
+        def compile():
+            if len(targets) > 4:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in hbm")
+            return advance.lower(step, params, targets, *others, **options).compile()
+
+        return SimpleNamespace(compile=compile)
+
+    one = TARGETS[0], take(start(1), 0)
+    monkeypatch.setattr("pulse_jax.search.advance", SimpleNamespace(lower=lower))
+    assert fitting_slots(LINEAR, MATRIX, *one, 64, memory=1e12) == 4
+
+
 # --- What is compiled. ---
 
 

@@ -198,12 +198,16 @@ def test_results_of_another_start_are_left_alone(run, first, tmp_path, capsys):
         (["--init_from={first}/a", "--restarts=4"], "--restarts=4: {first}/a/latents.npz holds 3"),
         (["--init_from={first}/config.json"], "{first}/config.json: can't be read"),
         (["--init_from={first}"], "{first} has searched --space=z, not w"),
+        (["--init_from={first}/a"], "{first}/a has searched --space=z, not w"),
+        (["--init_from={first}"], "{first}/config.json: can't be read: no JSON object"),
     ],
 )
 def test_bad_starts_are_told(run, tmp_path, capsys, flags, told):
     first = tmp_path / "first"
     (first / "a").mkdir(parents=True)
-    (first / "config.json").write_text('{"--space": "z"}\n')
+    space = "z" if "searched" in told else "w"
+    config = "[]" if told.endswith("no JSON object") else f'{{"--space": "{space}"}}'
+    (first / "config.json").write_text(config)
     np.savez(first / "a" / "latents.npz", style=np.ones((3, 2, 8), np.float32))
     write_picture(tmp_path / "in" / "a.png", seed=1)
     flags = [flag.format(first=first) for flag in flags]

@@ -134,8 +134,12 @@ def style_generator(
             for i in searched:
                 noise = maps[f"noise_{i}"]
                 maps[f"noise_{i}"] = _with_unit_mean_square(noise - jnp.mean(noise))
-        noise = [maps[f"noise_{i}"][None] for i in range(noise_layers)]
         w = styles(params, latents)[None]
+        # Those of `zero` are 0 also where another generator drew them.
+        noise = [
+            jnp.zeros((1, *shape), w.dtype) if i in zero else maps[f"noise_{i}"][None]
+            for i, shape in enumerate(network.noise_shapes)
+        ]
         inputs = {"params": params}, w, noise
         if dtype is not None:
             inputs = jax.tree.map(lambda x: x.astype(dtype), inputs)

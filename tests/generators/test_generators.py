@@ -128,6 +128,16 @@ def test_an_image_is_that_of_its_styles_and_noise_maps(network):
         assert jnp.abs(synthesize(params, other, frozen) - image).max() > 1e-3
 
 
+def test_a_zero_noise_map_is_zero_whatever_another_generator_drew():
+    params = random_params(STYLEGAN2)
+    generator = style_generator(STYLEGAN2, noise_type="zero")
+    latents, frozen = generator.sample(jax.random.key(0))
+    _, drawn = style_generator(STYLEGAN2, noise_type="fixed").sample(jax.random.key(0))
+    synthesize = jax.jit(generator.synthesize)
+    image, again = (synthesize(params, latents, maps) for maps in (frozen, drawn))
+    np.testing.assert_array_equal(again, image)
+
+
 def test_one_sphere_and_the_exact_radius():
     generator = style_generator(STYLEGAN2, joint_sphere=True, exact_radius=True)
     latents, _ = generator.sample(jax.random.key(5))
