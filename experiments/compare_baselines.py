@@ -62,6 +62,7 @@ PRESETS = {
     "quick": {"inputs": 8, "restarts": 4, "train_steps": 400},
     "full": {"inputs": 24, "restarts": 4, "train_steps": 1500},
 }
+RATIOS = "energy", "energy in the beard"  # to the true face's
 BATCH = 16  # faces in a training step
 
 
@@ -228,12 +229,12 @@ def frechet_rows(results, reference):
 
 
 def summary(rows, distances):
-    """Means over the faces with their intervals, and PULSE's lead over the network."""
+    """Means over the faces with their intervals, and PULSE's lead over what averages."""
 
-    def text(values):
+    def text(key, values):
         if np.isinf(values).any():  # the PSNR of the truth
             return "∞"
-        return bracketed(*mean_interval(values))
+        return bracketed(*interval(key, values))
 
     columns = {
         name: {key: np.array([row[key] for row in cell]) for key in cell[0] if key != "face"}
@@ -241,10 +242,22 @@ def summary(rows, distances):
     }
     lines = []
     for (name, values), distance in zip(columns.items(), distances, strict=True):
-        line = {key: text(column) for key, column in values.items()}
+        line = {key: text(key, column) for key, column in values.items()}
         lines.append({"method": label(name)} | line | {"Fréchet": distance["Fréchet"]})
-    lead = {key: text(column - columns["network"][key]) for key, column in columns["PULSE"].items()}
-    return [*lines, {"method": "PULSE − network"} | lead | {"Fréchet": ""}]
+    for name in ("network", "mean of PULSE"):
+        lead = {}
+        for key, own in columns["PULSE"].items():
+            other = columns[name][key]
+            lead[key] = text(key, own / other if key in RATIOS else own - other)
+        lines.append({"method": f"PULSE against {name}"} | lead | {"Fréchet": ""})
+    return lines
+
+
+def interval(key, values):
+    """(mean, low, high); of what is a ratio, the geometric mean, which is 1 for equals."""
+    if key not in RATIOS:
+        return mean_interval(values)
+    return np.exp(mean_interval(np.log(values)))
 
 
 def label(name):
@@ -274,7 +287,7 @@ def draw_measures(rows, results):
         if name == "truth":
             continue
         x, y = (
-            mean_interval([row[key] for row in cell]) for key in ("PSNR", "energy in the beard")
+            interval(key, [row[key] for row in cell]) for key in ("PSNR", "energy in the beard")
         )
         error = [[[v[0] - v[1]], [v[2] - v[0]]] for v in (x, y)]
         right.errorbar(x[0], y[0], *error[::-1], fmt="o", color=COLOURS[name])

@@ -54,7 +54,9 @@ from pulse_jax import images
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("recipe", "fast", list(pulse_jax.RECIPES), "How to search, as in the command.")
-flags.DEFINE_integer("train_steps", None, "Of the reader, 32 faces each; the preset's by default.")
+flags.DEFINE_integer(
+    "train_steps", None, "Of the reader, 32 faces each; the preset's by default.", 1
+)
 flags.DEFINE_integer("shown", 16, "Images in pictures.png.", 1)
 PRESETS = {
     "quick": {"inputs": 8, "restarts": 4, "train_steps": 400},
@@ -225,7 +227,7 @@ def by_group(readings):
 
             shown = name.replace("_", " ")
             line[f"truly {shown}"] = f"{np.mean([r[name] != 'none' for r in results]):.3g}"
-            line[f"{shown} in results"] = bracketed(*mean_interval(by_input(has, results)))
+            line[f"{shown} in results"] = bracketed(*mean_share(by_input(has, results)))
             line[f"{shown} read off the truth"] = f"{np.mean([has(r) for r in truth]):.3g}"
         lines.append(line)
     return lines

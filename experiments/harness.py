@@ -34,7 +34,7 @@ from metrics import as_saved
 
 import pulse_jax
 from pulse_jax import images
-from pulse_jax.files import one_line, write
+from pulse_jax.files import one_line, read_json, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.plug_in import is_plug_in
 from pulse_jax.results import as_csv
@@ -51,7 +51,7 @@ flags.DEFINE_integer("inputs", None, "Held-out images; the preset's by default."
 flags.DEFINE_integer("restarts", None, "Restarts for each; the preset's by default.", 1)
 flags.DEFINE_integer("steps", 100, "Of each restart.", 1)
 flags.DEFINE_integer("factor", 8, "Of downscaling.", 1)
-flags.DEFINE_float("eps", 1e-3, "Mean squared error of a success.")
+flags.DEFINE_float("eps", 1e-3, "Mean squared error of a success.", 0)
 flags.DEFINE_integer("slots", 16, "Restarts searched at once.", 1)
 flags.DEFINE_integer("seed", 1000, "Of images and restarts; no trainer's.", 0)
 
@@ -73,8 +73,10 @@ def run(experiment, presets):
             settle(presets)
             folder = Folder(Path(FLAGS.workdir or f"runs/{name}").expanduser())
             experiment(folder)
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             sys.exit(f"{name}: {one_line(error)}")
+        except OSError as error:
+            sys.exit(one_line(f"{name}: {error.filename}: {one_line(error)}"))
         folder.write_timings()
 
     app.run(main)
@@ -82,13 +84,24 @@ def run(experiment, presets):
 
 def settle(presets):
     """Give flags the values of --config or of the preset, where the command line has none."""
+    values = presets[FLAGS.preset]
     if FLAGS.config:
-        values = json.loads(Path(FLAGS.config).expanduser().read_text())["flags"]
-    else:
-        values = presets[FLAGS.preset]
+        try:
+            values = read_json(Path(FLAGS.config).expanduser()).get("flags", {})
+        except ValueError as error:
+            raise ValueError(f"--config={error}") from error
+    for name in values:
+        if name not in FLAGS:
+            raise ValueError(f"--config={FLAGS.config} is of another script: it has --{name}")
     for name, value in values.items():
         if FLAGS[name].using_default_value and name not in PLACES:
             FLAGS[name].value = value
+
+
+def check_not_empty(name):
+    """Raises ValueError if the list that a flag gives is empty."""
+    if not FLAGS[name].value:
+        raise ValueError(f"--{name}= names nothing")
 
 
 class Folder:
@@ -98,14 +111,17 @@ class Folder:
         self.path, self.timings = path, []
         settings, config, cells = configuration(), path / "config.json", path / "cells"
         cells.mkdir(parents=True, exist_ok=True)
-        earlier = json.loads(config.read_text()) if any(cells.iterdir()) else settings
+        earlier = read_json(config) if any(cells.iterdir()) else settings
         for name, value in settings["flags"].items():
-            if earlier["flags"].get(name) != value:
-                was = earlier["flags"].get(name)
+            was = earlier["flags"].get(name)
+            if was != value:
                 raise ValueError(f"--workdir={path} has results of --{name}={was}, not {value}")
-        if earlier.get(WEIGHTS) != settings[WEIGHTS]:
-            raise ValueError(f"--workdir={path} has results of another {FLAGS.generator}")
-        write(config, json.dumps(earlier, indent=2) + "\n")
+        for name, value in settings.items():
+            if earlier.get(name) != value:
+                raise ValueError(
+                    f"--workdir={path} has results of another {name}: {earlier.get(name)}"
+                )
+        write(config, json.dumps(settings, indent=2) + "\n")
 
     def rows(self, cell, compute):
         """The rows of one cell, dicts: those of an earlier run, else `compute()`.
@@ -164,6 +180,7 @@ def configuration():
     values = {flag.name: flag.value for flag in found if flag.name not in PLACES}
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
+        "script": Path(sys.argv[0]).stem,
         "flags": values,
         WEIGHTS: fingerprint(FLAGS.generator),
         "device": jax.devices()[0].device_kind,

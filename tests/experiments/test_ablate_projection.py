@@ -37,6 +37,11 @@ def test_rows_and_table(script, names, tmp_path):
     mean = np.mean([float(row["realism"]) for row in rows])
     assert float(table[1]["realism"].split(" ")[0]) == pytest.approx(mean, rel=0.01)
     assert table[0][f"realism − {first}"] == "0 [0, 0]"
+    before = [float(row["realism"]) for row in read_table(cells / f"{first}.csv")]
+    lead = mean - np.mean(before)
+    assert float(table[1][f"realism − {first}"].split(" ")[0]) == pytest.approx(lead, rel=0.01)
+    for name in ("pictures.png", *["ablation.png"] * (script == "ablate_projection")):
+        assert (tmp_path / "a" / name).stat().st_size > 10_000
 
     # A cell that is gone is computed again, from the saved settings, to the same bytes.
     before = {path.name: path.read_bytes() for path in cells.glob("*.csv")}

@@ -51,13 +51,18 @@ def test_the_table_has_all_methods_and_the_lead(first):
         *METHODS[:4],
         "network, 2 steps",
         *METHODS[5:],
-        "PULSE − network",
+        "PULSE against network",
+        "PULSE against mean of PULSE",
     ]
-    niqe = {
-        name: np.mean([float(row["NIQE"]) for row in table(first / "cells" / f"{name}.csv")])
-        for name in ("PULSE", "network")
-    }
-    assert lines[-1]["NIQE"].startswith(f"{niqe['PULSE'] - niqe['network']:.3g} [")
+
+    def column(name, key):
+        return np.array([float(row[key]) for row in table(first / "cells" / f"{name}.csv")])
+
+    for line, other in zip(lines[-2:], ("network", "mean of PULSE"), strict=True):
+        niqe = (column("PULSE", "NIQE") - column(other, "NIQE")).mean()
+        assert line["NIQE"].startswith(f"{niqe:.3g} [")
+        energy = np.exp(np.log(column("PULSE", "energy") / column(other, "energy")).mean())
+        assert line["energy"].startswith(f"{energy:.3g} [")
     for name in ("measures.png", "pictures.png"):
         assert (first / name).stat().st_size > 10_000
 

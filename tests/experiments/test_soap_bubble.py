@@ -76,4 +76,22 @@ def test_results_of_other_weights_are_refused(folder):
     for name in ("config.json", "cells"):
         (folder / "other" / name).symlink_to(folder / "first" / name)
     result = run_experiment("soap_bubble", *TINY, "--workdir=.", cwd=folder / "other")
-    assert result.returncode == 1 and "--workdir=. has results of another small" in result.stderr
+    assert result.returncode == 1 and "--workdir=. has results of another SHA-256" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "--config=given.json: can't be read: No such file or directory"),
+        (
+            '{"flags": {"spaces": ["w"]}}',
+            "--config=given.json is of another script: it has --spaces",
+        ),
+    ],
+)
+def test_bad_configs_end_in_one_line(tmp_path, content, told):
+    if content:
+        (tmp_path / "given.json").write_text(content)
+    result = run_experiment("soap_bubble", "--config=given.json", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == f"soap_bubble: {told}"
