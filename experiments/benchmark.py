@@ -36,7 +36,6 @@ Prints a table and writes it to MODE.csv, the settings to MODE.json. Two cores t
 command, a quarter of an hour for 1024². Whatever else runs meanwhile spoils all but the ratios.
 """
 
-import csv
 import functools
 import importlib.metadata
 import itertools
@@ -60,9 +59,11 @@ from jax.sharding import PartitionSpec as P
 from metrics import as_saved, diversity, realism, with_noise_of_first
 
 import pulse_jax
+from pulse_jax.files import write
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan import FUSED_FROM, StyleGAN
 from pulse_jax.losses import geocross
+from pulse_jax.results import as_csv
 from pulse_jax.search import advance
 
 EPS = 1e-3  # largest mean squared error of an accepted restart
@@ -103,9 +104,14 @@ flags.DEFINE_string("workdir", "runs/benchmark", "Folder for the results.")
 def main(_):
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
+    for recipe in FLAGS.recipes:
+        if recipe not in RECIPES:
+            sys.exit(f"benchmark: --recipes={recipe}: none of {', '.join(RECIPES)}")
+    for count in FLAGS.restarts:
+        if not (count.isdecimal() and int(count)):
+            sys.exit(f"benchmark: --restarts={count}: not at least 1")
     workdir = Path(FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / f"{FLAGS.mode}.json").write_text(json.dumps(configuration(), indent=2) + "\n")
     measure = {"steps": steps, "scaling": scaling, "slots": slots, "recipes": recipes}[FLAGS.mode]
     rows = []
     for name in FLAGS.generators:
@@ -113,10 +119,8 @@ def main(_):
             for row in measure(name, restarts):
                 rows.append(row)
                 show(row, with_header=len(rows) == 1)
-                with (workdir / f"{FLAGS.mode}.csv").open("w", newline="") as file:
-                    writer = csv.DictWriter(file, rows[0])
-                    writer.writeheader()
-                    writer.writerows(rows)
+                write(workdir / f"{FLAGS.mode}.json", json.dumps(configuration(), indent=2) + "\n")
+                write(workdir / f"{FLAGS.mode}.csv", as_csv(rows))
 
 
 def configuration():

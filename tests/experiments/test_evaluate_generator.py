@@ -1,0 +1,41 @@
+"""The model card's table of attributes, from readings made by hand."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CODE = """
+import json, evaluate_generator as e
+
+def row(input, restart, skin_read, glasses_read, met=1):
+    # Two faces with glasses, of skin 0.1 and 0.9; none with facial hair.
+    return {"input": input, "restart": restart, "met": met, "skin": (0.1, 0.9)[input],
+        "skin read": skin_read, "glasses": "round", "glasses read": glasses_read,
+        "facial_hair": "none", "facial_hair read": "none"}
+
+rows = [row(0, 0, 0.2, "round"), row(0, 1, 0.3, "none"), row(0, 2, 0.5, "square", met=0)]
+rows += [row(1, 0, 0.8, "none"), row(1, 1, 0.7, "none"), row(1, 2, 0.7, "none")]
+print(json.dumps(e.by_group(rows)))
+"""
+
+
+def test_groups_of_faces():
+    environment = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "experiments")))}
+    result = subprocess.run(
+        [sys.executable, "-c", CODE], env=os.environ | environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    lines = {line["faces"]: line for line in json.loads(result.stdout)}
+    assert lines.keys() == {"all", "dark skin", "light skin", "glasses", "no facial hair"}
+    every = lines["all"]
+    assert every["inputs"] == 2
+    # Of one face all restarts, of the other half: 1.5 of 2 trials.
+    assert every["success"].startswith("0.75 [")
+    assert every["skin shift"].startswith("0.05 [")  # of 0.2 and −0.1
+    assert every["truly glasses"] == "1" and every["glasses read off the truth"] == "0.5"
+    assert every["glasses in results"].startswith("0.25 [0.0")  # Wilson's is above 0
+    assert every["facial hair in results"].startswith("0 [0, 0.6")
+    assert lines["dark skin"]["skin shift"] == "-0.1 [nan, nan]"
