@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from pulse_jax.images import load_image
 
@@ -27,7 +28,8 @@ class Operator(NamedTuple):
     """A linear map D of one image, called like a function: `operator(image)`.
 
     `apply`: D, (H, W, C) -> (H / factor, W / factor, C), floating point in and out.
-    `adjoint`: Dᵀ, back to (H, W, C), with ⟨D x, y⟩ = ⟨x, Dᵀ y⟩.
+    `adjoint`: Dᵀ, back to (H, W, C), with ⟨D x, y⟩ = ⟨x, Dᵀ y⟩. Take it, or `jax.vjp`:
+        `jax.linear_transpose` doesn't see that D is linear.
 
     Both raise ValueError for anything but an (H, W, C) floating-point image, and `apply` if
     `factor` doesn't divide a side or a side isn't larger than what has to be reflected.
@@ -307,7 +309,11 @@ def _separable(name, factor, matrix):
 
     def product(rows, image, columns):
         # At the default precision an accelerator would round the inputs: TF32 or bfloat16.
-        rows, columns = (jnp.asarray(m, image.dtype) for m in (rows, columns))
+        # The 0 makes the matrices part of what `vmap` maps, and so each image a product of its own.
+        # One product of many images at once would be cut between a CPU's threads, and an image's
+        # last digits then depend on its place.
+        zero = 0 * lax.stop_gradient(image[0, 0, 0])
+        rows, columns = (jnp.asarray(m, image.dtype) + zero for m in (rows, columns))
         image = jnp.einsum("ih,hwc->iwc", rows, image, precision="highest")
         return jnp.einsum("jw,iwc->ijc", columns, image, precision="highest")
 

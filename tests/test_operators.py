@@ -184,7 +184,7 @@ def test_adjoint(operator, x64, dtype, bound):
         side = np.array((32, 24)) // operator.factor
         x, y = jnp.asarray(random((32, 24, 3)), dtype), jnp.asarray(random((*side, 3), 1), dtype)
         forward, backward = operator(x), operator.adjoint(y)
-        (transpose,) = jax.linear_transpose(operator, x)(y)
+        (transpose,) = jax.vjp(operator, x)[1](y)
         assert (forward.shape, backward.shape) == (y.shape, x.shape)
         assert forward.dtype == backward.dtype == dtype
         assert relative_error(jnp.vdot(x, backward), jnp.vdot(forward, y)) <= bound
@@ -204,6 +204,22 @@ def test_spatial_operators_keep_constants_and_channels(operator):
     x = random((16, 16, 3))
     apart = jnp.concatenate([operator(x[..., c : c + 1]) for c in range(3)], -1)
     np.testing.assert_allclose(operator(x), apart, rtol=1e-6)
+
+
+@pytest.mark.parametrize("operator", [*SPATIAL.values(), grey()], ids=[*SPATIAL, "grey"])
+def test_an_image_of_many_is_the_same_to_the_byte_at_every_place(operator):
+    """Where a result comes out in a batch must not show: a run that goes on has other batches."""
+    image = np.random.default_rng(3).uniform(size=(64, 64, 3)).astype(np.float32)
+    small = operator(image)
+
+    def pulled_back(image, cotangent):
+        return jnp.vdot(operator(image), cotangent)
+
+    images, cotangents = (jnp.repeat(x[None], 8, axis=0) for x in (image, small))
+    forward = np.asarray(jax.jit(jax.vmap(operator))(images))
+    gradient = np.asarray(jax.jit(jax.vmap(jax.grad(pulled_back)))(images, cotangents))
+    for batch in (forward, gradient):
+        np.testing.assert_array_equal(batch, batch[:1].repeat(8, axis=0))
 
 
 @every_downscaler
