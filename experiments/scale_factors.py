@@ -47,6 +47,7 @@ PRESETS = {"quick": {"inputs": 4, "restarts": 4}, "full": {"inputs": 12, "restar
 
 
 def main(folder):
+    harness.check_not_empty("factors")
     if FLAGS.restarts < 2:
         raise ValueError(f"--restarts={FLAGS.restarts}: diversity takes at least 2")
     if not FLAGS["factor"].using_default_value:

@@ -60,7 +60,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from pulse_jax import images
-from pulse_jax.files import one_line, write
+from pulse_jax.files import one_line, read_json, write
 from pulse_jax.generators import checkpoint, fit_latents
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 
@@ -258,7 +258,7 @@ def claim(path):
     """Write the flags that a run keeps. Raises ValueError if its folder is of a run with others."""
     own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
     config = {flag.name: flag.value for flag in own if flag.name not in OPEN}
-    earlier = json.loads(path.read_text()) if path.is_file() else config
+    earlier = read_json(path) if path.is_file() else config
     for name, value in config.items():
         if earlier.get(name) != value:
             raise ValueError(
