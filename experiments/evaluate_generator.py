@@ -24,8 +24,11 @@ from what is read off the truth to what is read off the results, 0 for the light
 Of the bundled faces64, with --preset=full, 99.6% of the restarts meet 1e-3, results are as sharp as
 the truth (0.96), and glasses are kept on two faces of three and invented on half of the others.
 
-Writes summary.csv, groups.csv, skin.png and pictures.png. --preset=quick: 8 images with 4 restarts,
-3 minutes on two cores; full: 64 with 8, 8 minutes.
+What an input leaves open should differ between its restarts: variety.csv tells it of glasses,
+facial hair, hair style and expression.
+
+Writes summary.csv, groups.csv, variety.csv, skin.png and pictures.png. --preset=quick: 8 images
+with 4 restarts, 3 minutes on two cores; full: 64 with 8, 8 minutes.
 """
 
 from functools import partial
@@ -85,6 +88,7 @@ def main(folder):
         reader = folder.arrays("reader", partial(train, draw, reader_key, FLAGS.train_steps))
         readings = folder.rows("readings", partial(read, reader, truth, found))
         folder.table("groups.csv", by_group(readings))
+        folder.table("variety.csv", list(by_attribute_left_open(readings)))
         folder.figure("skin.png", draw_skin(readings))
     folder.picture("pictures.png", list(picture_rows(truth, inputs, found["images"])))
 
@@ -181,13 +185,16 @@ def read(weights, truth, found):
             row = {"input": i, "restart": k, "met": int(k == 0 or found["l2"][i, k - 1] <= 1e-3)}
             row |= {"skin": float(attributes.skin[i])}
             row |= {"skin read": float(readings["skin"][k, 0] + 1) / 2}
-            for name in ("glasses", "facial_hair"):
+            for name in ("glasses", "facial_hair", "hair_style"):
                 kinds = list(dict.fromkeys(faces.KINDS[name]))
                 row[name] = kinds[int(getattr(attributes, name)[i])]
                 row[f"{name} read"] = kinds[int(readings[name][k].argmax())]
+            for name in ("smile", "mouth_open"):
+                row[f"{name} read"] = float(readings[name][k, 0])
             yield row
 
 
+OPTIONAL = "glasses", "facial_hair"
 GROUPS = {
     "all": lambda row: True,
     "dark skin": lambda row: row["skin"] >= 2 / 3,
@@ -220,7 +227,7 @@ def by_group(readings):
         line = {"faces": group, "inputs": len(inputs), "success": success}
         skins = (by_input(lambda r: r["skin read"], rows) for rows in (results, truth))
         line["skin shift"] = bracketed(*paired(*skins))
-        for name in ("glasses", "facial_hair"):
+        for name in OPTIONAL:
 
             def has(row, name=name):
                 return row[f"{name} read"] != "none"
@@ -231,6 +238,32 @@ def by_group(readings):
             line[f"{shown} read off the truth"] = f"{np.mean([has(r) for r in truth]):.3g}"
         lines.append(line)
     return lines
+
+
+def by_attribute_left_open(readings):
+    """A line for each attribute that a small image hardly tells: does it vary between restarts?
+
+    Of kinds, the share of inputs whose restarts differ (Wilson's interval); of expressions, the
+    standard deviation within an input, over that between the true faces, both as they are read.
+    """
+    inputs = sorted({row["input"] for row in readings})
+
+    def column(name, restarts):
+        """(N, restarts)"""
+        values = [[r[f"{name} read"] for r in readings if r["input"] == i] for i in inputs]
+        return np.array(values)[:, restarts]
+
+    results, truth = slice(1, None), slice(0, 1)
+    differ = {name: column(name, results) != "none" for name in OPTIONAL}
+    differ["hair_style"] = column("hair_style", results)
+    for name, values in differ.items():
+        share = mean_share((values != values[:, :1]).any(axis=1))
+        line = {"attribute": name.replace("_", " ")}
+        yield line | {"inputs whose restarts differ": bracketed(*share), "spread": ""}
+    for name in ("smile", "mouth_open"):
+        spread = column(name, results).std(axis=1, ddof=1) / column(name, truth).std(ddof=1)
+        line = {"attribute": name.replace("_", " "), "inputs whose restarts differ": ""}
+        yield line | {"spread": bracketed(*mean_interval(spread))}
 
 
 def draw_skin(readings):

@@ -20,7 +20,8 @@ falls. Every few minutes, and then, a run writes
 
 All local devices share a batch. --start_from goes on from a trained generator and discriminator, on
 other data too, which takes fewer images than a start from nothing: so the bundled faces64 was made,
-from one of simpler drawings (see its model card). For one GPU:
+from one of simpler drawings (see its model card). Of images of twice the side it learns the details
+that are new (see grow.py). For one GPU:
 
     common="--dtype=bfloat16 --batch_size=64 --export_dtype=bfloat16 --quality_images=2048"
     python experiments/train_stylegan.py $common --output_dir=runs/faces64 \\
@@ -56,6 +57,7 @@ import orbax.checkpoint as ocp
 import reader
 from absl import app, flags, logging
 from augment import adapted, augment
+from grow import grown
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
@@ -96,7 +98,9 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", None, "Folder for the state, the samples and the generator.")
 flags.DEFINE_enum("data", "faces", ["faces", *data.PHOTOGRAPHS], "What to learn.")
 flags.DEFINE_string("data_dir", None, "A folder of images, in place of --data.")
-flags.DEFINE_string("start_from", None, "A generator of these sizes to start from.")
+flags.DEFINE_string(
+    "start_from", None, "A generator of these sizes, or of half the side, to start from."
+)
 flags.DEFINE_integer("resolution", 64, "Side of the images.", lower_bound=8)
 flags.DEFINE_list("channels", "128,128,96,64,32", "Channels at side 4, 8, …, resolution.")
 flags.DEFINE_integer("latent_size", 128, "Coordinates of z and w.", lower_bound=1)
@@ -298,12 +302,17 @@ def rate_factor(done, minutes):
 
 
 def trained(name_or_path, generator):
-    """The weights of a generator and its discriminator. Raises ValueError for other sizes."""
+    """The weights of a generator and its discriminator, and the side of their images.
+
+    Raises ValueError for other sizes than `generator` has, or without its last layers.
+    """
     found, params = checkpoint.read_network(checkpoint.find(name_or_path))
-    if found != generator:
+    half = generator.clone(resolution=generator.resolution // 2, channels=generator.channels[:-1])
+    if found not in (generator, half):
         raise ValueError(f"--start_from={name_or_path} is {found}, but the flags say {generator}")
     params = {name: leaf for name, leaf in params.items() if name != "latent_fit"}
-    return {"generator": params, "discriminator": checkpoint.load_discriminator(name_or_path)[1]}
+    _, judge = checkpoint.load_discriminator(name_or_path)
+    return {"generator": params, "discriminator": judge}, found.resolution
 
 
 def make_optimizer():
@@ -333,7 +342,8 @@ def make_steps(generator, discriminator, replicated, sharded):
     regularisation (StyleGAN 2, sections 3.1 and 3.2, but for the correction of Adam's rates).
     """
     optimizer = make_optimizer()
-    given = FLAGS.start_from and trained(FLAGS.start_from, generator)
+    if FLAGS.start_from:
+        given, side = trained(FLAGS.start_from, generator)
     gamma = FLAGS.r1_gamma * FLAGS.resolution**2 / FLAGS.batch_size
 
     def shared(batch):
@@ -416,10 +426,12 @@ def make_steps(generator, discriminator, replicated, sharded):
         generator_key, discriminator_key, noise_key = jax.random.split(key, 3)
         z, noise = jnp.zeros((1, generator.latent_size)), random_noise(generator, noise_key, 1)
         image = jnp.zeros((1, FLAGS.resolution, FLAGS.resolution, 3))
-        params = given or {
+        params = {
             "generator": generator.init(generator_key, z, noise)["params"],
             "discriminator": discriminator.init(discriminator_key, image)["params"],
         }
+        if FLAGS.start_from:
+            params = given if side == FLAGS.resolution else grown(given, params, side)
         average = jax.tree.map(jnp.copy, params["generator"])
         zero = jnp.zeros(())
         return TrainState(params, average, optimizer.init(params), jnp.int32(0), zero, zero)

@@ -1,4 +1,4 @@
-"""The model card's table of attributes, from readings made by hand."""
+"""The model card's tables of attributes, from readings made by hand."""
 
 import json
 import os
@@ -18,17 +18,21 @@ def row(input, restart, skin_read, glasses_read, met=1):
 
 rows = [row(0, 0, 0.2, "round"), row(0, 1, 0.3, "none"), row(0, 2, 0.5, "square", met=0)]
 rows += [row(1, 0, 0.8, "none"), row(1, 1, 0.7, "none"), row(1, 2, 0.7, "none")]
-print(json.dumps(e.by_group(rows)))
+groups = e.by_group(rows)
+for row, smile in zip(rows, (-1, 0, 1, 1, 3, 3)):
+    row |= {"hair_style read": "bun", "smile read": smile, "mouth_open read": row["input"]}
+print(json.dumps([groups, list(e.by_attribute_left_open(rows))]))
 """
 
 
-def test_groups_of_faces():
+def test_groups_of_faces_and_what_varies():
     environment = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "experiments")))}
     result = subprocess.run(
         [sys.executable, "-c", CODE], env=os.environ | environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    lines = {line["faces"]: line for line in json.loads(result.stdout)}
+    groups, variety = json.loads(result.stdout)
+    lines = {line["faces"]: line for line in groups}
     assert lines.keys() == {"all", "dark skin", "light skin", "glasses", "no facial hair"}
     every = lines["all"]
     assert every["inputs"] == 2
@@ -39,3 +43,9 @@ def test_groups_of_faces():
     assert every["glasses in results"].startswith("0.25 [0.0")  # Wilson's is above 0
     assert every["facial hair in results"].startswith("0 [0, 0.6")
     assert lines["dark skin"]["skin shift"] == "-0.1 [nan, nan]"
+
+    differ = [line["inputs whose restarts differ"][:5] for line in variety]
+    assert differ == ["0.5 [", "0 [0,", "0 [0,", "", ""]
+    # Of two faces, deviations 1 / √2 and 0, and √2 between the true ones; then 0 of 1 / √2.
+    spread = [line["spread"].partition(" ")[0] for line in variety]
+    assert spread == ["", "", "", "0.25", "0"]

@@ -87,6 +87,11 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path):
     result = python(*command, "--output_dir=less", *start[1:], "--latent_size=6", cwd=tmp_path)
     assert result.returncode == 1 and "--start_from=whole/generator is" in result.stderr
 
+    grow = ["--output_dir=large", start[1], "--resolution=16", "--channels=6,4,8"]
+    result = python(*command, *grow, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert checkpoint.load_network(tmp_path / "large" / "generator")[0].resolution == 16
+
     generator, params = pulse_jax.load(tmp_path / "parts" / "generator")
     image = generator.synthesize(params, *generator.sample(jax.random.key(0)))
     assert image.shape == (8, 8, 3) and np.isfinite(image).all()
