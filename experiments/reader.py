@@ -97,12 +97,16 @@ def patches(x, side):
 
 
 def batches(resolution):
-    """A `draw(key, i)`, of `BATCH` faces. Faces take long to compile: make one, for all uses."""
+    """A `draw(key, i)`, of `BATCH` faces. Faces take long to compile: make one, for all uses.
+
+    At most `SIDE` large: what a reader would shrink takes longer to draw, and is nearly the same.
+    """
+    side = min(resolution, SIDE)
 
     @jax.jit
     def draw(key, i):
         keys = jax.random.split(jax.random.fold_in(key, i), BATCH)
-        return jax.vmap(face, (0, None))(keys, resolution)
+        return jax.vmap(face, (0, None))(keys, side)
 
     return draw
 

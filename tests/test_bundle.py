@@ -11,29 +11,32 @@ from pulse_jax import __main__ as command
 from pulse_jax import images
 from pulse_jax.generators import checkpoint
 
-FACES64 = checkpoint.find("faces64")
+BUNDLED = list(checkpoint.bundled())
 
 
-def test_the_bundle_is_whole_and_small():
-    assert {path.name for path in FACES64.iterdir()} >= {"spec.json", "README.md", "examples"}
-    assert sum(path.stat().st_size for path in FACES64.rglob("*")) < 10e6
-    generator, params = pulse_jax.load("faces64")
-    image = jax.jit(generator.synthesize)(params, *generator.sample(jax.random.key(0)))
-    assert image.shape == (64, 64, 3)
-    examples, _ = images.list_images(FACES64 / "examples")
-    assert [images.load_image(path).shape for path in examples] == 4 * [(8, 8, 3)]
+def test_faces_and_galaxies_are_bundled():
+    assert {"faces64", "galaxies64"} <= set(BUNDLED)
 
 
-def test_galaxies_are_whole_and_small():
-    folder = checkpoint.find("galaxies64")
-    assert {path.name for path in folder.iterdir()} >= {"spec.json", "README.md", "examples"}
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_generator_is_whole_and_small(name):
+    """Its examples are an eighth of its side; an example and a sample aren't far apart in tone."""
+    folder = checkpoint.find(name)
+    files = {path.name for path in folder.iterdir()}
+    assert files >= {"spec.json", "README.md", "samples.png", "search.png", "evaluation.png"}
     assert sum(path.stat().st_size for path in folder.rglob("*")) < 10e6
-    generator, params = pulse_jax.load("galaxies64")
-    image = jax.jit(generator.synthesize)(params, *generator.sample(jax.random.key(0)))
-    assert image.shape == (64, 64, 3)
-    assert 0 < image.mean() < 0.2  # dark sky
-    examples, _ = images.list_images(folder / "examples")
-    assert [images.load_image(path).shape for path in examples] == 4 * [(8, 8, 3)]
+    generator, params = pulse_jax.load(name)
+    side = generator.resolution
+    assert name.endswith(str(side))
+    keys = jax.random.split(jax.random.key(0), 4)
+    pictures = jax.jit(jax.vmap(generator.synthesize, (None, 0, 0)))(
+        params, *jax.vmap(generator.sample)(keys)
+    )
+    assert pictures.shape == (4, side, side, 3)
+    paths, _ = images.list_images(folder / "examples")
+    examples = [images.load_image(path) for path in paths]
+    assert [x.shape for x in examples] == 4 * [(side // 8, side // 8, 3)]
+    assert abs(pictures.mean() - np.mean(examples)) < 0.1
 
 
 @pytest.mark.slow
