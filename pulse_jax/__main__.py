@@ -6,6 +6,9 @@
 The flags of PULSE's run.py go by their own names; what differs is said at the flag.
 """
 
+import contextlib
+import functools
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -24,7 +27,7 @@ from tqdm import tqdm
 
 import pulse_jax
 from pulse_jax import batch, images, operators, optimizers, report, results, schemes, starts
-from pulse_jax.files import one_line, read_json, write
+from pulse_jax.files import expanded, held, one_line, read_json, write
 from pulse_jax.generators import NOISE_TYPES, SPACES, checkpoint, style_generator
 from pulse_jax.generators.plug_in import is_plug_in, plug_in
 from pulse_jax.losses import Loss
@@ -169,22 +172,31 @@ def parse(argv):
 
 def run(_):
     logging.set_verbosity(logging.WARNING)  # Orbax tells its steps
-    output = Path(FLAGS.output_dir).expanduser()
+    with contextlib.ExitStack() as at_end:
+        upsample(at_end)
+
+
+def upsample(at_end):
+    """All of a run. From where its output folder is held, `at_end` lets it go."""
+    output = expanded(FLAGS.output_dir)
     try:
         connect()
-        use_cache(Path(FLAGS.cache_dir).expanduser())
+        use_cache(expanded(FLAGS.cache_dir))
         degradation = make_degradation()
         generator, params = make_generator()
         check_start()
-        loss, optimizer = make_loss(generator), make_optimizer()
+        loss, optimizer_for = make_loss(generator), make_optimizer()
         pictures, failures = read_pictures(output, generator, degradation)
         if not pictures:
             sys.exit(1)  # why has been told
+        earlier = open_output(output, at_end)
+        seed = choose_seed(earlier)
+        optimizer = optimizer_for(seed)
         searches = {}  # side of the pictures → operator, search
         for side in sorted({picture.side for picture in pictures}):
             operator = degradation(generator.resolution // side)
             searches[side] = operator, pulse_jax.build(generator, operator, loss, optimizer)
-        config = configure(output, generator, params, searches, pictures)
+        config = configure(output, earlier, seed, generator, params, searches, pictures)
     except (ValueError, OSError) as error:
         sys.exit(f"pulse_jax: {one_line(error)}")
     counts = f"{len(pictures)} pictures × {FLAGS.restarts} restarts"
@@ -403,6 +415,7 @@ def parse_layers(text, layers):
 
 
 def make_optimizer():
+    """That of the flags, which are checked here, as a function of the seed."""
     try:
         schedule = pulse_jax.SCHEDULES[FLAGS.lr_schedule](FLAGS.learning_rate, FLAGS.steps)
     except ValueError as error:
@@ -420,20 +433,21 @@ def make_optimizer():
     if name == "pcn" and not 0 < FLAGS.learning_rate <= 1:
         raise ValueError(f"--learning_rate={FLAGS.learning_rate}: that of pcn is in (0, 1]")
     if name in pulse_jax.SAMPLERS:
-        # Each restart's noise also depends on where it starts, and so on --seed.
-        return scheme(pulse_jax.SAMPLERS[name](schedule, FLAGS.temperature, jax.random.key(0)))
-    return scheme(pulse_jax.OPTIMIZERS[name](schedule))
+        sampler = functools.partial(pulse_jax.SAMPLERS[name], schedule, FLAGS.temperature)
+        # Each restart's noise also depends on where it starts.
+        return lambda seed: scheme(sampler(jax.random.key(seed)))
+    return lambda seed: scheme(pulse_jax.OPTIMIZERS[name](schedule))
 
 
 def read_pictures(output, generator, degradation):
     """The pictures that can be used, and a line, printed too, for each that can't."""
     if FLAGS.input_dir is None:
-        folder = checkpoint.bundled().get(FLAGS.generator, Path(FLAGS.generator).expanduser())
+        folder = checkpoint.bundled().get(FLAGS.generator, expanded(FLAGS.generator))
         folder /= "examples"
         if not folder.is_dir():
             raise ValueError(f"--generator={FLAGS.generator} has no examples: give --input_dir")
     else:
-        folder = Path(FLAGS.input_dir).expanduser()
+        folder = expanded(FLAGS.input_dir)
     paths, skipped = images.list_images(folder)
     for path in skipped:
         print(one_line(f"skipped {path}: not a picture"))
@@ -458,7 +472,7 @@ def check_start():
     for name in ("pick", "vary"):
         if FLAGS[name].value and FLAGS.init_from is None:
             raise ValueError(f"--{name}={FLAGS[name].value} is for --init_from")
-    if FLAGS.init_from is not None and not Path(FLAGS.init_from).expanduser().exists():
+    if FLAGS.init_from is not None and not expanded(FLAGS.init_from).exists():
         raise ValueError(f"--init_from={FLAGS.init_from}: no such file or folder")
     if FLAGS.pick and not FLAGS.vary and FLAGS.restarts > 1:
         raise ValueError(
@@ -467,7 +481,7 @@ def check_start():
         )
     if FLAGS.init_from is None:
         return
-    given = Path(FLAGS.init_from).expanduser().absolute()
+    given = expanded(FLAGS.init_from).absolute()
     configs = [folder / "config.json" for folder in (given, *given.parents[:2])]
     config = next((path for path in configs if path.is_file()), None)
     space = read_json(config).get("--space", FLAGS.space) if config else FLAGS.space
@@ -480,7 +494,7 @@ def read_start(name, generator):
     """(latents, frozen) of the restarts that `--init_from` has for a picture, None without it."""
     if FLAGS.init_from is None:
         return None
-    given = Path(FLAGS.init_from).expanduser()
+    given = expanded(FLAGS.init_from)
     choices = [given / "latents.npz", given / name / "latents.npz"] if given.is_dir() else [given]
     path = next((choice for choice in choices if choice.is_file()), choices[-1])
     start = starts.load_latents(path, generator)
@@ -519,22 +533,53 @@ def read_target(path, resolution, degradation):
         raise ValueError(f"{path}: --operator={FLAGS.operator}: {error}") from error
 
 
-def configure(output, generator, params, searches, pictures):
-    """All that the results depend on, also written to config.json.
+def open_output(output, at_end):
+    """Hold the output folder, and read its config.json, {} if it has no results.
 
-    If the folder has one, it must agree; the seed and the number of slots, where they are left
-    open, are then as before. Raises ValueError, naming the difference.
+    Raises ValueError if the folder can't be used, or another run does.
     """
+    try:
+        if jax.process_index() == 0:
+            at_end.enter_context(held(output))
+    except ValueError as error:
+        raise ValueError(f"--output_dir={output}: {error}") from error
+    except OSError as error:
+        raise ValueError(f"--output_dir={output} can't be written: {one_line(error)}") from error
     path = output / "config.json"
     try:
         has_results = any(any(output.glob(f"*/{kind}")) for kind in ("results.csv", "parts/*"))
-        earlier = read_json(path) if has_results and path.is_file() else {}
+        return read_json(path) if has_results and path.is_file() else {}
     except OSError as error:
         raise ValueError(f"--output_dir={output} can't be read: {one_line(error)}") from error
+
+
+def choose_seed(earlier):
+    """That of the flags, of an earlier run, or a new one; for all processes that of the first."""
+    seed = secrets.randbelow(2**32) if FLAGS.seed is None else FLAGS.seed
+    return agreed(earlier.get("seed", seed))
+
+
+def agreed(number):
+    """What process 0 has."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
+
+
+def configure(output, earlier, seed, generator, params, searches, pictures):
+    """All that the results depend on, also written to config.json.
+
+    What the folder has had `earlier` must agree; the number of slots, where it is left open, is as
+    before while a search is under way. Raises ValueError, naming the difference.
+    """
     own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
     config = {f"--{flag.name}": flag.value for flag in own if flag.name not in INDIFFERENT}
     config["SHA-256 of the generator"] = checkpoint.digest(params)
+    for link in FLAGS.operator.split(","):
+        name, _, file = link.partition(":")
+        if name == "mask" and Path(file).is_file():
+            config[f"SHA-256 of {file}"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     config["device"] = jax.devices()[0].device_kind
     config["pulse_jax"] = pulse_jax.__version__
     config |= {name: importlib.metadata.version(name) for name in packages}
@@ -546,11 +591,8 @@ def configure(output, generator, params, searches, pictures):
                 f"--output_dir={output} holds results of other settings: "
                 f"{name} was {earlier.get(name)}, not {value}"
             )
-    seed = secrets.randbelow(2**32) if FLAGS.seed is None else FLAGS.seed
-    seed = earlier.get("seed", seed)
-    slots = earlier.get("slots") or choose_slots(generator, params, searches, pictures)
-    if jax.process_count() > 1:
-        seed, slots = map(int, multihost_utils.broadcast_one_to_all(np.uint32([seed, slots])))
+    slots = earlier.get("slots") if any(output.glob("*/parts/*")) else None
+    slots = agreed(slots or choose_slots(generator, params, searches, pictures))
     FLAGS.seed = seed  # from here on, what restarts are drawn with
     config |= {"seed": seed, "slots": slots}
     write_config(output, config)
@@ -560,7 +602,6 @@ def configure(output, generator, params, searches, pictures):
 def write_config(output, config):
     if jax.process_index() == 0:
         try:
-            output.mkdir(parents=True, exist_ok=True)
             write(output / "config.json", json.dumps(config, indent=2) + "\n")
         except OSError as error:
             raise ValueError(

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from absl import flags, logging
 
-from pulse_jax.files import one_line
+from pulse_jax.files import expanded, one_line
 from pulse_jax.generators import checkpoint, published
 
 TEMPORARY = ".*.tmp"
@@ -85,11 +85,11 @@ def choose_folder(source, output, several):
     """Where a source's generator goes: see the flag --output."""
     if output is None and source in published.PUBLISHED:
         return published.folder(source)
-    path = Path(os.path.abspath(os.path.expanduser(source)))
+    path = Path(os.path.abspath(expanded(source)))
     name = path.stem if os.path.isfile(path) else path.name
     if output is None:
         return Path(name)
-    return Path(os.path.expanduser(output), name if several else "")
+    return expanded(output) / (name if several else "")
 
 
 def convert(source, folder, dtype="float32"):

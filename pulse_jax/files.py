@@ -1,10 +1,16 @@
-"""Files that are written whole, and errors told in one line."""
+"""Files that are written whole, folders that one run holds, and errors told in one line."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
 
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 
 def write(path, content):
@@ -26,6 +32,30 @@ def write(path, content):
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)  # there no longer, if all went well
+
+
+def expanded(path):
+    """A path with the user's home in place of `~`, or as it is where there is none."""
+    return Path(os.path.expanduser(path))
+
+
+@contextlib.contextmanager
+def held(folder):
+    """Make a folder, and keep other runs out until the context ends or the process does.
+
+    Raises ValueError if one is in it already. File systems without locks keep nobody out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as at_end:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                handle = os.open(folder, os.O_RDONLY)
+                at_end.callback(os.close, handle)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise ValueError("another run is writing there") from error
+        yield
 
 
 def read_json(path):

@@ -119,6 +119,8 @@ def _to_float(image):
         grey = np.asarray(image, np.float32) / (1 if image.mode == "F" else 65535)
         if not (grey.min() >= 0 and grey.max() <= 1):  # NaN fails both
             raise ValueError(f"values from {grey.min():g} to {grey.max():g} lie outside [0, 1]")
+        if "transparency" in image.info:  # a value of grey
+            grey[np.asarray(image) == image.info["transparency"]] = 1
         return np.stack([grey] * 3, axis=-1)
     rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
     colour, alpha = rgba[..., :3], rgba[..., 3:]

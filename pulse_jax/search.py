@@ -175,7 +175,8 @@ def stream(
         if (numbers < 0).all():
             return
         if fresh.any():
-            new = jax.device_put(start(np.maximum(numbers, 0)), split)
+            # Copied, since `advance` takes the memory of what it is given.
+            new = jax.device_put(start(np.maximum(numbers, 0)), split, may_alias=False)
             content = new if content is None else _refill(fresh, new, content)
         targets, state = content
         state, info = advance(

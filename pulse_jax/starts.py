@@ -11,6 +11,9 @@ import jax.numpy as jnp
 from pulse_jax import sphere
 from pulse_jax.files import load_arrays
 
+# Of files with latents: what else they hold, and an argument of `numpy.savez`.
+RESERVED = "row", "curve", "file"
+
 
 def interpolate(a, b, frames):
     """Walk the great circles from latents a to latents b: latents with an axis 0 of `frames`.
@@ -69,8 +72,18 @@ def vary(key, latents, angle):
 
 
 def by_name(latents, frozen):
-    """All arrays of both trees by their keys; a tree that is one array by what it is."""
-    return _by_name(latents, "latents") | _by_name(frozen, "frozen")
+    """All arrays of both trees by their keys; a tree that is one array by what it is.
+
+    Raises ValueError for a key that both have, or one of `RESERVED`.
+    """
+    latents, frozen = _by_name(latents, "latents"), _by_name(frozen, "frozen")
+    for name in latents:
+        if name in frozen:
+            raise ValueError(f"{name!r} is both in its latents and in what is frozen")
+    for name in RESERVED:
+        if name in latents | frozen:
+            raise ValueError(f"{name!r} can't be the name of a latent: results use it")
+    return latents | frozen
 
 
 def load_latents(path, generator):

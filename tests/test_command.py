@@ -17,6 +17,7 @@ from PIL import Image
 import pulse_jax
 from pulse_jax import __main__ as command
 from pulse_jax import batch, images
+from pulse_jax.files import held
 from pulse_jax.generators import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -281,6 +282,25 @@ def test_results_of_other_settings_are_left_alone(run, tmp_path, capsys):
     assert contents(output / "a") == before
 
 
+def test_a_folder_that_another_run_writes_to_is_left_alone(run, tmp_path, capsys):
+    write_picture(tmp_path / "in" / "a.png")
+    flags = [f"--input_dir={tmp_path / 'in'}"]
+    with held(tmp_path / "out"):
+        line = fails(run, capsys, *flags)
+        assert f"--output_dir={tmp_path / 'out'}: another run is writing there" in line
+        assert not any((tmp_path / "out").iterdir())
+    run(*flags)
+
+
+def test_pictures_that_come_later_are_searched_as_many_at_once_as_there_is_use_for(run, tmp_path):
+    write_picture(tmp_path / "in" / "a.png", seed=1)
+    flags = f"--input_dir={tmp_path / 'in'}", "--batch_size=auto", "--restarts=1"
+    for picture, slots in (("a", 1), ("b", 2)):
+        write_picture(tmp_path / "in" / f"{picture}.png", seed=ord(picture))
+        output = run(*flags)
+        assert json.loads((output / "config.json").read_text())["slots"] == slots
+
+
 def test_the_same_command_does_what_is_left(run, tmp_path, capsys, monkeypatch):
     for name, seed in (("a.png", 1), ("b.png", 2)):
         write_picture(tmp_path / "in" / name, seed=seed)
@@ -327,6 +347,7 @@ def test_bad_input_leaves_the_earlier_configuration(run, tmp_path, capsys):
     [
         ("--input_dir=nowhere", ["nowhere"]),
         ("--input_dir={empty}", ["{empty}"]),
+        ("--input_dir=~nobody_of_that_name", ["~nobody_of_that_name"]),
         ("--generator=nothing", ["'nothing'"]),
         ("--generator=" + 300 * "x", [300 * "x"]),
         ("--operator=cube", ["--operator=cube", "bicubic"]),
@@ -393,7 +414,7 @@ def test_a_grey_picture_is_coloured(run, tmp_path):
         assert float(row["l2_saved"]) == pytest.approx(np.mean((grey(hr) - target) ** 2))
 
 
-def test_what_is_in_the_hole_of_a_mask_does_not_count(run, tmp_path):
+def test_what_is_in_the_hole_of_a_mask_does_not_count(run, tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png", side=8)
     picture = images.load_image(tmp_path / "in" / "a.png")
     picture[2:6, 2:6] = 0.9
@@ -405,6 +426,10 @@ def test_what_is_in_the_hole_of_a_mask_does_not_count(run, tmp_path):
     of_file = f"--operator=mask:{tmp_path / 'hole.png'}"
     again = run(f"--input_dir={tmp_path / 'in'}", of_file, output="again")
     assert contents(output / "a") == contents(output / "b") == contents(again / "a")
+    Image.fromarray(255 - hole).save(tmp_path / "hole.png")
+    of_file = of_file, f"--output_dir={again}"
+    line = fails(run, capsys, f"--input_dir={tmp_path / 'in'}", *of_file)
+    assert f"other settings: SHA-256 of {tmp_path / 'hole.png'} was" in line
     row, hr = read_rows(output)[0], images.load_image(output / "a" / "hr_01.png")
     error = np.where(hole[..., None], 0, hr - picture)
     assert float(row["l2_saved"]) == pytest.approx(np.mean(error**2))
@@ -435,6 +460,11 @@ def test_a_scheme_with_a_sampler_in_another_space(run, tmp_path):
     rows = read_rows(run(*flags))
     assert rows == read_rows(run(*flags, output="again"))
     assert rows != read_rows(run(*flags, "--temperature=1", output="hot"))
+    # From given points, a seed gives a sample.
+    flags.append(f"--init_from={tmp_path / 'out'}")
+    found = [run(*flags, seed=seed, output=f"from_{seed}") for seed in (1, 2)]
+    curves = [(output / "a" / "l2.svg").read_bytes() for output in found]
+    assert curves[0] != curves[1]
 
 
 @pytest.mark.parametrize(

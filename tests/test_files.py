@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from pulse_jax.files import one_line, write
+from pulse_jax import files
+from pulse_jax.files import expanded, held, one_line, write
 
 
 @pytest.mark.parametrize("content", ["Köln\n", b"\x00\xff"])
@@ -37,3 +38,20 @@ def test_one_line(tmp_path):
     with pytest.raises(OSError) as raised:
         (tmp_path / "none").read_bytes()
     assert one_line(raised.value) == "No such file or directory"
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="no locks of files here")
+def test_a_folder_is_held_by_one_at_a_time(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    for _ in range(2):
+        with held(folder):
+            assert folder.is_dir()
+            with pytest.raises(ValueError, match="another run is writing there"), held(folder):
+                pass
+
+
+def test_a_home_that_is_not_there_stays_as_it_is(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    assert expanded("~/a") == Path("/home/me/a")
+    assert expanded("~nobody_of_that_name/a") == Path("~nobody_of_that_name/a")

@@ -138,6 +138,13 @@ def test_16_bit_grey(tmp_path, name):
     check(tmp_path / name, GREY16 / 65535)
 
 
+def test_a_transparent_value_of_16_bit_grey_is_white(tmp_path):
+    Image.fromarray(GREY16).save(tmp_path / "a.png", transparency=int(GREY16[1, 2]))
+    expected = GREY16 / 65535
+    expected[1, 2] = 1
+    check(tmp_path / "a.png", expected)
+
+
 def test_16_bit_grey_of_the_other_byte_order(tmp_path):
     Image.fromarray(GREY16.astype(">u2")).save(tmp_path / "a.tif")
     assert mode(tmp_path / "a.tif") == "I;16B"

@@ -207,6 +207,16 @@ def test_one_compilation_serves_all_targets_weights_and_refills():
     assert len(traces) == first > 0
 
 
+def test_what_a_stream_is_given_stays_as_it_is():
+    """`init` without `jit` returns one array as several leaves."""
+    state = jax.vmap(LINEAR.init)(*take(STARTS, slice(2)))
+    copy = take(state, slice(None))
+    targets = jnp.asarray(TARGETS[:2])
+    for _ in stream(LINEAR, MATRIX, lambda numbers: (targets, state), 2, 10, slots=2):
+        pass
+    assert same_bytes(state, copy) and same_bytes(targets, TARGETS[:2])
+
+
 @pytest.mark.parametrize("restarts", [1, 5])
 def test_what_happens_in_a_slot_depends_on_what_is_in_it_and_their_number(restarts):
     targets, state = TARGETS[:restarts], start(restarts)

@@ -140,9 +140,8 @@ def style_generator(
             jnp.zeros((1, *shape), w.dtype) if i in zero else maps[f"noise_{i}"][None]
             for i, shape in enumerate(network.noise_shapes)
         ]
-        inputs = {"params": params}, w, noise
-        if dtype is not None:
-            inputs = jax.tree.map(lambda x: x.astype(dtype), inputs)
+        kind = w.dtype if dtype is None else dtype
+        inputs = jax.tree.map(lambda x: x.astype(kind), ({"params": params}, w, noise))
         image = network.apply(*inputs, method="synthesis")[0]
         return (image.astype(w.dtype) + 1) / 2
 

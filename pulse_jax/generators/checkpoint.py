@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from pulse_jax.files import one_line, write
+from pulse_jax.files import expanded, one_line, write
 from pulse_jax.generators import fit_latents, official, published, style_generator
 from pulse_jax.generators.plug_in import is_plug_in, plug_in
 from pulse_jax.generators.stylegan import StyleGAN
@@ -123,7 +122,7 @@ def find(name_or_path):
     name = str(name_or_path)
     if name in bundled():
         return bundled()[name]
-    path = published.folder(name) if name in published.PUBLISHED else Path(os.path.expanduser(name))
+    path = published.folder(name) if name in published.PUBLISHED else expanded(name)
     try:
         found = path.is_file() or any((path / n).is_file() for n in ("spec.json", "synthesis.pt"))
     except OSError as error:  # a name too long, a folder that can't be entered

@@ -9,6 +9,7 @@ import jax
 
 from pulse_jax.files import one_line
 from pulse_jax.generators import Generator
+from pulse_jax.starts import by_name
 
 _NAME = re.compile(r"(?:[^\W\d]\w*\.)*[^\W\d]\w*:[^\W\d]\w*")
 
@@ -24,7 +25,7 @@ def plug_in(name):
     `name`: my_package.my_module:make. Modules are looked for in the current folder first, as
     `python -m` does. Raises ValueError, in one line with the name, if there is no such callable, if
     it raises something, or if what it returns breaks the contract of `Generator`: latents whose
-    axis 0 counts spheres, images (R, R, 3).
+    axis 0 counts spheres, styles (L, d), images (R, R, 3), and all names of arrays different.
     """
     module_name, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
@@ -65,6 +66,13 @@ def _check(generator, params):
             raise ValueError(
                 f"a leaf of its latents has shape {leaf.shape}: axis 0 counts spheres, so that one "
                 f"vector of d coordinates is (1, d)"
+            )
+    by_name(latents, frozen)
+    if generator.styles is not None:
+        styles = _attempt("its styles", jax.eval_shape, generator.styles, params, latents)
+        if getattr(styles, "ndim", None) != 2:
+            raise ValueError(
+                f"its styles have shape {getattr(styles, 'shape', None)}, not (layers, d)"
             )
     image = _attempt(
         "its synthesize", jax.eval_shape, generator.synthesize, params, latents, frozen

@@ -8,13 +8,12 @@ import contextlib
 import functools
 import os
 import re
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from pulse_jax.files import one_line
+from pulse_jax.files import expanded, one_line
 
 
 class Model(NamedTuple):
@@ -145,7 +144,7 @@ PUBLISHED = {
 
 def folder(name):
     """Where a published generator lives on this machine: its file, and what it is converted to."""
-    return Path("~/.cache/pulse_jax/generators").expanduser() / name
+    return expanded("~/.cache/pulse_jax/generators") / name
 
 
 def fetch(name, progress=True):

@@ -228,6 +228,16 @@ def test_bfloat16_is_close_and_a_type_of_activations_alone(network):
     assert 1e-5 <= relative_error(close_gradient, gradient) <= 0.1
 
 
+@both_networks
+def test_float64_latents_take_float32_weights(network):
+    with jax.enable_x64():
+        params = jax.tree.map(jnp.float32, random_params(network))
+        generator = style_generator(network)
+        latents, frozen = generator.sample(jax.random.key(6))
+        assert latents["style"].dtype == "float64"
+        assert generator.synthesize(params, latents, frozen).dtype == "float64"
+
+
 # The latent fit.
 
 

@@ -55,6 +55,17 @@ def without_params():
 def with_a_flat_latent():
     return make()[0]._replace(sample=lambda key: (jax.random.normal(key, (20,)), ())), PARAMS
 
+def with_equal_names():
+    return make()[0]._replace(sample=lambda key: 2 * ((jax.random.normal(key, (1, 20)),),)), PARAMS
+
+def with_a_name_in_use():
+    def sample(key):
+        return {"row": jax.random.normal(key, (1, 20))}, ()
+    return make()[0]._replace(sample=sample), PARAMS
+
+def with_one_style():
+    return make()[0]._replace(styles=lambda params, latents: latents[0]), PARAMS
+
 def with_other_images():
     return make()[0]._replace(resolution=16), PARAMS
 
@@ -121,6 +132,9 @@ def test_a_callable_in_the_current_folder_is_loaded(folder, name):
         ("builtins:dict", r"dict\(\) returned a dict, not \(Generator, params\)"),
         ("decoders:without_params", r"returned a Generator, not \(Generator, params\)"),
         ("decoders:with_a_flat_latent", r"shape \(20,\): axis 0 counts spheres, .* is \(1, d\)"),
+        ("decoders:with_equal_names", "'0' is both in its latents and in what is frozen"),
+        ("decoders:with_a_name_in_use", "'row' can't be the name of a latent: results use it"),
+        ("decoders:with_one_style", r"its styles have shape \(20,\), not \(layers, d\)"),
         ("decoders:with_other_images", r"images have shape \(8, 8, 3\), not \(16, 16, 3\)"),
         ("decoders:with_other_params", "its synthesize raised KeyError: 'axes'"),
     ],
