@@ -9,8 +9,8 @@ is from the spheres that it started on, | ‖z‖/‖start‖ − 1 |, and the s
 discriminator; for each input the difference of its results.
 
 The sphere is there for realism: without any hold on the norm (`none`) as many restarts meet l2, and
-latents drift off. A prior in its place keeps realism too; the Gaussian's meets l2 less often. With
---preset=full it is ×4, since at ×8 the bundled generator meets 1e-3 nearly always.
+latents drift off. A prior in its place nearly keeps realism; the Gaussian's meets l2 less often.
+With --preset=full it is ×4, since at ×8 the bundled generator meets 1e-3 nearly always.
 
 Intervals hold with 95%: means are over inputs (Student), and for the share that met an l2, an
 input with K restarts counts as one trial (Wilson). "evaluations" is the mean over restarts, those

@@ -46,7 +46,6 @@ import re
 import resource
 import sys
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +58,7 @@ from jax.sharding import PartitionSpec as P
 from metrics import as_saved, diversity, realism, with_noise_of_first
 
 import pulse_jax
-from pulse_jax.files import write
+from pulse_jax.files import expanded, one_line, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan import FUSED_FROM, StyleGAN
 from pulse_jax.losses import geocross
@@ -102,15 +101,25 @@ flags.DEFINE_string("workdir", "runs/benchmark", "Folder for the results.")
 
 
 def main(_):
+    try:
+        benchmark()
+    except ValueError as error:
+        sys.exit(f"benchmark: {one_line(error)}")
+
+
+def benchmark():
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
     for recipe in FLAGS.recipes:
         if recipe not in RECIPES:
-            sys.exit(f"benchmark: --recipes={recipe}: none of {', '.join(RECIPES)}")
+            raise ValueError(f"--recipes={recipe}: none of {', '.join(RECIPES)}")
+    for dtype in FLAGS.dtypes:
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"--dtypes={dtype}: neither float32 nor bfloat16")
     for count in FLAGS.restarts:
         if not (count.isdecimal() and int(count)):
-            sys.exit(f"benchmark: --restarts={count}: not at least 1")
-    workdir = Path(FLAGS.workdir)
+            raise ValueError(f"--restarts={count}: not at least 1")
+    workdir = expanded(FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     measure = {"steps": steps, "scaling": scaling, "slots": slots, "recipes": recipes}[FLAGS.mode]
     rows = []

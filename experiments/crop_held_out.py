@@ -6,12 +6,11 @@ They don't overlap, and serve other experiments as --images, with --generator=ga
 of 64 there are 45 of galaxies and 16 of tissue.
 """
 
-from pathlib import Path
-
 from absl import app, flags
 from data import PHOTOGRAPHS, held_out_crops
 
 from pulse_jax import images
+from pulse_jax.files import expanded
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("data", "galaxies", list(PHOTOGRAPHS), "Which photograph.")
@@ -20,7 +19,7 @@ flags.DEFINE_integer("resolution", 64, "Side of the crops.", lower_bound=8)
 
 
 def main(_):
-    folder = Path(FLAGS.output_dir).expanduser()
+    folder = expanded(FLAGS.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     for k, crop in enumerate(held_out_crops(FLAGS.data, FLAGS.resolution), 1):
         images.save_image(folder / f"{FLAGS.data}_{k:03d}.png", crop)

@@ -11,7 +11,7 @@ nearly always or always, by a factor of 1.4 and 2: a drawn face that it has neve
 off its range everywhere.
 
 Writes table.csv, rows of every restart in cells/, and degradations.png, a row for each operator:
-the truth, the input, the results. --preset=quick: 1 face, 2 minutes on two cores; full: 4 faces,
+the truth, the input, the results. --preset=quick: 1 face, 3 minutes on two cores; full: 4 faces,
 4 minutes.
 """
 

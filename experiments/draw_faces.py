@@ -8,7 +8,6 @@ the inputs with the default flags, checkpoints/faces.png the sheet of --count=64
 """
 
 import math
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from faces import album
 
 import pulse_jax
 from pulse_jax import images
+from pulse_jax.files import expanded
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", "runs/faces", "Folder for the pictures.")
@@ -32,13 +32,13 @@ def main(_):
     keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.count)
     faces = album(keys, FLAGS.size)
     for kind, pictures in (("truth", faces), ("input", jax.vmap(operator)(faces))):
-        folder = Path(FLAGS.output_dir) / kind
+        folder = expanded(FLAGS.output_dir) / kind
         folder.mkdir(parents=True, exist_ok=True)
         for k, picture in enumerate(np.asarray(pictures), 1):
             images.save_image(folder / f"face_{k:02d}.png", picture)
     columns = math.isqrt(FLAGS.count)
     rows = [faces[k : k + columns] for k in range(0, FLAGS.count, columns)]
-    images.save_image(Path(FLAGS.output_dir) / "sheet.png", images.grid(rows))
+    images.save_image(expanded(FLAGS.output_dir) / "sheet.png", images.grid(rows))
 
 
 if __name__ == "__main__":

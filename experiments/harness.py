@@ -11,7 +11,7 @@ An experiment is made of cells, such as one scheme each, that compute the rows o
 
 Its folder holds config.json (all flags and versions), a file for each cell, of rows or of arrays,
 timings.csv and what it draws. The same command goes on with the cells that are missing;
---config=config.json computes the same rows again in another folder.
+--config=config.json --workdir=ANOTHER computes the same rows again.
 """
 
 import csv
@@ -34,16 +34,14 @@ from metrics import as_saved
 
 import pulse_jax
 from pulse_jax import images
-from pulse_jax.files import one_line, read_json, write
+from pulse_jax.files import expanded, one_line, read_json, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.plug_in import is_plug_in
 from pulse_jax.results import as_csv
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("preset", "quick", ["quick", "full"], "How much is measured.")
-flags.DEFINE_string(
-    "workdir", None, "Folder for the results; default: runs/ and the script's name."
-)
+flags.DEFINE_string("workdir", None, "Folder for the results; default: runs/SCRIPT_PRESET.")
 flags.DEFINE_string("config", None, "Take the settings from this config.json of an earlier run.")
 flags.DEFINE_string("generator", "faces64", "A bundled or published generator, or one's path.")
 flags.DEFINE_string("images", None, "Folder of held-out images; default: freshly drawn faces.")
@@ -71,7 +69,7 @@ def run(experiment, presets):
         name = Path(sys.argv[0]).stem
         try:
             settle(presets)
-            folder = Folder(Path(FLAGS.workdir or f"runs/{name}").expanduser())
+            folder = Folder(expanded(FLAGS.workdir or f"runs/{name}_{FLAGS.preset}"))
             experiment(folder)
         except ValueError as error:
             sys.exit(f"{name}: {one_line(error)}")
@@ -87,7 +85,7 @@ def settle(presets):
     values = presets[FLAGS.preset]
     if FLAGS.config:
         try:
-            values = read_json(Path(FLAGS.config).expanduser()).get("flags", {})
+            values = read_json(expanded(FLAGS.config)).get("flags", {})
         except ValueError as error:
             raise ValueError(f"--config={error}") from error
     for name in values:
@@ -231,7 +229,7 @@ def held_out(resolution):
     if FLAGS.images is None:
         keys = jax.random.split(jax.random.key(FLAGS.seed), count)
         return as_saved(album(keys, resolution))
-    paths, _ = images.list_images(FLAGS.images)
+    paths, _ = images.list_images(expanded(FLAGS.images))
     if len(paths) < count:
         raise ValueError(f"--images={FLAGS.images} holds {len(paths)} images, not {count}")
     pictures = []

@@ -23,7 +23,7 @@ import optax
 from faces import KINDS, RANGES, Attributes, face
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from pulse_jax.files import write
+from pulse_jax.files import expanded, write
 
 # Their ranges are full turns.
 CIRCULAR = "clothing_hue", "background_hue", "background_angle"
@@ -202,7 +202,7 @@ def scores(draw, weights, key, count):
 def main(_):
     key = jax.random.key(FLAGS.seed)
     draw = batches(FLAGS.resolution)
-    weights = stored(FLAGS.output, draw, key, FLAGS.train_steps)
+    weights = stored(expanded(FLAGS.output), draw, key, FLAGS.train_steps)
     for row in scores(draw, weights, jax.random.fold_in(key, FLAGS.train_steps), 2048):
         print(", ".join(f"{k} {v:.3f}" if k != "attribute" else v for k, v in row.items()))
 

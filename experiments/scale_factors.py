@@ -19,7 +19,7 @@ With the bundled generator diversity grows steadily, from a third of the samples
 score falls a little, towards theirs; and the 16×16 inputs hold details that the generator reaches
 in half of the restarts only.
 
-Writes table.csv, factors.png and pictures.png. --preset=quick: 4 faces with 4 restarts, 2 minutes
+Writes table.csv, factors.png and pictures.png. --preset=quick: 4 faces with 4 restarts, 3 minutes
 on two cores; full: 12 faces with 4, 4 minutes.
 """
 

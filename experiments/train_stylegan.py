@@ -19,9 +19,17 @@ falls. Every few minutes, and then, a run writes
 - `generator/`, which the search takes as --generator.
 
 All local devices share a batch. --start_from goes on from a trained generator and discriminator, on
-other data too, which takes fewer images than a start from nothing: so the bundled faces64 was made,
-from one of simpler drawings (see its model card). Of images of twice the side it learns the details
-that are new (see grow.py). For one GPU:
+other data too, which takes fewer images than a start from nothing. Of images of twice the side it
+learns the details that are new (see grow.py). So most of the bundled ones were made on two cores,
+in 25 to 80 minutes each (see their model cards):
+
+    python experiments/train_stylegan.py --output_dir=runs/faces64 --start_from=EARLIER
+    python experiments/train_stylegan.py --output_dir=runs/faces128 --start_from=faces64 \\
+        --resolution=128 --channels=128,128,96,64,32,16
+    python experiments/train_stylegan.py --output_dir=runs/tissue64 --start_from=faces64 \\
+        --data=tissue --path_weight=0
+
+Two cores see 15 to 22 images of 64 pixels a second, or some 10 of 128. For one GPU:
 
     common="--dtype=bfloat16 --batch_size=64 --export_dtype=bfloat16 --quality_images=2048"
     python experiments/train_stylegan.py $common --output_dir=runs/faces64 \\
@@ -33,8 +41,7 @@ that are new (see grow.py). For one GPU:
 
 The last one is the bundled galaxies64's, and came to 1,415,808 images in 6 minutes on one H200,
 without augmentation (ada_p = 0). Of samples, frechet was 0.072, precision 0.70 and recall 0.83; the
-floor's frechet 0.069. The others have not been run to their end. Two cores see some 22 images of 64
-pixels a second in float32 and with the default networks.
+floor's frechet 0.069. The other two have not been run to their end.
 """
 
 import csv
@@ -44,7 +51,6 @@ import sys
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import data
@@ -62,7 +68,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from pulse_jax import images
-from pulse_jax.files import one_line, read_json, write
+from pulse_jax.files import expanded, one_line, read_json, write
 from pulse_jax.generators import checkpoint, fit_latents
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 
@@ -162,7 +168,7 @@ def train():
         return (time.perf_counter() - began) / 60
 
     settle()
-    output = Path(FLAGS.output_dir).expanduser().absolute()
+    output = expanded(FLAGS.output_dir).absolute()
     output.mkdir(parents=True, exist_ok=True)
     channels = tuple(int(c) for c in FLAGS.channels)
     generator = StyleGAN2(FLAGS.resolution, channels, FLAGS.latent_size, FLAGS.mapping_layers)
@@ -274,7 +280,7 @@ def claim(path):
 
 def data_set():
     if FLAGS.data_dir:
-        return data.folder(FLAGS.data_dir, FLAGS.resolution)
+        return data.folder(expanded(FLAGS.data_dir), FLAGS.resolution)
     if FLAGS.data == "faces":
         return data.drawn_faces(FLAGS.resolution)
     return data.photograph(FLAGS.data, FLAGS.resolution)
@@ -492,7 +498,7 @@ def make_quality(source, draw, generator, output):
             faces, attributes = draw(source.train, key, i)
             return (faces + 1) / 2, attributes
 
-        path = FLAGS.reader or output / "reader.npz"
+        path = expanded(FLAGS.reader) if FLAGS.reader else output / "reader.npz"
         weights = reader.stored(path, labelled, random_key("reader"), FLAGS.reader_steps)
         features = functools.partial(reader.features, weights)
     else:

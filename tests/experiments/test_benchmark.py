@@ -76,3 +76,14 @@ def test_steps_are_measured(tmp_path):
     assert labels == ["stylegan8", "2", "float32", "original"]
     assert row.pop("accepted/s") == row.pop("l2 added") == ""  # random weights
     assert all(0 < float(value) < math.inf for value in row.values())
+
+
+@pytest.mark.parametrize(
+    "flag", ["--dtypes=float7", "--generators=nothing", "--restarts=0", "--recipes=slow"]
+)
+def test_bad_lists_end_in_one_line(tmp_path, flag):
+    name = flag.partition("=")[2]
+    script = [ROOT / "experiments" / "benchmark.py", f"--workdir={tmp_path}", flag]
+    result = subprocess.run([sys.executable, *script], capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.startswith("benchmark: ")
+    assert name in result.stderr and result.stderr.count("\n") == 1
