@@ -14,8 +14,8 @@ from pulse_jax.generators import checkpoint
 BUNDLED = list(checkpoint.bundled())
 
 
-def test_faces_and_galaxies_are_bundled():
-    assert {"faces64", "galaxies64"} <= set(BUNDLED)
+def test_faces_galaxies_and_tissue_are_bundled():
+    assert {"faces64", "galaxies64", "tissue64"} <= set(BUNDLED)
 
 
 @pytest.mark.parametrize("name", BUNDLED)
