@@ -100,7 +100,7 @@ def test_its_links_lead_to_files():
 
 def test_its_flags_exist():
     others = {"help", "data_dir", "preset", "config", "mode", "recipes", "faces", "variants"}
-    others |= {"xla_gpu_deterministic_ops"}
+    others |= {"repeats", "workdir", "factor", "inputs", "xla_gpu_deterministic_ops"}
     flags = set(re.findall(r"--([a-z_]+)", README)) - others
     assert {"input_dir", "output_dir", "eps", "seed"} <= flags
     assert flags <= set(command.FLAGS)
