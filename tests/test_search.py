@@ -209,7 +209,8 @@ def test_one_compilation_serves_all_targets_weights_and_refills():
 
 def test_what_a_stream_is_given_stays_as_it_is():
     """`init` without `jit` returns one array as several leaves."""
-    state = jax.vmap(LINEAR.init)(*take(STARTS, slice(2)))
+    samples = jax.tree.map(jnp.asarray, take(STARTS, slice(2)))
+    state = jax.vmap(LINEAR.init)(*samples)
     copy = take(state, slice(None))
     targets = jnp.asarray(TARGETS[:2])
     for _ in stream(LINEAR, MATRIX, lambda numbers: (targets, state), 2, 10, slots=2):
