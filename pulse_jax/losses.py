@@ -6,37 +6,46 @@ give the reference's numbers.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from pulse_jax.types import AnyArray
+
+Image = Float[AnyArray, "h w c"]
+Styles = Float[AnyArray, "layers d"]
+Scalar = Float[Array, ""]
 
 
-def l2(lr, target, eps=0.0):
+def l2(lr: Image, target: Image, eps: float = 0.0) -> Scalar:
     """Mean squared error over pixels and channels, at least eps: PULSE's L2 of one image.
 
-    max(mean((lr − target)²), eps) for two images of one shape (H, W, C). Below eps the gradient
-    is 0. Raises ValueError if the shapes differ.
+    max(mean((lr − target)²), eps). Below eps the gradient is 0. Raises ValueError if the shapes
+    differ.
     """
     _check_same_shape(lr, target)
     return _at_least(eps, jnp.mean((lr - target) ** 2))
 
 
-def l1(lr, target, eps=0.0):
+def l1(lr: Image, target: Image, eps: float = 0.0) -> Scalar:
     """Ten times the mean absolute error, itself at least eps: PULSE's L1 of one image.
 
-    10 max(mean |lr − target|, eps) for two images of one shape (H, W, C). Below eps the gradient
-    is 0. Raises ValueError if the shapes differ.
+    10 max(mean |lr − target|, eps). Below eps the gradient is 0. Raises ValueError if the shapes
+    differ.
     """
     _check_same_shape(lr, target)
     return 10 * _at_least(eps, jnp.mean(jnp.abs(lr - target)))
 
 
-def geocross(styles):
+def geocross(styles: Styles) -> Scalar:
     """Spread of the directions of one image's styles: GEOCROSS of PULSE (arXiv 2003.03808).
 
-    mean_ij(d θ_ij²) / 8 over all L² ordered pairs of rows of `styles` (L, d), where
+    mean_ij(d θ_ij²) / 8 over all L² ordered pairs of the L rows w_i of `styles`, where
     θ_ij = 2 atan2(|w_i − w_j|, |w_i + w_j|) is their angle if their lengths are equal, and |v| is
     √(v·v + 1e-9). One vector alone has no spread: 0. The reference's 512 is d here. Raises
-    ValueError if `styles` is not (L, d).
+    ValueError if `styles` has other than two axes.
     """
     if styles.ndim != 2:
         raise ValueError(f"geocross takes the styles of one image (L, d), got {styles.shape}")
@@ -66,7 +75,7 @@ class Loss:
     geocross: float = 0.05
     eps: float = 1e-3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         weights = {"l2": self.l2, "l1": self.l1, "geocross": self.geocross}
         for name, weight in weights.items():
             if not math.isfinite(weight):
@@ -77,26 +86,27 @@ class Loss:
             raise ValueError(f"eps must be finite and at least 0, got {self.eps}")
 
     @property
-    def needs_styles(self):
+    def needs_styles(self) -> bool:
         return self.geocross != 0
 
-    def __call__(self, lr, target, styles):
-        """The loss of one restart, from D(x), y (both (H, W, C)) and the styles (L, d) or None."""
-        total = 0.0
+    def __call__(self, lr: Image, target: Image, styles: Styles | None) -> Scalar:
+        """The loss of one restart, from D(x), y and the styles, if `needs_styles`."""
+        total: Any = 0.0
         if self.l2:
             total += self.l2 * l2(lr, target, self.eps)
         if self.l1:
             total += self.l1 * l1(lr, target, self.eps)
         if self.geocross:
+            assert styles is not None
             total += self.geocross * geocross(styles)
         return total
 
 
-def _at_least(eps, value):
+def _at_least(eps: float, value: Scalar) -> Scalar:
     # Unlike jnp.maximum, this has the whole gradient at equality, as the reference's clamp has.
     return jnp.where(value < eps, eps, value)
 
 
-def _check_same_shape(lr, target):
+def _check_same_shape(lr: Image, target: Image) -> None:
     if lr.shape != target.shape:
         raise ValueError(f"the target's shape {target.shape} is not the image's {lr.shape}")

@@ -1,6 +1,6 @@
 """Geometry of the sphere, for one point.
 
-A point x is an array of any shape, all of it one vector, on the sphere around 0 of radius R = ‖x‖;
+A point x is an array, all of it one vector, on the sphere around 0 of radius R = ‖x‖;
 a second point y is on the same sphere; v is tangent at x unless said otherwise. Angles are in
 radians, lengths in the unit of x. The formulas are the textbook ones (Absil, Mahony and Sepulchre,
 Optimization Algorithms on Matrix Manifolds, 2008), written so that nearly equal and nearly opposite
@@ -12,22 +12,30 @@ function says what it returns there. The sphere of radius 0 is the point 0; its 
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, PRNGKeyArray
+
+from pulse_jax.types import AnyArray
+
+Vector = Float[AnyArray, "*shape"]
+Result = Float[Array, "*shape"]
+Scalar = Float[Array, ""]
 
 
-def tangent(x, v):
+def tangent(x: Vector, v: Vector) -> Result:
     """The part of any vector v that is tangent at x: v − ⟨x, v⟩/R² x."""
     square = _dot(x, x)
     return jnp.where(square > 0, v - _ratio(_dot(x, v), square) * x, 0)
 
 
-def retract(x, v):
+def retract(x: Vector, v: Vector) -> Result:
     """Move from x by any vector v and rescale: R (x + v)/‖x + v‖. If x + v = 0: x."""
     moved = x + v
     length = _norm(moved)
     return jnp.where(length > 0, _ratio(_norm(x), length) * moved, x)
 
 
-def exp(x, v):
+def exp(x: Vector, v: Vector) -> Result:
     """Move from x along the geodesic that starts as v, by ‖v‖: cos θ x + sin θ/θ v, θ = ‖v‖/R."""
     square = _dot(x, x)
     square_angle = _ratio(_dot(v, v), square)
@@ -39,7 +47,7 @@ def exp(x, v):
     return jnp.where(square > 0, cos * x + sinc * v, x)
 
 
-def log(x, y):
+def log(x: Vector, y: Vector) -> Result:
     """The tangent at x whose `exp` is y: `distance` u/‖u‖ with u the part of y tangent at x.
 
     Opposite points are joined by geodesics in every direction: 0.
@@ -48,17 +56,17 @@ def log(x, y):
     return _ratio(distance(x, y), _norm(toward), otherwise=1) * toward
 
 
-def transport(x, y, v):
+def transport(x: Vector, y: Vector, v: Vector) -> Result:
     """v carried in parallel from x to y along their geodesic: v − 2⟨p, v⟩/⟨p, p⟩ p, p = x + y.
 
     For tangents this is v − ⟨y, v⟩/(R² + ⟨x, y⟩) p. Being a reflection it keeps all inner products.
     Between opposite points, where the geodesic may start in any direction: v, tangent there too.
     """
     p = x + y
-    return v - 2 * _ratio(_dot(p, v), _dot(p, p)) * p
+    return jnp.asarray(v) - 2 * _ratio(_dot(p, v), _dot(p, p)) * p
 
 
-def distance(x, y):
+def distance(x: Vector, y: Vector) -> Scalar:
     """Arc length between x and y: Rθ, θ = atan2(R‖u‖, ⟨x, y⟩) in [0, π], u as in `log`.
 
     Its derivative is taken as 0 where it has none, at equal and at opposite points.
@@ -68,28 +76,30 @@ def distance(x, y):
     return _norm(x) * jnp.arctan2(sine, jnp.where(undefined, 1, cosine))
 
 
-def uniform(key, shape, radius):
+def uniform(
+    key: PRNGKeyArray, shape: tuple[int, ...], radius: float | Scalar
+) -> Float[Array, "*shape"]:
     """A point of the given shape drawn evenly from the sphere of the given radius."""
     gaussian = jax.random.normal(key, shape)
     return radius * gaussian / _norm(gaussian)
 
 
-def _toward(x, y):
+def _toward(x: Vector, y: Vector) -> Result:
     """The part of y that is tangent at x, which y − x and y + x have too: the shorter is exact."""
     return tangent(x, jnp.where(_dot(x, y) > 0, y - x, y + x))
 
 
-def _dot(a, b):
+def _dot(a: Vector, b: Vector) -> Scalar:
     # Not a matrix product: an accelerator would round its inputs.
     return jnp.sum(a * b)
 
 
-def _ratio(a, b, otherwise=0):
+def _ratio(a: Scalar, b: Scalar, otherwise: float = 0) -> Scalar:
     """a/b for b ≥ 0, and `otherwise` if b = 0, without a division by 0 in value or derivative."""
     return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), otherwise)
 
 
-def _norm(x):
+def _norm(x: Vector) -> Scalar:
     """‖x‖ with derivative 0 at 0."""
     square = _dot(x, x)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

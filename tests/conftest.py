@@ -2,16 +2,30 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from pulse_jax.generators import checkpoint
-from pulse_jax.generators.stylegan2 import StyleGAN2
+# What pulse_jax's functions are passed and return is checked against their signatures, where an
+# int will do for a float. The hook must come before anything imports pulse_jax.
+CHECK = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+jaxtyping.install_import_hook("pulse_jax", CHECK)
+
+from pulse_jax.generators import checkpoint  # noqa: E402
+from pulse_jax.generators.stylegan2 import StyleGAN2  # noqa: E402
 
 # On a GPU or TPU float32 products are otherwise rounded to TF32 or bfloat16, and the bounds on
 # float32 errors wouldn't hold.
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture
+def unchecked():
+    """For a test of what users are told, who have no hook that checks signatures before."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

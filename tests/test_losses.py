@@ -121,7 +121,7 @@ def test_bad_losses(arguments, told):
         Loss(**arguments)
 
 
-def test_bad_shapes():
+def test_bad_shapes(unchecked):
     with pytest.raises(ValueError, match=r"\(4, 4, 1\).*\(4, 4, 3\)"):
         l2(np.zeros((4, 4, 3)), np.zeros((4, 4, 1)))
     with pytest.raises(ValueError, match=r"\(2, 18, 512\)"):
