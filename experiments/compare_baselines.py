@@ -53,6 +53,7 @@ from scipy.fft import dctn
 
 import pulse_jax
 from pulse_jax import images
+from pulse_jax.files import counted
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("train_steps", None, "Of the network; the preset's by default.", 1)
@@ -262,7 +263,7 @@ def interval(key, values):
 
 
 def label(name):
-    return f"network, {FLAGS.train_steps} steps" if name == "network" else name
+    return f"network, {counted(FLAGS.train_steps, 'step')}" if name == "network" else name
 
 
 # --- The figures. ---

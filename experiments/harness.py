@@ -34,7 +34,7 @@ from metrics import as_saved
 
 import pulse_jax
 from pulse_jax import images
-from pulse_jax.files import expanded, one_line, read_json, write
+from pulse_jax.files import counted, expanded, one_line, read_json, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.plug_in import is_plug_in
 from pulse_jax.results import as_csv
@@ -231,7 +231,9 @@ def held_out(resolution):
         return as_saved(album(keys, resolution))
     paths, _ = images.list_images(expanded(FLAGS.images))
     if len(paths) < count:
-        raise ValueError(f"--images={FLAGS.images} holds {len(paths)} images, not {count}")
+        raise ValueError(
+            f"--images={FLAGS.images} holds {counted(len(paths), 'image')}, not {count}"
+        )
     pictures = []
     for path in paths[:count]:
         picture = images.load_image(path)

@@ -23,14 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
 import pulse_jax
 from pulse_jax import batch, images, operators, optimizers, report, results, schemes, starts
-from pulse_jax.files import expanded, held, one_line, read_json, write
+from pulse_jax.files import counted, expanded, held, one_line, read_json, write
 from pulse_jax.generators import NOISE_TYPES, SPACES, checkpoint, style_generator
 from pulse_jax.generators.plug_in import is_plug_in, plug_in
 from pulse_jax.losses import Loss
+from pulse_jax.progress import Progress, compilation_told
 from pulse_jax.results import Picture, Restart, attempt, save
 from pulse_jax.search import STATUS, fitting_slots, is_out_of_memory
 
@@ -159,6 +159,9 @@ def parse(argv):
     if {"-h", "-help", "--help"} & set(argv):
         print(__doc__, FLAGS.main_module_help(), sep="\n")
         sys.exit(0)
+    if "--version" in argv:
+        print("pulse_jax", pulse_jax.__version__)
+        sys.exit(0)
     try:
         rest = FLAGS(argv)
     except flags.Error as error:
@@ -182,6 +185,7 @@ def upsample(at_end):
     try:
         connect()
         use_cache(expanded(FLAGS.cache_dir))
+        at_end.enter_context(compilation_told())
         degradation = make_degradation()
         generator, params = make_generator()
         check_start()
@@ -199,7 +203,7 @@ def upsample(at_end):
         config = configure(output, earlier, seed, generator, params, searches, pictures)
     except (ValueError, OSError) as error:
         sys.exit(f"pulse_jax: {one_line(error)}")
-    counts = f"{len(pictures)} pictures × {FLAGS.restarts} restarts"
+    counts = f"{counted(len(pictures), 'picture')} × {counted(FLAGS.restarts, 'restart')}"
     print(f"{FLAGS.generator}, seed {config['seed']}: {counts}")
 
     for picture in pictures:
@@ -212,7 +216,8 @@ def upsample(at_end):
     for job in jobs:
         save(job.picture, results.take_up_restart, job)
     if len(jobs) < len(share):
-        print(f"{len(share) - len(jobs)} restarts have been done before, {len(jobs)} are left")
+        done = counted(len(share) - len(jobs), "restart")
+        print(f"{done} of {len(share)} done before: {len(jobs)} to go")
     try:
         with batch.noted_signals() as signals:
             timings = search_pictures(jobs, generator, params, searches, config, output, signals)
@@ -264,9 +269,8 @@ def search_pictures(jobs, generator, params, searches, config, output, signals):
     """
     timings = []
     draw = batch.make_draw(generator, FLAGS)
-    begun = sum(job.steps for job in jobs)
-    total = len(jobs) * FLAGS.steps
-    with tqdm(total=total, initial=begun, unit="step", disable=not jobs) as progress:
+    slots = config["slots"] * jax.local_device_count()
+    with Progress(jobs, FLAGS.steps, FLAGS.stop_at_eps, slots) as progress:
         for side, (operator, search) in searches.items():
             sized = [job for job in jobs if job.picture.side == side]
             if not sized:
@@ -282,23 +286,16 @@ def search_pictures(jobs, generator, params, searches, config, output, signals):
                 settings=FLAGS,
                 stop=lambda: bool(signals),
             )
-            began, steps, looked = time.perf_counter(), 0, []
+            began, steps = time.perf_counter(), 0
             for slots, made, done in found:
                 steps += made
-                progress.update(made + sum(FLAGS.steps - job.steps for job in done))
+                progress.note(made, done, batch.memory())
                 if jax.process_count() == 1:
                     for job in done:
                         finish(job.picture, generator)
                 if slots < config["slots"]:  # memory ran out
                     config["slots"] = slots
                     attempt(write_config, output, config)
-                looked.append(time.perf_counter())
-                # The first chunk also compiles.
-                if len(looked) == 2 and not timings and progress.n < progress.total:
-                    left = (progress.total - progress.n) / made * (looked[1] - looked[0])
-                    tqdm.write(
-                        f"about {duration(left)} to go, {batch.memory() / 1e9:.1f} GB in use"
-                    )
             seconds = time.perf_counter() - began
             timings.append(
                 {"side": side, "restarts": len(sized), "steps": steps, "seconds": seconds}
@@ -306,13 +303,6 @@ def search_pictures(jobs, generator, params, searches, config, output, signals):
             if signals:
                 break
     return timings
-
-
-def duration(seconds):
-    """In the unit that one would say it in."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def connect():
@@ -501,7 +491,8 @@ def read_start(name, generator):
     count = len(jax.tree.leaves(start)[0])
     if count < (FLAGS.pick or FLAGS.restarts):
         flag = f"--pick={FLAGS.pick}" if FLAGS.pick else f"--restarts={FLAGS.restarts}"
-        raise ValueError(f"{flag}: {path} holds {count} restarts; with --pick all start from one")
+        there = counted(count, "restart")
+        raise ValueError(f"{flag}: {path} holds {there}; with --pick all start from one")
     return start
 
 
@@ -516,7 +507,8 @@ def read_target(path, resolution, degradation):
         raise ValueError(f"{path}: {width}×{height} pixels, not square")
     size = FLAGS.input_size or height
     if height % size:
-        raise ValueError(f"{path}: --input_size={size} does not divide its {height} pixels")
+        side = counted(height, "pixel")
+        raise ValueError(f"{path}: --input_size={size} does not divide its {side}")
     if resolution % size:
         raise ValueError(
             f"{path}: its side of {size} pixels does not divide the generator's {resolution}; "
@@ -526,7 +518,7 @@ def read_target(path, resolution, degradation):
     name = next((link for link in links if link in operators.DOWNSCALERS), "bicubic")
     try:
         if size < height:
-            print(one_line(f"{path}: brought from {height} to {size} pixels ({name})"))
+            print(one_line(f"{path}: brought from {height} to {counted(size, 'pixel')} ({name})"))
             image = np.clip(operators.DOWNSCALERS[name](height // size)(jnp.asarray(image)), 0, 1)
         return operators.discard_unseen(degradation(resolution // size), np.asarray(image))
     except ValueError as error:
@@ -642,9 +634,10 @@ def summarise(pictures, failures, output):
         missed = f", {best - FLAGS.eps:.2g} above --eps={FLAGS.eps:g}" if best > FLAGS.eps else ""
         counts = f"{met} of {len(rows)} converged"
         print(one_line(f"{picture.path.name}: {counts}, best l2 {best:.2e}{missed}"))
-    saved = sum(not picture.error for picture in pictures)
-    failed = f", {len(failures)} failures" if failures else ""
-    print(f"{saved} pictures done{failed}; results in {output}")
+    saved = counted(sum(not picture.error for picture in pictures), "picture")
+    failed = f", {counted(len(failures), 'failure')}" if failures else ""
+    page = output / "index.html"
+    print(f"{saved} done{failed}; open {page if page.is_file() else output} to see the results")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import pulse_jax
 from pulse_jax import results, starts
+from pulse_jax.files import counted
 from pulse_jax.losses import l2
 from pulse_jax.results import save
 from pulse_jax.search import STATUS, is_out_of_memory
@@ -87,8 +88,8 @@ def search_all(jobs, slots, **options):
         jobs = [job for job in jobs if job.number not in job.picture.rows]
         for job in jobs:
             save(job.picture, results.take_up_restart, job)
-        told = f"out of memory: going on with {slots} restarts at once on each device; bytes may "
-        tqdm.write(f"pulse_jax: {told}differ from a run that had more", file=sys.stderr)
+        told = f"out of memory: going on with {counted(slots, 'restart')} at once on each device"
+        tqdm.write(f"pulse_jax: {told}; bytes may differ from a run that had more", file=sys.stderr)
 
 
 def search_slots(jobs, slots, *, generator, params, operator, search, draw, settings, stop):

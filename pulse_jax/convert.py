@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from absl import flags, logging
 
+import pulse_jax
 from pulse_jax.files import expanded, one_line
 from pulse_jax.generators import checkpoint, published
 
@@ -71,6 +72,9 @@ def parse(argv):
         print(__doc__, own, "\nPublished generators:", sep="\n")
         for name, model in published.PUBLISHED.items():
             print(f"  {name}: {model.domain}, {model.architecture}, {model.licence}")
+        sys.exit(0)
+    if "--version" in argv:
+        print("pulse_jax_convert", pulse_jax.__version__)
         sys.exit(0)
     try:
         _, *sources = values(argv)

@@ -1,6 +1,7 @@
 """Files that are written whole, folders that one run holds, and errors told in one line."""
 
 import contextlib
+import difflib
 import json
 import os
 from pathlib import Path
@@ -87,3 +88,14 @@ def one_line(told):
     message = getattr(told, "strerror", None) or str(told)
     line = " ".join(message.split()) or type(told).__name__
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def counted(number, noun):
+    """A number of things in words: "1 picture", "4 pictures"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def near(name, names):
+    """A question after those of `names` that are like `name`: "; did you mean …?", or nothing."""
+    found = difflib.get_close_matches(name.lower(), names, n=5)
+    return f"; did you mean {' or '.join(found)}?" if found else ""

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from pulse_jax.files import counted
 from pulse_jax.images import load_image
 
 LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R BT.601
@@ -348,7 +349,9 @@ def _correlation(name, factor, before, taps):
 
 def _check_side(name, size, reflected):
     if size <= reflected:
-        raise ValueError(f"{name} needs sides larger than {reflected} pixels, got {size}")
+        raise ValueError(
+            f"{name} needs sides larger than {counted(reflected, 'pixel')}, got {size}"
+        )
 
 
 def _check_factor(factor):

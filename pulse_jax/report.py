@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 
 from pulse_jax import curves, video
-from pulse_jax.files import one_line, write
+from pulse_jax.files import counted, one_line, write
 from pulse_jax.results import rank
 from pulse_jax.search import STATUS
 
@@ -88,10 +88,11 @@ def save(output, pictures, config):
 
     rows = [row for picture in done for _, row in sorted(picture.rows.items())]
     met = sum(row["status"] == STATUS[0] for row in rows)
+    shown = f"{counted(len(done), 'picture')}, {met} of {counted(len(rows), 'restart')} converged"
     page = TEMPLATE.substitute(
         style=curves.STYLE,
         title=text(f"pulse_jax: {config['--generator']}"),
-        summary=f"{len(done)} pictures, {met} of {len(rows)} restarts converged",
+        summary=shown,
         pictures="\n".join(section(i, picture, source, link) for i, picture in enumerate(done)),
         head="".join(map(heading, COLUMNS)),
         rows="\n".join(

@@ -16,7 +16,7 @@ from PIL import Image
 
 import pulse_jax
 from pulse_jax import __main__ as command
-from pulse_jax import batch, images
+from pulse_jax import batch, convert, images
 from pulse_jax.files import held
 from pulse_jax.generators import checkpoint
 
@@ -329,7 +329,7 @@ def test_the_same_command_does_what_is_left(run, tmp_path, capsys, monkeypatch):
     names = {f"{kind}_0{k}.png" for kind in ("hr", "lr") for k in (1, 2)}
     assert {p.name for p in (cut / "b").iterdir()} == names | {"parts"}
     run(*flags, output="cut", seed=None)
-    assert "5 restarts have been done before, 1 are left" in capsys.readouterr().out
+    assert "5 restarts of 6 done before: 1 to go" in capsys.readouterr().out
     assert contents(cut / "b") == contents(whole / "b")
     for name in ("results.csv", "config.json"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
@@ -384,6 +384,28 @@ def test_bad_flags_end_in_one_line(run, tmp_path, capsys, argument, named):
     for text in named:
         assert text.format(**places) in line
     assert not list(tmp_path.glob("out/*/hr_*.png"))
+
+
+@pytest.mark.parametrize("name", ["ffhq", "FFHQ1024 "])
+def test_names_that_are_near_are_listed(run, capsys, name):
+    assert "did you mean ffhq" in fails(run, capsys, f"--generator={name}")
+
+
+@pytest.mark.parametrize("door", [command, convert])
+def test_the_version(door, capsys):
+    with pytest.raises(SystemExit) as exit:
+        door.parse(["here", "--version"])
+    assert not exit.value.code
+    assert capsys.readouterr().out.split()[1:] == [pulse_jax.__version__]
+
+
+def test_one_picture_is_told_as_one(run, tmp_path, capsys):
+    write_picture(tmp_path / "in" / "a.png")
+    output = run(f"--input_dir={tmp_path / 'in'}", "--restarts=1")
+    told = capsys.readouterr().out
+    assert "1 picture × 1 restart\n" in told
+    assert told.endswith(f"1 picture done; open {output / 'index.html'} to see the results\n")
+    assert "1 picture, 0 of 1 restart converged" in (output / "index.html").read_text()
 
 
 def test_the_module_runs_from_another_folder(generator, compiled, tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pulse_jax import files
-from pulse_jax.files import expanded, held, one_line, write
+from pulse_jax.files import counted, expanded, held, near, one_line, write
 
 
 @pytest.mark.parametrize("content", ["Köln\n", b"\x00\xff"])
@@ -55,3 +55,13 @@ def test_a_home_that_is_not_there_stays_as_it_is(monkeypatch):
     monkeypatch.setenv("USERPROFILE", "/home/me")
     assert expanded("~/a") == Path("/home/me/a")
     assert expanded("~nobody_of_that_name/a") == Path("~nobody_of_that_name/a")
+
+
+def test_things_are_counted_in_words():
+    assert [counted(n, "picture") for n in (0, 1, 2)] == ["0 pictures", "1 picture", "2 pictures"]
+
+
+def test_names_that_are_near():
+    names = ["ffhq1024", "ffhq512", "faces64"]
+    assert near("FFHQ", names) == "; did you mean ffhq512 or ffhq1024?"
+    assert near("nothing", names) == ""

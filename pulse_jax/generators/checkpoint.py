@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from pulse_jax.files import expanded, one_line, write
+from pulse_jax.files import expanded, near, one_line, write
 from pulse_jax.generators import fit_latents, official, published, style_generator
 from pulse_jax.generators.plug_in import is_plug_in, plug_in
 from pulse_jax.generators.stylegan import StyleGAN
@@ -133,6 +133,7 @@ def find(name_or_path):
         raise ValueError(
             f"generator {name!r}: neither a file, nor a folder with a spec.json or synthesis.pt, "
             f"nor one of the bundled {', '.join(bundled())}, nor a published one's name"
+            f"{near(name, [*bundled(), *published.PUBLISHED])}"
         )
     return path
 

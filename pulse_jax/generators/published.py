@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from pulse_jax.files import expanded, one_line
+from pulse_jax.files import expanded, near, one_line
 
 
 class Model(NamedTuple):
@@ -160,7 +160,8 @@ def fetch(name, progress=True):
     Google Drive, which wants a browser; or pooch isn't installed. And for an unknown name.
     """
     if name not in PUBLISHED:
-        raise ValueError(f"no published generator {name!r}: they are {', '.join(PUBLISHED)}")
+        names = near(name, PUBLISHED) or f": they are {', '.join(PUBLISHED)}"
+        raise ValueError(f"no published generator {name!r}{names}")
     model, path = PUBLISHED[name], folder(name) / PUBLISHED[name].file
     if path.is_file():
         return path

@@ -1,0 +1,102 @@
+"""What is said while one waits: about compilation, and about the time that is left."""
+
+import threading
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from pulse_jax import progress
+from pulse_jax.progress import COMPILED, FOUND, LOWERED, Progress, compilation_told, steps_left
+
+
+@pytest.fixture
+def patience(monkeypatch):
+    """A function that lets the patience with all programs that are still awaited end."""
+    timers = []
+
+    class Timer:
+        def __init__(self, _, tell):
+            self.tell = tell
+
+        def start(self):
+            timers.append(self)
+
+        def cancel(self):
+            timers.remove(self)
+
+    monkeypatch.setattr(threading, "Timer", Timer)
+    return lambda: [timer.tell() for timer in timers]
+
+
+def test_a_compilation_is_told_once_and_only_if_it_is_one(patience, capsys):
+    with compilation_told():
+        jax.monitoring.record_event_duration_secs(LOWERED, 0.1)
+        jax.monitoring.record_event(FOUND)  # in the cache
+        patience()
+        jax.monitoring.record_event_duration_secs(LOWERED, 0.1)
+        jax.monitoring.record_event_duration_secs(COMPILED, 0.1)  # in no time
+        patience()
+        assert capsys.readouterr().out == ""
+        for times in (1, 0):
+            jax.monitoring.record_event_duration_secs(LOWERED, 0.1)
+            patience()
+            assert capsys.readouterr().out.count("compiling the search") == times
+    jax.monitoring.record_event_duration_secs(LOWERED, 0.1)  # is no longer listened to
+
+
+def test_jax_announces_compilations_as_expected(patience, monkeypatch):
+    seen = []
+    monkeypatch.setattr(progress, "tqdm", SimpleNamespace(write=seen.append))
+    with compilation_told():
+        jax.jit(lambda x: patience() or x + 1)(1.0)  # traced before it is lowered
+        assert not seen
+        lowered = jax.jit(lambda x: x + 2).lower(1.0)
+        patience()
+        assert len(seen) == 1
+        lowered.compile()
+
+
+@pytest.mark.parametrize(
+    ("most", "restarts", "made", "ended", "left"),
+    [
+        (3160, 32, 40, 0, 3160),  # nothing is known
+        (2800, 31, 200, 1, 2800),  # no more than there could be
+        (2000, 24, 240, 8, 720),  # 30 each
+        (120, 2, 1080, 30, 72),
+    ],
+)
+def test_what_is_left_is_judged_by_restarts_that_have_ended(most, restarts, made, ended, left):
+    assert steps_left(most, restarts, made, ended) == left
+
+
+def watched(monkeypatch, stops):
+    """Of eight restarts, of at most 100 steps, what is shown of the time after each chunk."""
+    clock = iter([100.0, 101.0, 103.0, 105.0, 107.0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    jobs = [SimpleNamespace(steps=0) for _ in range(8)]
+    waiting = iter(jobs)
+    with Progress(jobs, 100, stops, slots=3) as shown:
+        for made, ended in ((30, []), (10, [10]), (40, [20, 20]), (50, [20, 30]), (50, [20] * 3)):
+            done = [next(waiting) for _ in ended]
+            for job, steps in zip(done, ended, strict=True):
+                job.steps = steps
+            shown.note(made, done, memory=1e9)
+            yield shown.bar.postfix, shown.bar.n, shown.bar.total
+    assert shown.most == 800 - 180 - sum(100 - job.steps for job in jobs)
+
+
+def test_the_time_left(monkeypatch, capsys):
+    shown = list(watched(monkeypatch, stops=True))
+    # Three have ended in 80 steps: 5 × 80 / 3 steps are left. Since the first, 40 took 2 seconds.
+    assert shown[1:3] == [
+        (None, 40, 40 + 670),
+        ("about 7 s to go", 80, pytest.approx(80 + 133.3, 1e-3)),
+    ]
+    assert capsys.readouterr().out == "about 7 s to go, 1.0 GB in use\n"
+
+
+def test_the_time_left_where_all_steps_are_made(monkeypatch, capsys):
+    first, *others = [left for left, *_ in watched(monkeypatch, stops=False)]
+    assert first is None and "about" in others[0]
+    assert capsys.readouterr().out.count(" to go") == 1
