@@ -1,68 +1,106 @@
 """Pictures: files through Pillow on one side, float32 arrays (H, W, 3) in [0, 1] on the other."""
 
+import contextlib
 import io
+import re
+import struct
+import sys
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    ExifTags,
+    Image,
+    ImageCms,
+    ImageFile,
+    TiffImagePlugin,
+    TiffTags,
+    UnidentifiedImageError,
+)
 
 from pulse_jax.files import one_line, write
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+# What Pillow registers without decoding it, itself, to the values that it means: EPS starts
+# Ghostscript, IPTC opens what is inside it as any format, MPEG is only identified, of FITS the
+# zero and the unit of its numbers are left out. Where WMF isn't a stub, Windows draws it.
+_NOT_DECODED = {"EPS", "FITS", "IPTC", "MPEG", "WMF"}
+_HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+# Formats of which Pillow scales grey of more than 8 bits to 16.
+_GREY_16 = {"PNG", "PPM", "JPEG2000"}
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF's tags
+_UNSIGNED, _SIGNED = 1, 2  # of _SAMPLE_FORMAT
+_LARGEST_PROFILE = 2**26  # bytes
 
 
 class ImageError(ValueError):
     """A file or folder that can't be read or written; the message is one line that names it."""
 
 
+class ImageWarning(UserWarning):
+    """What is to be told of a picture that is read all the same; one line that names its file."""
+
+
 def list_images(folder):
     """The images in a folder, as two sorted lists of paths: `(images, skipped)`.
 
-    An image is a file whose suffix, in any case, is one of `SUFFIXES`. All else in the folder is
-    skipped, hidden files and sub-folders too. Raises ImageError where the folder is missing, can't
-    be read or holds no image.
+    An image is a file with a suffix, in any case, of a raster format that Pillow decodes by itself,
+    or of HEIF. All else in the folder is skipped, hidden files and sub-folders too. Raises
+    ImageError where the folder is missing, can't be read or holds no image.
     """
+    formats = {*_formats(), "MPO"}  # opened as the JPEG that it begins with
+    suffixes = {suffix for suffix, name in Image.EXTENSION.items() if name in formats}
+    suffixes |= _HEIF_SUFFIXES
     images, skipped = [], []
     try:
         for entry in sorted(Path(folder).iterdir()):
             hidden = entry.name.startswith(".")
-            is_image = entry.suffix.lower() in SUFFIXES and entry.is_file() and not hidden
+            is_image = entry.suffix.lower() in suffixes and entry.is_file() and not hidden
             (images if is_image else skipped).append(entry)
     except OSError as error:
         raise ImageError(f"{folder}: can't be read: {one_line(error)}") from error
     if not images:
-        raise ImageError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
+        raise ImageError(f"{folder}: holds no image that can be read, such as a PNG or a JPEG")
     return images, skipped
 
 
-def load_image(path):
-    """Read a PNG, JPEG, WebP, BMP or TIFF file as float32 `(H, W, 3)` in [0, 1].
+def load_image(path, value_range=None):
+    """Read a picture as float32 `(H, W, 3)` in [0, 1].
 
-    The content decides the format, not the suffix. Of an animation or a document the first frame
-    is read; the EXIF orientation is applied; colour profiles are not.
+    All raster formats count that Pillow decodes without starting another program. The content
+    decides the format, not the suffix. Of an animation or a document the first frame is read; the
+    EXIF orientation is applied; an embedded colour profile is converted to sRGB, unless it is that.
 
-    - 8 bits a channel or fewer: v / 255; grey is repeated, palettes and CMYK become RGB.
-    - transparency: composited onto white, αv + (1 − α).
-    - 16-bit grey: v / 65535. Pillow keeps only the upper 8 bits of 16-bit colour.
-    - float grey (TIFF): as it is.
+    - 8 bits a channel or fewer: v / 255; grey is repeated, palettes and CMYK become RGB. Of deeper
+      colour, Pillow keeps the upper 8 bits.
+    - transparency: composited onto white, αv + (1 − α); an alpha that is 0 everywhere is left out.
+    - grey of unsigned integers of B > 8 bits: v / (2ᴮ − 1).
+    - float grey (TIFF, PFM): as it is.
+    - TIFFs in which white is zero: 1 − x.
 
-    Raises ImageError where the file isn't such an image, is damaged or larger than
-    `PIL.Image.MAX_IMAGE_PIXELS`, or its values lie outside [0, 1].
+    `value_range`: for grey of more than 8 bits, or signed, the stored values (low, high) that
+    become 0 and 1, where all beyond is clipped; or "auto", the lowest and the highest of the
+    picture. Colour profiles don't count then.
+
+    Issues an `ImageWarning`, one for a picture, with what there is to know: metadata that can't be
+    read, an alpha left out, values that use little of their range. Raises ImageError where the file
+    isn't such an image, is damaged or larger than `PIL.Image.MAX_IMAGE_PIXELS`, or where it doesn't
+    say which values are black and white: signed integers, floats outside [0, 1].
     """
+    notes = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata, mostly
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # From a stream, as Pillow maps a path into memory and then garbles rotated TIFFs.
-            with open(path, "rb") as stream, Image.open(stream, formats=_FORMATS) as file:
-                return _to_float(ImageOps.exif_transpose(file))
-    except UnidentifiedImageError as error:
-        reason = "not a PNG, JPEG, WebP, BMP or TIFF image that Pillow can decode"
-        raise ImageError(f"{path}: can't be read: {reason}") from error
+            with open(path, "rb") as stream:
+                image = _read(stream, Path(path).suffix.lower(), value_range, notes)
     except Exception as error:  # on a damaged file, decoders raise whatever they stumble over
         raise ImageError(f"{path}: can't be read: {one_line(error)}") from error
+    if notes:
+        warnings.warn(one_line(f"{path}: {'; '.join(notes)}"), ImageWarning, stacklevel=2)
+    return image
 
 
 def save_image(path, image):
@@ -113,15 +151,230 @@ def grid(rows):
     return sheet
 
 
-def _to_float(image):
-    """Any Pillow image as float32 `(H, W, 3)` in [0, 1]."""
-    if image.mode == "F" or image.mode.startswith("I"):  # grey, with more than 8 bits
-        grey = np.asarray(image, np.float32) / (1 if image.mode == "F" else 65535)
-        if not (grey.min() >= 0 and grey.max() <= 1):  # NaN fails both
-            raise ValueError(f"values from {grey.min():g} to {grey.max():g} lie outside [0, 1]")
-        if "transparency" in image.info:  # a value of grey
-            grey[np.asarray(image) == image.info["transparency"]] = 1
-        return np.stack([grey] * 3, axis=-1)
-    rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
-    colour, alpha = rgba[..., :3], rgba[..., 3:]
-    return colour * alpha + (1 - alpha)
+def _formats(suffix=None):
+    """Pillow's names of the raster formats that it decodes by itself.
+
+    With a suffix, those that a file with it may have: formats without a signature, which Pillow
+    would find in many a damaged file, only by their own.
+    """
+    with contextlib.suppress(ImportError):  # another's decoder, of HEIF, if it is installed
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    names = []
+    for name in Image.ID:
+        factory, has_signature = Image.OPEN[name]
+        stub = isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
+        by_suffix = suffix is None or Image.EXTENSION.get(suffix) == name
+        if name not in _NOT_DECODED and not stub and (has_signature or by_suffix):
+            names.append(name)
+    return names
+
+
+def _read(stream, suffix, value_range, notes):
+    """The picture in a file as float32 (H, W, 3) in [0, 1]; what is to be told goes to `notes`."""
+    try:
+        image, tiles = _open(stream, suffix)
+    except Exception as error:
+        stream.seek(0)
+        head = stream.read(12)
+        if head[:8] == b"\x89PNG\r\n\x1a\n":
+            bare, metadata = _bare_png(head + stream.read())
+            image, tiles = _open(io.BytesIO(bare), suffix)
+            image.info |= metadata
+            notes.append("Pillow can't read its metadata; only EXIF and colour profile count")
+        else:
+            raise ValueError(_reason(stream, head, error)) from error
+    orientation = _orientation(image, notes)
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if tags and _PHOTOMETRIC not in tags and image.mode[0] in "1LIF":
+        raise ValueError(
+            "it doesn't say whether black or white is zero (PhotometricInterpretation)"
+        )
+    if image.mode == "F" or image.mode[0] == "I" or tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED:
+        colour, alpha = _numbers(image, tiles, tags, value_range, notes)
+    else:
+        if re.search(r";16[BLN]|'RGB', \d{4}", tiles):  # PNG and TIFF, PPM
+            notes.append("of its 16-bit colours the upper 8 bits are read")
+        colour, alpha = _colours(image, notes)
+    if alpha is not None and not alpha.any():
+        notes.append("its alpha channel is 0 everywhere and is taken for absent")
+        alpha = None
+    if alpha is not None:
+        colour = colour * alpha + (1 - alpha)
+    if orientation > 4:
+        colour = colour.swapaxes(0, 1)
+    down, across = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(orientation - 1) % 4]
+    return np.ascontiguousarray(colour[::down, ::across], np.float32)
+
+
+def _open(stream, suffix):
+    """A Pillow image, decoded, and how: its tiles before that, as text."""
+    # From a stream, as Pillow maps a path into memory and then garbles rotated TIFFs.
+    image = Image.open(stream, formats=_formats(suffix))
+    tiles = str(image.tile)
+    if image.format == "TIFF":
+        # Decoding reads EXIF's further tables too, which needn't be in order.
+        with contextlib.suppress(Exception):
+            exif = image.getexif()
+            for tag in TiffTags.TAGS_V2_GROUPS:
+                exif.pop(tag, None)
+    image.load()
+    return image, tiles
+
+
+def _bare_png(content):
+    """Of a PNG file what makes its pixels, as a file; and its colour profile and EXIF block.
+
+    Pillow refuses files with large or damaged chunks of metadata.
+    """
+    kept, metadata, start = [content[:8]], {}, 8
+    while start + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, start)
+        end = start + 12 + length
+        data = content[start + 8 : end - 4]
+        if kind[:1].isupper() or kind == b"tRNS":
+            kept.append(content[start:end])
+        elif kind == b"eXIf":
+            metadata["exif"] = b"Exif\0\0" + data
+        elif kind == b"iCCP":
+            with contextlib.suppress(zlib.error):
+                compressed = data.partition(b"\0")[2][1:]
+                profile = zlib.decompressobj().decompress(compressed, _LARGEST_PROFILE)
+                metadata["icc_profile"] = profile
+        start = end
+    return b"".join(kept), metadata
+
+
+def _reason(stream, head, error):
+    """Why a file can't be read."""
+    if head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS:
+        return "a HEIF picture, which takes another package: pip install pillow-heif"
+    if not isinstance(error, UnidentifiedImageError):
+        return one_line(error)
+    if head[:2] in (b"II", b"MM"):
+        with contextlib.suppress(Exception):  # no TIFF after all
+            tags = TiffImagePlugin.ImageFileDirectory_v2(head[:8])
+            stream.seek(tags.next)
+            tags.load(stream)
+            bits, kinds = tags.get(_BITS_PER_SAMPLE, (1,)), tags.get(_SAMPLE_FORMAT, (1,))
+            kind = {1: "unsigned", 2: "signed", 3: "float"}.get(kinds[0], "unknown")
+            white = ", in which white is zero" * (tags[_PHOTOMETRIC] == 0)
+            return (
+                f"Pillow can't decode a TIFF of {len(bits)} × {bits[0]} bits ({kind}, "
+                f"{'big' if head[:2] == b'MM' else 'little'}-endian){white}; "
+                f"save it with 8 or 16 bits"
+            )
+    return "not a picture that Pillow can decode"
+
+
+def _orientation(image, notes):
+    """EXIF's, from 1 to 8; of a TIFF Pillow has applied it."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # as with damaged pixels
+        notes.append("its EXIF block can't be read and is ignored")
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _numbers(image, tiles, tags, value_range, notes):
+    """Grey (H, W, 3) in [0, 1] of numbers whose meaning depends on the file, and alpha, if any."""
+    values = np.asarray(image)
+    bits, kind = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0]
+    if tags and kind == _UNSIGNED and bits == 32:
+        values = values.view(np.uint32)
+    elif tags and bits == 8:
+        values = values.view(np.int8)
+    elif "libtiff" in tiles and re.search(r";\d\dB[SF]", tiles) and sys.byteorder == "little":
+        # Pillow forgets to where the values were compressed.
+        values = (values.astype(np.int16) if bits == 16 else values).byteswap()
+    transparent = image.info.get("transparency")
+    alpha = None if transparent is None else np.float32(values != transparent)[..., None]
+
+    lowest, highest = float(values.min()), float(values.max())
+    found = f"values from {lowest:g} to {highest:g}"
+    scaled = "--value_range=LOW,HIGH or --value_range=auto scales them"
+    if not np.isfinite(values).all():
+        raise ValueError("it has values that are not finite")
+    if value_range is not None:
+        low, high = (lowest, highest) if value_range == "auto" else value_range
+        if not low < high:
+            raise ValueError(f"a range of values from {low:g} to {high:g} is empty")
+        outside = int(((values < low) | (values > high)).sum())
+        if outside:
+            notes.append(f"{outside} of its {values.size} values are clipped; {found} were there")
+    elif image.mode == "F":
+        low, high = 0, 1
+        if lowest < 0 or highest > 1:
+            raise ValueError(f"its {found} lie outside [0, 1]; {scaled}")
+    elif (tags and kind == _UNSIGNED) or image.format in _GREY_16:
+        low, high = 0, 2**bits - 1
+    else:
+        raise ValueError(f"it doesn't say which of its {found} are black and white; {scaled}")
+    grey = np.clip((np.float64(values) - low) / (high - low), 0, 1)
+    if tags and tags[_PHOTOMETRIC] == 0:
+        grey = 1 - grey
+    if value_range is None and highest < high / 4:
+        notes.append(f"its {found} are less than a quarter of what it can hold ({high}); {scaled}")
+    levels = np.arange(256, dtype=np.uint8)
+    curve = None
+    if value_range is None:
+        curve = _in_srgb(Image.fromarray(levels[None]), image.info.get("icc_profile"), notes)
+    curves = levels[:, None].repeat(3, axis=1) if curve is None else np.asarray(curve)[0]
+    return np.stack([np.interp(255 * grey, levels, c / 255) for c in curves.T], axis=-1), alpha
+
+
+def _colours(image, notes):
+    """Colour (H, W, 3) in [0, 1] of any other image, and alpha (H, W, 1), if any."""
+    icc = image.info.get("icc_profile")
+    if image.mode == "LAB":
+        image = ImageCms.profileToProfile(
+            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+        icc = None
+    rgba = image.convert("RGBA")
+    opaque = image if image.mode == "CMYK" else rgba.convert("RGB")
+    if image.mode in ("1", "L", "LA", "La"):
+        opaque = opaque.convert("L")
+    converted = _in_srgb(opaque, icc, notes)
+    colour = np.asarray(rgba.convert("RGB") if converted is None else converted, np.float32) / 255
+    if not image.has_transparency_data:
+        return colour, None
+    return colour, np.asarray(rgba.getchannel("A"), np.float32)[..., None] / 255
+
+
+def _in_srgb(image, icc, notes):
+    """An image of mode L, RGB or CMYK converted from a colour profile; None if it can stay.
+
+    It stays where there is no profile or none that can be used, and where no value would change by
+    more than one level, so that values with sRGB's profile are kept to the bit.
+    """
+    if not icc:
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        space = profile.profile.xcolor_space.strip()
+        mode = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}[space]
+        if image.mode != mode:
+            if (image.mode, mode) != ("L", "RGB"):
+                raise ValueError(f"it is for {space}")
+            image = image.convert("RGB")
+        convert = ImageCms.buildTransform(
+            profile,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        converted = convert.apply(image)
+        if mode != "CMYK":
+            change = np.asarray(converted, int) - np.asarray(image.convert("RGB"))
+            if np.abs(change).max() <= 1:
+                return None
+        return converted
+    except Exception as error:  # as with damaged pixels
+        notes.append(f"its colour profile can't be used and is ignored ({one_line(error)})")
+        return None

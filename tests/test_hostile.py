@@ -116,7 +116,9 @@ GOOD = {
     "png_as.jpg": PNG,
     "jpeg_as.png": SQUARE,
     "webp_as.bmp": WEBP,
+    "gif_as.png": encoded(picture().quantize(4), "GIF"),
     "commented.png": with_text("harmless"),
+    "bomb_of_text.png": with_text("0" * 2**24),
     "with trailing bytes.png": PNG + b"PK\x03\x04",
     # Names.
     "same.png": encoded(picture()),
@@ -160,12 +162,10 @@ BAD = {
     "text.jpg": b"no picture",
     "page.png": b"<!doctype html><script>alert(1)</script>",
     "drawing.png": b'<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4"/>',
-    "gif_as.png": encoded(picture().quantize(4), "GIF"),
     "pdf_as.png": b"%PDF-1.7\n%%EOF\n",
     "postscript_as.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n",
     "bomb.png": png_of(2**31 - 1, 2**31 - 1),
     "large_bomb.png": png_of(30000, 30000),
-    "bomb_of_text.png": with_text("0" * 2**24),
     "no_width.png": png_of(0, 4),
     "row.png": encoded(picture().resize((32, 1))),
     "column.png": encoded(picture().resize((1, 32))),
@@ -174,6 +174,8 @@ BAD = {
     "nan.tif": grey(np.nan, "TIFF", np.float32),
     "infinite.tif": grey(np.inf, "TIFF", np.float32),
     "negative.tif": grey(-0.1, "TIFF", np.float32),
+    "signed.tif": grey(30, "TIFF", np.int32),
+    "phone.heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
 }
 # Of what is no picture, by what it is made with.
 SKIPPED = {
@@ -189,6 +191,7 @@ SKIPPED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::pulse_jax.images.ImageWarning")
 def test_a_folder_of_everything(run, tmp_path, monkeypatch, capfd):
     assert len(GOOD) + len(BAD) + len(SKIPPED) >= 80
     folder = tmp_path / "in"

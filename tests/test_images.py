@@ -1,14 +1,22 @@
-"""Every kind of file is written here with Pillow, then read back and compared pixel by pixel."""
+"""Every kind of file is written here, with Pillow where it can, then read and compared by pixel."""
 
+import io
 import os
+import re
+import struct
+import subprocess
+import sys
+import types
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from helpers import DATA
+from PIL import Image, ImageCms, PngImagePlugin
 
 from pulse_jax import images
-from pulse_jax.images import ImageError, list_images, load_image, save_image
+from pulse_jax.images import ImageError, ImageWarning, list_images, load_image, save_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
 GREY16 = np.random.default_rng(1).integers(0, 65536, (4, 6)).astype(np.uint16)
@@ -33,9 +41,13 @@ def mode(path):
         return file.mode
 
 
-def check(path, expected, atol=1e-7):
+def with_mode(mode, pixels):
+    return Image.frombytes(mode, pixels.shape[1::-1], pixels.tobytes())
+
+
+def check(path, expected, atol=1e-7, **options):
     """The file reads as `expected`, an image or (H, W) grey."""
-    image = load_image(path)
+    image = load_image(path, **options)
     assert image.dtype == np.float32
     expected = np.asarray(expected)
     if expected.ndim == 2:
@@ -44,13 +56,81 @@ def check(path, expected, atol=1e-7):
     np.testing.assert_allclose(image, expected, rtol=0, atol=atol)
 
 
-def rejected(path, reason):
-    """Reading fails with one line: the file's name and the reason."""
+def rejected(path, *reasons, **options):
+    """Reading fails with one line: the file's name and the reasons."""
     with pytest.raises(ImageError) as raised:
-        load_image(path)
+        load_image(path, **options)
     message = str(raised.value)
-    assert message.startswith(f"{path}: can't be read: ") and reason in message
-    assert "\n" not in message
+    assert message.startswith(f"{path}: can't be read: ") and "\n" not in message
+    assert all(reason in message for reason in reasons), message
+
+
+def told(path, *notes):
+    """A context in which just one line is told of the file, with these notes."""
+    return pytest.warns(ImageWarning, match=rf"^{re.escape(str(path))}: .*{'.*'.join(notes)}")
+
+
+def tiff(values, bits=16, kind=1, order="<", photometric=1, compressed=False, data=None):
+    """A TIFF of grey (H, W); `data`: its pixels, where they are packed. No tag that is None."""
+    height, width = values.shape
+    if data is None:
+        letter = {1: "u", 2: "i", 3: "f"}[kind]
+        data = values.astype(f"{order}{letter}{bits // 8}").tobytes()
+    data = zlib.compress(data) if compressed else data
+    tags = {256: width, 257: height, 258: bits, 259: 8 if compressed else 1, 262: photometric}
+    tags |= {273: 8, 277: 1, 278: height, 279: len(data), 339: kind}
+    tags = {tag: value for tag, value in tags.items() if value is not None}
+    entries = [struct.pack(order + "HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items()]
+    data += bytes(len(data) % 2)
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, 8 + len(data))
+    count = struct.pack(order + "H", len(entries))
+    return head + data + count + b"".join(entries) + bytes(4)
+
+
+def png_chunk(kind, content):
+    checksum = zlib.crc32(kind + content).to_bytes(4)
+    return len(content).to_bytes(4) + kind + content + checksum
+
+
+def png_with(*chunks, pixels=RGB, **options):
+    """A PNG with further chunks before its pixels."""
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG", **options)
+    content = png.getvalue()
+    return content[:33] + b"".join(chunks) + content[33:]
+
+
+def icc_profile(space, connection, tags):
+    """A colour profile, version 2: of these four-letter tags."""
+    table, content = struct.pack(">I", len(tags)), b""
+    start = 132 + 12 * len(tags)
+    for name, data in tags.items():
+        table += struct.pack(">4sII", name, start + len(content), len(data))
+        content += data + bytes(-len(data) % 4)
+    size = start + len(content)
+    d50 = struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
+    head = struct.pack(
+        ">I4sI4s4s4s12x4s", size, b"", 0x02400000, b"prtr", space, connection, b"acsp"
+    )
+    head = (head + bytes(28) + d50).ljust(128, b"\0")
+    return head + table + content
+
+
+WHITE_POINT = b"XYZ \0\0\0\0" + struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
+LINEAR_GREY = icc_profile(
+    b"GRAY", b"XYZ ", {b"wtpt": WHITE_POINT, b"kTRC": struct.pack(">4s4xI", b"curv", 0)}
+)
+IDENTITY = struct.pack(">9i", *[65536 * (i % 4 == 0) for i in range(9)])
+RAMP = bytes(range(256))
+# Where ink is, L* = 50; else 100. Between them it is linear.
+INKS = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + IDENTITY + 4 * RAMP
+INKS += bytes([255, 128, 128]) + 15 * bytes([128, 128, 128]) + 3 * RAMP
+GREY_INKS = icc_profile(b"CMYK", b"Lab ", {b"wtpt": WHITE_POINT, b"A2B0": INKS})
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def in_srgb(linear):
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +192,7 @@ def test_alpha_is_composited_onto_white(tmp_path, name, options):
 
 def test_grey_with_alpha(tmp_path):
     pixels = np.array([[[0, 255], [0, 0], [100, 51]]], np.uint8)
-    Image.fromarray(pixels, "LA").save(tmp_path / "a.png")
+    with_mode("LA", pixels).save(tmp_path / "a.png")
     check(tmp_path / "a.png", [[0, 1, 0.2 * 100 / 255 + 0.8]])
 
 
@@ -151,27 +231,134 @@ def test_16_bit_grey_of_the_other_byte_order(tmp_path):
     check(tmp_path / "a.tif", GREY16 / 65535)
 
 
-def test_32_bit_grey_holds_16_bit_values(tmp_path):
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16, "float"])
+def test_white_may_be_zero(tmp_path, bits, compressed):
     path = tmp_path / "a.tif"
-    Image.fromarray(GREY16.astype(np.int32)).save(path)
-    check(path, GREY16 / 65535)
-    for value in (65536, -1):
-        Image.fromarray(np.full((2, 2), value, np.int32)).save(path)
-        rejected(path, "outside [0, 1]")
+    if bits == "float":
+        values = np.arange(16).reshape(2, 8) / 15
+        path.write_bytes(tiff(values, 32, 3, photometric=0, compressed=compressed))
+        return check(path, 1 - np.float32(values))
+    values = np.arange(16).reshape(2, 8) * 4096 // 2 ** (16 - bits)
+    if bits < 8:
+        each = (values[..., None] >> np.arange(bits)[::-1]) & 1
+        data = np.packbits(each.reshape(2, -1), axis=1).tobytes()
+    else:
+        data = None
+    for photometric in (0, 1):
+        content = tiff(values, bits, photometric=photometric, compressed=compressed, data=data)
+        path.write_bytes(content)
+        grey = values / (2**bits - 1)
+        check(path, grey if photometric else 1 - grey)
+
+
+def test_12_bits_are_full_at_4095(tmp_path):
+    values = np.array([[0, 1, 0x123, 0xFFF], [0x800, 0xABC, 7, 4000]])
+    digits = "".join(f"{value:03x}" for value in values.ravel())
+    (tmp_path / "a.tif").write_bytes(tiff(values, 12, data=bytes.fromhex(digits)))
+    check(tmp_path / "a.tif", values / 4095)
+
+
+def test_32_bits_without_a_sign(tmp_path):
+    values = np.array([[0, 1, 2**31], [2**32 - 1, 2**31 - 1, 3 * 10**9]])
+    (tmp_path / "a.tif").write_bytes(tiff(values, 32))
+    check(tmp_path / "a.tif", values / (2**32 - 1))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_what_integers_with_a_sign_mean_is_asked(tmp_path, bits, order, compressed):
+    counts = np.array([[-30, 3, 100], [7, 127, 64]]) if bits == 8 else np.array([[30, 337, 99]])
+    lowest, highest = counts.min(), counts.max()
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(counts, bits, 2, order, compressed=compressed))
+    rejected(path, f"from {lowest} to {highest}", "--value_range=LOW,HIGH", "--value_range=auto")
+    for value_range in ("auto", (lowest, highest)):
+        expected = (counts - lowest) / (highest - lowest)
+        check(path, expected, value_range=value_range)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("order", "<>")
+def test_the_order_of_bytes(tmp_path, order, compressed):
+    path = tmp_path / "a.tif"
+    values = np.array([[0, 0.25, 0.7], [1, 0.001, 0.5]])
+    path.write_bytes(tiff(values, 32, 3, order, compressed=compressed))
+    check(path, np.float32(values))
+    path.write_bytes(tiff(np.int32(60000 * values), 16, 1, order, compressed=compressed))
+    check(path, np.int32(60000 * values) / 65535)
 
 
 def test_float_tiff(tmp_path):
     path = tmp_path / "a.tif"
     Image.fromarray(np.float32(GREY16 / 65535)).save(path)
     check(path, GREY16 / 65535)
-    for value in (np.nan, np.inf, -0.1, 255):
+    for value in (-0.5, 255):
         Image.fromarray(np.array([[0.5, value]], np.float32)).save(path)
-        rejected(path, "outside [0, 1]")
+        low, high = sorted([0.5, value])
+        rejected(path, f"from {low:g} to {high:g} lie outside [0, 1]", "--value_range=")
+        check(path, [[0, 1] if value > 0 else [1, 0]], value_range="auto")
+    for value in (np.nan, np.inf):
+        Image.fromarray(np.array([[0.5, value]], np.float32)).save(path)
+        for value_range in (None, "auto", (0, 1)):
+            rejected(path, "not finite", value_range=value_range)
+
+
+def test_value_range(tmp_path):
+    path = tmp_path / "a.tif"
+    values = np.array([[100, 300, 500, 700]])
+    path.write_bytes(tiff(values))
+    with told(path, "values from 100 to 700 ", "less than a quarter", r"65535", "--value_range="):
+        check(path, values / 65535)
+    check(path, [[0, 1 / 3, 2 / 3, 1]], value_range="auto")
+    check(path, values / 1000, value_range=(0, 1000))
+    with told(path, "2 of its 4 values are clipped", "from 100 to 700"):
+        check(path, [[0, 0, 1, 1]], value_range=(300, 500))
+    path.write_bytes(tiff(values, photometric=0))
+    check(path, 1 - values / 1000, value_range=(0, 1000))
+    path.write_bytes(tiff(np.full((2, 2), 700)))
+    rejected(path, "from 700 to 700 is empty", value_range="auto")
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    check(tmp_path / "a.png", RGB / 255, value_range=(0, 1000))  # has its own
+
+
+@pytest.mark.parametrize("bits", [10, 14])
+def test_packed_bits_that_pillow_cannot_decode(tmp_path, bits):
+    (tmp_path / "a.tif").write_bytes(tiff(np.zeros((2, 8)), bits, data=bytes(2 * bits)))
+    rejected(tmp_path / "a.tif", f"{bits} bits", "save it with 8 or 16 bits")
+
+
+def test_other_tiffs_that_pillow_cannot_decode(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(GREY16, order=">", photometric=0))
+    rejected(path, "16 bits (unsigned, big-endian), in which white is zero")
+    path.write_bytes(tiff(GREY16, 64, 3))
+    rejected(path, "64 bits (float")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_black_or_white_is_not_guessed(tmp_path, bits):
+    (tmp_path / "a.tif").write_bytes(tiff(GREY16 % 256, bits, photometric=None))
+    rejected(tmp_path / "a.tif", "PhotometricInterpretation")
+
+
+def test_deep_colour_is_told(tmp_path):
+    deep = np.random.default_rng(3).integers(0, 65536, (2, 2, 3)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in deep)
+    header = struct.pack(">II5B", 2, 2, 16, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header)
+    png += png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(png)
+    (tmp_path / "a.ppm").write_bytes(b"P6 2 2 65535\n" + deep.tobytes())
+    for name in ("a.png", "a.ppm"):
+        with told(tmp_path / name, "upper 8 bits"):
+            check(tmp_path / name, deep / 65535, atol=1 / 255)
 
 
 def test_cmyk(tmp_path):
     cmyk = np.array([[[255, 0, 0, 0], [0, 0, 0, 255], [0, 0, 0, 0], [0, 102, 255, 0]]], np.uint8)
-    Image.fromarray(cmyk, "CMYK").save(tmp_path / "a.tif")
+    with_mode("CMYK", cmyk).save(tmp_path / "a.tif")
     check(tmp_path / "a.tif", [[[0, 1, 1], [0, 0, 0], [1, 1, 1], [1, 0.6, 0]]])
 
 
@@ -220,17 +407,66 @@ def test_truncated_files_are_rejected(tmp_path, name, part):
     Image.fromarray(noise).save(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(part * len(content))])
-    rejected(path, "not a PNG, JPEG, WebP, BMP or TIFF image" if part == 0 else "")
+    rejected(path, "not a picture that Pillow can decode" if part == 0 else "")
 
 
 def test_other_files_are_rejected(tmp_path):
     path = tmp_path / "a.png"
     path.write_text("no image")
-    rejected(path, "not a PNG, JPEG, WebP, BMP or TIFF image")
-    Image.fromarray(RGB).save(path, format="GIF")
-    rejected(path, "not a PNG, JPEG, WebP, BMP or TIFF image")
+    rejected(path, "not a picture that Pillow can decode")
+    Image.fromarray(RGB).save(path, format="TGA")  # which nothing but its suffix tells
+    rejected(path, "not a picture that Pillow can decode")
     rejected(tmp_path / "none.png", "No such file or directory")
     rejected(tmp_path, "Is a directory")
+
+
+@pytest.mark.parametrize("name", ["a.eps", "a.ps", "a.pdf", "a.png"])
+def test_no_picture_starts_a_program(tmp_path, monkeypatch, name):
+    for kind in {"pdf": ["PDF"], "png": ["EPS", "PDF"]}.get(name[2:], ["EPS"]):
+        Image.fromarray(RGB).save(tmp_path / name, format=kind)
+        monkeypatch.setattr(subprocess, "Popen", None)
+        rejected(tmp_path / name, "not a picture that Pillow can decode")
+    (tmp_path / "b.png").touch()
+    skipped = [] if name == "a.png" else [tmp_path / name]
+    assert list_images(tmp_path)[1] == skipped
+
+
+LOSSLESS = "gif png apng bmp dib pcx ppm pnm qoi tga sgi rgb jp2 j2k tif dds ico"
+LOSSY = "jpg jpe jfif jpeg mpo avif webp"
+
+
+@pytest.mark.parametrize("suffix", (LOSSLESS + " " + LOSSY).split())
+def test_all_formats_that_pillow_decodes_by_itself(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix.upper()}"
+    lossless = suffix in LOSSLESS.split()
+    colours = [[250, 40, 10], [20, 200, 60] if lossless else [250, 40, 10]]  # no edges to blur
+    image = np.array(colours, np.uint8)[np.indices((2, 2)).sum(0) % 2]
+    image = image.repeat(16, axis=0).repeat(16, axis=1)
+    options = {"sizes": [(32, 32)]} if suffix == "ico" else {}
+    options |= {"save_all": True} if suffix == "mpo" else {}
+    Image.fromarray(image).save(path, **options)
+    check(path, image / 255, atol=1e-7 if lossless else 0.03)
+    assert list_images(tmp_path) == ([path], [])
+
+
+def test_numbers_in_portable_maps(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 1023\n" + struct.pack(">2H", 1023, 341))
+    check(tmp_path / "a.pgm", [[1, 1 / 3]], atol=1e-5)
+    (tmp_path / "a.pfm").write_bytes(b"Pf 2 1 -1.0\n" + struct.pack("<2f", 0.25, 1))
+    check(tmp_path / "a.pfm", [[0.25, 1]])
+
+
+def test_a_heif_picture_is_told_what_to_install(tmp_path, monkeypatch):
+    for brand, name in [(b"heic", "a.heic"), (b"mif1", "b.heif"), (b"heix", "c.jpg")]:
+        content = b"\0\0\0\x18ftyp" + brand + bytes(4) + b"mif1heic" + bytes(100)
+        (tmp_path / name).write_bytes(content)
+        rejected(tmp_path / name, "HEIF", "pip install pillow-heif")
+    assert list_images(tmp_path)[1] == []
+    asked = []
+    package = types.SimpleNamespace(register_heif_opener=lambda: asked.append(1))
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    list_images(tmp_path)
+    assert asked
 
 
 @pytest.mark.parametrize("limit", [20, 10])  # Pillow warns above the limit, raises above its double
@@ -240,10 +476,150 @@ def test_decompression_bombs_are_rejected(tmp_path, monkeypatch, limit):
     rejected(tmp_path / "a.png", "decompression bomb")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["odd_exif.png", "grey16_white_is_zero.tif", "p3.png", "alpha_all_zero.bmp", "edge.jfif"],
+)
+@pytest.mark.filterwarnings("ignore::pulse_jax.images.ImageWarning")
+def test_reported_pictures(name):
+    image = load_image(DATA / "reports" / name)
+    assert image.shape == (8, 8, 3)
+    if name != "edge.jfif":
+        expected = np.load(DATA / "reports" / f"{name}.npy")
+        np.testing.assert_allclose(image, expected, rtol=0, atol=1 / 255)
+
+
+ODD_EXIF = {
+    "no header": b"Exif\0\0no TIFF",
+    "cut": b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12",
+    "empty": b"Exif\0\0",
+    "beyond its end": b"Exif\0\0II*\0\xff\xff\xff\x7f",
+}
+
+
+@pytest.mark.filterwarnings("ignore::pulse_jax.images.ImageWarning")
 @pytest.mark.filterwarnings("error")
-def test_faulty_metadata_do_not_matter(tmp_path):
-    Image.fromarray(RGB).save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12")
-    check(tmp_path / "a.png", RGB / 255)
+@pytest.mark.parametrize("exif", ODD_EXIF.values(), ids=ODD_EXIF.keys())
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.jpg"])
+def test_odd_exif_does_not_matter(tmp_path, name, exif):
+    flat = np.full((8, 8, 3), 100, np.uint8)
+    Image.fromarray(flat).save(tmp_path / name, exif=exif, lossless=True)
+    check(tmp_path / name, flat / 255)
+
+
+def test_odd_exif_is_told(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=ODD_EXIF["no header"])
+    with told(tmp_path / "a.png", "EXIF block can't be read"):
+        check(tmp_path / "a.png", RGB / 255)
+
+
+def test_odd_exif_in_a_tiff(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    exif[0x8769] = 7  # the place of a table that isn't there
+    content = io.BytesIO()
+    Image.fromarray(RGB).save(content, "TIFF", tiffinfo={ORIENTATION: 6, 0x8769: 1})
+    place = content.getvalue().index(struct.pack("<H", 0x8769)) + 2
+    odd = bytearray(content.getvalue())
+    odd[place : place + 10] = struct.pack("<HII", 4, 1, 2)
+    (tmp_path / "a.tif").write_bytes(odd)
+    check(tmp_path / "a.tif", UPRIGHT[6](RGB) / 255)
+
+
+def test_large_and_damaged_chunks_of_a_png(tmp_path):
+    path = tmp_path / "a.png"
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "0" * 2**21, zip=True)
+    Image.fromarray(RGB).save(path, pnginfo=info, exif=exif)
+    with told(path, "metadata"):
+        check(path, UPRIGHT[6](RGB) / 255)
+    wrong = bytearray(png_chunk(b"tEXt", b"Comment\0text"))
+    wrong[-1] ^= 1
+    for chunk in (bytes(wrong), png_chunk(b"gAMA", b"?"), png_chunk(b"zTXt", b"Comment\0\7?")):
+        path.write_bytes(png_with(chunk))
+        with told(path, "metadata"):
+            check(path, RGB / 255)
+
+
+def test_a_profile_of_more_than_a_megabyte_counts(tmp_path):
+    with Image.open(DATA / "reports" / "p3.png") as file:
+        profile, pixels = file.info["icc_profile"], np.asarray(file)
+    padding = np.random.default_rng(4).bytes(2**21)
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path, icc_profile=profile + padding)
+    with told(path, "metadata"):
+        check(path, np.load(DATA / "reports" / "p3.png.npy"), atol=1 / 255)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
+def test_a_profile_that_is_srgb_changes_no_bit(tmp_path, name):
+    Image.fromarray(RGB).save(tmp_path / name, icc_profile=SRGB, lossless=True)
+    check(tmp_path / name, RGB / 255)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_profiles_in_other_modes(tmp_path, mode):
+    with Image.open(DATA / "reports" / "p3.png") as file:
+        profile, image = file.info["icc_profile"], file.convert("RGB")
+    expected = np.load(DATA / "reports" / "p3.png.npy")
+    if mode == "RGBA":
+        image.putalpha(51)
+        expected = 0.2 * expected + 0.8
+    if mode == "P":
+        image = image.quantize(256)
+        assert (
+            np.asarray(image.convert("RGB")) == np.asarray(Image.open(DATA / "reports" / "p3.png"))
+        ).all()
+    image.save(tmp_path / "a.png", icc_profile=profile)
+    check(tmp_path / "a.png", expected, atol=1 / 255)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_profile_of_grey(tmp_path, dtype):
+    linear = np.array([[0, 0.2, 0.4], [0.6, 0.8, 1]])
+    values = np.rint(linear * np.iinfo(dtype).max).astype(dtype)
+    Image.fromarray(values).save(tmp_path / "a.png", icc_profile=LINEAR_GREY)
+    check(tmp_path / "a.png", in_srgb(linear), atol=1 / 255)
+    Image.fromarray(values).save(tmp_path / "a.png", icc_profile=SRGB)
+    check(tmp_path / "a.png", values / np.iinfo(dtype).max)
+
+
+def test_the_profile_of_cmyk(tmp_path):
+    inks = np.array([[[0, 0, 0, 0], [0, 0, 0, 255], [255, 0, 0, 0]]], np.uint8)
+    with_mode("CMYK", inks).save(tmp_path / "a.tif", icc_profile=GREY_INKS)
+    check(tmp_path / "a.tif", [[1, 119 / 255, 119 / 255]], atol=2 / 255)
+
+
+@pytest.mark.parametrize(
+    "profile", [b"no profile", SRGB[:200], GREY_INKS], ids=["text", "cut", "other"]
+)
+def test_a_profile_that_cannot_be_used_is_told(tmp_path, profile):
+    path = tmp_path / "a.png"
+    for pixels in (RGB, RGB[..., 0], GREY16):
+        Image.fromarray(pixels).save(path, icc_profile=profile)
+        with told(path, "colour profile", "ignored"):
+            expected = pixels / np.iinfo(pixels.dtype).max
+            check(path, expected)
+
+
+def test_lab(tmp_path):
+    lab = np.array([[[255, 0, 0], [136, 0, 0], [0, 0, 0]]], np.uint8)  # L* of 100, 53.3 and 0
+    with_mode("LAB", lab).save(tmp_path / "a.tif")
+    check(tmp_path / "a.tif", [[1, 0.5, 0]], atol=2 / 255)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.tga"])
+def test_an_alpha_of_0_everywhere_is_taken_for_absent(tmp_path, name):
+    path = tmp_path / name
+    Image.fromarray(np.dstack([RGB, 0 * RGB[..., 0]])).save(path)
+    with told(path, "alpha channel is 0 everywhere"):
+        check(path, RGB / 255)
+    grey = np.dstack([RGB[..., 0], 0 * RGB[..., 0]])
+    with_mode("LA", grey).save(path)
+    with told(path, "alpha channel is 0 everywhere"):
+        check(path, RGB[..., 0] / 255)
 
 
 def test_saved_images_are_clipped_and_rounded(tmp_path):
@@ -316,22 +692,25 @@ def test_no_folder_to_save_into(tmp_path):
 
 
 def test_list_images(tmp_path):
-    names = ["a.JPG", "b.png", "c.jpeg", "d.WebP", "e.bmp", "f.tif", "g.TIFF"]
-    for name in [*reversed(names), "notes.txt", "._b.png", "z.gif", "png"]:
-        (tmp_path / name).touch()
-    (tmp_path / "folder.png").mkdir()
-    found, skipped = list_images(str(tmp_path))
-    assert [p.name for p in found] == [
-        "a.JPG",
-        "b.png",
-        "c.jpeg",
-        "d.WebP",
-        "e.bmp",
-        "f.tif",
-        "g.TIFF",
+    names = ["a.JPG", "b.png", "c.jpeg", "d.WebP", "e.bmp", "f.tif", "g.TIFF", "h.HEIC", "i.gif"]
+    others = [
+        "._b.png",
+        "folder.png",
+        "notes.txt",
+        "png",
+        "x.h5",
+        "x.mpg",
+        "z.eps",
+        "z.pdf",
+        "z.wmf",
     ]
-    assert found[0] == tmp_path / "a.JPG"
-    assert [p.name for p in skipped] == ["._b.png", "folder.png", "notes.txt", "png", "z.gif"]
+    (tmp_path / "folder.png").mkdir()
+    for name in [*reversed(names), *others]:
+        if name != "folder.png":
+            (tmp_path / name).touch()
+    found, skipped = list_images(str(tmp_path))
+    assert found == [tmp_path / name for name in names]
+    assert [p.name for p in skipped] == others
 
 
 def test_folders_without_images(tmp_path):
