@@ -15,6 +15,7 @@ import math
 import secrets
 import sys
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -53,6 +54,12 @@ flags.DEFINE_string(
     "scheme", "rescale", f"How latents keep to the sphere: {', '.join(pulse_jax.SCHEMES)}."
 )
 flags.DEFINE_integer("input_size", None, "First bring larger pictures to this side.", 1)
+flags.DEFINE_string(
+    "value_range",
+    None,
+    "LOW,HIGH: the values that are black and white in grey pictures of more than 8 bits; or auto: "
+    "the lowest and the highest of each picture. By default the file says it.",
+)
 flags.DEFINE_integer("restarts", 8, "Results for each picture.", lower_bound=1)
 flags.DEFINE_alias("duplicates", "restarts")
 flags.DEFINE_string(
@@ -186,11 +193,12 @@ def upsample(at_end):
         connect()
         use_cache(expanded(FLAGS.cache_dir))
         at_end.enter_context(compilation_told())
-        degradation = make_degradation()
+        value_range = parse_range(FLAGS.value_range)
+        degradation = told(make_degradation)
         generator, params = make_generator()
         check_start()
         loss, optimizer_for = make_loss(generator), make_optimizer()
-        pictures, failures = read_pictures(output, generator, degradation)
+        pictures, failures = read_pictures(output, generator, degradation, value_range)
         if not pictures:
             sys.exit(1)  # why has been told
         earlier = open_output(output, at_end)
@@ -329,6 +337,30 @@ def use_cache(cache):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+def told(function, *arguments):
+    """Call it, and print in a line each what is to be told of the pictures that it reads."""
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", images.ImageWarning)
+        result = function(*arguments)
+    for note in noted:
+        print(note.message)
+    return result
+
+
+def parse_range(text):
+    """What `load_image` takes, from --value_range."""
+    if text in (None, "auto"):
+        return text
+    try:
+        low, high = (float(value) for value in text.split(","))
+        if math.isfinite(high - low) and low < high:
+            return low, high
+    except ValueError:
+        pass
+    raise ValueError(f"--value_range={text}: neither auto nor LOW,HIGH, with LOW below HIGH")
+
+
 def make_degradation():
     """That of `--operator`, a function from the factor to the operator."""
     try:
@@ -429,7 +461,7 @@ def make_optimizer():
     return lambda seed: scheme(pulse_jax.OPTIMIZERS[name](schedule))
 
 
-def read_pictures(output, generator, degradation):
+def read_pictures(output, generator, degradation, value_range):
     """The pictures that can be used, and a line, printed too, for each that can't."""
     if FLAGS.input_dir is None:
         folder = checkpoint.bundled().get(FLAGS.generator, expanded(FLAGS.generator))
@@ -447,7 +479,7 @@ def read_pictures(output, generator, degradation):
     pictures = []
 
     def read(path):
-        target = read_target(path, generator.resolution, degradation)
+        target = read_target(path, generator.resolution, degradation, value_range)
         name = path.name if taken[path.stem] > 1 else path.stem
         pictures.append(Picture(path, target, output / name, read_start(name, generator)))
 
@@ -496,23 +528,26 @@ def read_start(name, generator):
     return start
 
 
-def read_target(path, resolution, degradation):
+def read_target(path, resolution, degradation, value_range):
     """A picture (h, h, 3) whose side divides the generator's; `--input_size` brings it to one.
 
     It is downscaled as `--operator` downscales, or with bicubic if that doesn't.
     """
-    image = images.load_image(path)
+    image = told(images.load_image, path, value_range)
     height, width, _ = image.shape
-    if height != width:
-        raise ValueError(f"{path}: {width}×{height} pixels, not square")
     size = FLAGS.input_size or height
+    if height != width:
+        fitting = fitting_sides(resolution, degradation)
+        raise ValueError(f"{path}: {width}×{height} pixels, not square{fitting}")
     if height % size:
+        fitting = fitting_sides(resolution, degradation, height)
         side = counted(height, "pixel")
-        raise ValueError(f"{path}: --input_size={size} does not divide its {side}")
+        raise ValueError(f"{path}: --input_size={size} does not divide its {side}{fitting}")
     if resolution % size:
+        fitting = fitting_sides(resolution, degradation)
         raise ValueError(
-            f"{path}: its side of {size} pixels does not divide the generator's {resolution}; "
-            f"--input_size brings larger pictures to one that does"
+            f"{path}: its side of {size} pixels does not divide the generator's {resolution}"
+            f"{fitting}; --input_size brings larger pictures to one that does"
         )
     links = [link.partition(":")[0] for link in FLAGS.operator.split(",")]
     name = next((link for link in links if link in operators.DOWNSCALERS), "bicubic")
@@ -522,7 +557,25 @@ def read_target(path, resolution, degradation):
             image = np.clip(operators.DOWNSCALERS[name](height // size)(jnp.asarray(image)), 0, 1)
         return operators.discard_unseen(degradation(resolution // size), np.asarray(image))
     except ValueError as error:
-        raise ValueError(f"{path}: --operator={FLAGS.operator}: {error}") from error
+        fitting = fitting_sides(resolution, degradation)
+        raise ValueError(f"{path}: --operator={FLAGS.operator}: {error}{fitting}") from error
+
+
+@functools.cache
+def fitting_sides(resolution, degradation, whole=0):
+    """The end of a message: which sides pictures can have; of those, which divide `whole`."""
+    image = jax.ShapeDtypeStruct((resolution, resolution, 3), np.float32)
+
+    def fits(side):
+        try:
+            jax.eval_shape(degradation(resolution // side).apply, image)
+            return True
+        except ValueError:
+            return False
+
+    divisors = [side for side in range(1, resolution + 1) if resolution % side == 0]
+    sides = [str(side) for side in divisors if whole % side == 0 and fits(side)]
+    return f"; sides of {', '.join(sides)} pixels fit" if sides else ""
 
 
 def open_output(output, at_end):

@@ -233,11 +233,52 @@ def test_bad_pictures_are_told_and_the_others_done(run, tmp_path, capsys):
     assert lines.keys() == {f"{n}.png" for n in ("empty", "cut", "odd", "large", "oblong")} | {
         "text.jpg"
     }
-    assert "4×5 pixels, not square" in lines["oblong.png"]
-    assert "3 pixels" in lines["odd.png"] and "--input_size" in lines["odd.png"]
-    assert "16 pixels" in lines["large.png"] and "--input_size" in lines["large.png"]
+    fitting = "sides of 2, 4, 8 pixels fit"  # bicubic can't come down to 1
+    assert f"4×5 pixels, not square; {fitting}" in lines["oblong.png"]
+    for name, side in (("odd.png", 3), ("large.png", 16)):
+        assert f"{side} pixels" in lines[name] and "--input_size" in lines[name]
+        assert fitting in lines[name]
     assert {row["image"] for row in read_rows(tmp_path / "out")} == {"good.png"}
     assert (tmp_path / "out" / "good" / "hr_03.png").exists()
+
+
+def test_the_sizes_that_fit_depend_on_the_operator_and_the_picture(run, tmp_path, capsys):
+    folder = f"--input_dir={tmp_path / 'in'}"
+    write_picture(tmp_path / "in" / "a.png", side=4)
+    assert "sides of 8 pixels fit" in fails(run, capsys, folder, "--operator=grey")
+    assert "sides of 2 pixels fit" in fails(run, capsys, folder, "--operator=area:4")
+    line = fails(run, capsys, folder, "--input_size=1")
+    assert "--operator=bicubic" in line and "sides of 2, 4, 8 pixels fit" in line
+    line = fails(run, capsys, folder, "--input_size=3")
+    assert "--input_size=3 does not divide its 4 pixels; sides of 2, 4 pixels fit" in line
+
+
+def test_what_is_told_of_pictures(run, tmp_path, capsys):
+    write_picture(tmp_path / "in" / "a.png")
+    grey = np.random.default_rng(0).integers(30, 338, (4, 4)).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "in" / "dark.tif")
+    rgba = Image.open(tmp_path / "in" / "a.png")
+    rgba.putalpha(0)
+    rgba.save(tmp_path / "in" / "alpha.png")
+    run(f"--input_dir={tmp_path / 'in'}", "--steps=1", "--restarts=1")
+    captured = capsys.readouterr()
+    lines = [s for s in captured.out.splitlines() if s.startswith(str(tmp_path / "in"))]
+    assert len(lines) == 2 and "Warning" not in captured.err
+    assert "alpha.png: its alpha channel is 0 everywhere" in lines[0]
+    assert f"dark.tif: its values from {grey.min()} to {grey.max()} are less" in lines[1]
+
+
+@pytest.mark.parametrize("value_range", ["auto", "30,400"])
+def test_the_range_of_values_can_be_given(run, tmp_path, value_range):
+    counts = np.arange(100, 420, 20, np.int32).reshape(4, 4)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(counts).save(tmp_path / "in" / "a.tif")
+    flags = f"--input_dir={tmp_path / 'in'}", "--steps=1", "--restarts=1"
+    output = run(*flags, f"--value_range={value_range}")
+    low, high = (100, 400) if value_range == "auto" else (30, 400)
+    found = images.load_image(output / "a" / "input.png")
+    expected = (counts[..., None] - low) / (high - low)
+    np.testing.assert_allclose(found, expected.repeat(3, axis=-1), rtol=0, atol=0.5 / 255 + 1e-6)
 
 
 def test_a_run_without_results_leaves_the_folder_to_another(run, tmp_path, capsys):
@@ -364,6 +405,8 @@ def test_bad_input_leaves_the_earlier_configuration(run, tmp_path, capsys):
         ("--batch_size=0", ["--batch_size=0"]),
         ("--learning_rate=0", ["--learning_rate=0"]),
         ("--seed=-1", ["--seed=-1"]),
+        ("--value_range=5", ["--value_range=5", "LOW,HIGH"]),
+        ("--value_range=3,1", ["--value_range=3,1", "LOW below HIGH"]),
         ("--loss_str=100*L3", ["--loss_str=100*L3", "'L3'"]),
         ("--loss_str=many*L2", ["--loss_str=many*L2", "'many'"]),
         ("--loss_str=0*L2", ["--loss_str=0*L2"]),
