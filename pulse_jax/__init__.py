@@ -1,57 +1,24 @@
 """PULSE in JAX: many high-resolution pictures that downscale to one of low resolution."""
 
-from pulse_jax import generators, images, losses, operators, optimizers, schemes, sphere
-from pulse_jax.generators import Generator, style_generator
-from pulse_jax.generators.checkpoint import load, load_discriminator
-from pulse_jax.generators.style_network import truncate
-from pulse_jax.losses import Loss
-from pulse_jax.operators import OPERATORS
-from pulse_jax.optimizers import OPTIMIZERS, RECIPES, SAMPLERS, SCHEDULES
-from pulse_jax.schemes import SCHEMES
-from pulse_jax.search import (
-    STATUS,
-    Search,
-    SearchInfo,
-    SearchState,
-    Slots,
-    build,
-    run,
-    status,
-    stream,
-)
-from pulse_jax.starts import interpolate, load_latents, vary
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "OPERATORS",
-    "OPTIMIZERS",
-    "RECIPES",
-    "SAMPLERS",
-    "SCHEDULES",
-    "SCHEMES",
-    "STATUS",
-    "Generator",
-    "Loss",
-    "Search",
-    "SearchInfo",
-    "SearchState",
-    "Slots",
-    "build",
-    "generators",
-    "images",
-    "interpolate",
-    "load",
-    "load_discriminator",
-    "load_latents",
-    "losses",
-    "operators",
-    "optimizers",
-    "run",
-    "schemes",
-    "sphere",
-    "status",
-    "stream",
-    "style_generator",
-    "truncate",
-    "vary",
-]
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pulse_jax.api import *  # noqa: F403
+else:
+    # The imports take seconds: the console scripts are ready for Ctrl-C first (see `console`).
+    def __getattr__(name: str) -> Any:
+        """A module, or a public name of `api`, imported when it is first asked for."""
+        if name == "__all__" or not name.startswith("_"):
+            if importlib.util.find_spec(f"pulse_jax.{name}"):
+                return importlib.import_module(f"pulse_jax.{name}")
+            api = importlib.import_module("pulse_jax.api")
+            if hasattr(api, name):
+                return globals().setdefault(name, getattr(api, name))
+        raise AttributeError(f"module 'pulse_jax' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *importlib.import_module("pulse_jax.api").__all__})

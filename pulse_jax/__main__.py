@@ -27,6 +27,7 @@ from jax.experimental import multihost_utils
 
 import pulse_jax
 from pulse_jax import batch, images, operators, optimizers, report, results, schemes, starts
+from pulse_jax.console import check_devices, make_output_safe
 from pulse_jax.files import counted, expanded, held, one_line, read_json, write
 from pulse_jax.generators import NOISE_TYPES, SPACES, checkpoint, style_generator
 from pulse_jax.generators.plug_in import is_plug_in, plug_in
@@ -191,6 +192,7 @@ def upsample(at_end):
     output = expanded(FLAGS.output_dir)
     try:
         connect()
+        check_devices()
         use_cache(expanded(FLAGS.cache_dir))
         at_end.enter_context(compilation_told())
         value_range = parse_range(FLAGS.value_range)
@@ -694,4 +696,5 @@ def summarise(pictures, failures, output):
 
 
 if __name__ == "__main__":
+    make_output_safe()
     main()

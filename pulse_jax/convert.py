@@ -22,6 +22,7 @@ import numpy as np
 from absl import flags, logging
 
 import pulse_jax
+from pulse_jax.console import check_devices, make_output_safe
 from pulse_jax.files import expanded, one_line
 from pulse_jax.generators import checkpoint, published
 
@@ -34,6 +35,7 @@ def main():
     values, sources = parse(sys.argv)
     failed, taken = False, set()
     try:
+        check_devices()
         for source in sources:
             try:
                 folder = choose_folder(source, values.output, several=len(sources) > 1)
@@ -44,6 +46,8 @@ def main():
             except ValueError as error:
                 failed = True
                 print(f"pulse_jax_convert: {one_line(error)}", file=sys.stderr)
+    except ValueError as error:
+        sys.exit(f"pulse_jax_convert: {one_line(error)}")
     except KeyboardInterrupt:
         sys.exit("pulse_jax_convert: interrupted")
     if failed:
@@ -150,7 +154,7 @@ def _check_free(folder):
 def _is_converted(folder):
     """Whether `convert` has made it: a trainer's, say, has a discriminator too."""
     try:
-        return json.loads((folder / "spec.json").read_text()).keys() == {"generator"}
+        return json.loads((folder / "spec.json").read_bytes()).keys() == {"generator"}
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -178,4 +182,5 @@ def _write(folder, module, params):
 
 
 if __name__ == "__main__":
+    make_output_safe()
     main()

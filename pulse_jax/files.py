@@ -79,7 +79,7 @@ def load_arrays(path):
         raise ValueError(f"{path}: can't be read: {one_line(error)}") from error
 
 
-def one_line(told):
+def one_line(told: object) -> str:
     """An exception's message, or any text, on one line; the type's name of one without a message.
 
     Of an OSError only the reason, "No such file or directory": the caller names the file, the error

@@ -186,7 +186,7 @@ def _sha256(data):
 def _read(folder, name):
     """One network of a folder written by `save`: (module, params)."""
     try:
-        entry = json.loads((folder / "spec.json").read_text())[name]
+        entry = json.loads((folder / "spec.json").read_bytes())[name]
         if entry.pop("sha256") != _sha256(json.dumps(entry).encode()):
             raise ValueError("spec.json is damaged")
         # Before Orbax looks at them: it meets a bad file with tracebacks on stderr.

@@ -1,0 +1,56 @@
+"""The public names, which `pulse_jax` has from here."""
+
+from pulse_jax import generators, images, losses, operators, optimizers, schemes, sphere
+from pulse_jax.generators import Generator, style_generator
+from pulse_jax.generators.checkpoint import load, load_discriminator
+from pulse_jax.generators.style_network import truncate
+from pulse_jax.losses import Loss
+from pulse_jax.operators import OPERATORS
+from pulse_jax.optimizers import OPTIMIZERS, RECIPES, SAMPLERS, SCHEDULES
+from pulse_jax.schemes import SCHEMES
+from pulse_jax.search import (
+    STATUS,
+    Search,
+    SearchInfo,
+    SearchState,
+    Slots,
+    build,
+    run,
+    status,
+    stream,
+)
+from pulse_jax.starts import interpolate, load_latents, vary
+
+__all__ = [
+    "OPERATORS",
+    "OPTIMIZERS",
+    "RECIPES",
+    "SAMPLERS",
+    "SCHEDULES",
+    "SCHEMES",
+    "STATUS",
+    "Generator",
+    "Loss",
+    "Search",
+    "SearchInfo",
+    "SearchState",
+    "Slots",
+    "build",
+    "generators",
+    "images",
+    "interpolate",
+    "load",
+    "load_discriminator",
+    "load_latents",
+    "losses",
+    "operators",
+    "optimizers",
+    "run",
+    "schemes",
+    "sphere",
+    "status",
+    "stream",
+    "style_generator",
+    "truncate",
+    "vary",
+]
