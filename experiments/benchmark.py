@@ -40,10 +40,10 @@ import functools
 import importlib.metadata
 import itertools
 import json
+import math
 import os
 import platform
 import re
-import resource
 import sys
 import time
 from typing import Any, NamedTuple
@@ -58,6 +58,7 @@ from jax.sharding import PartitionSpec as P
 from metrics import as_saved, diversity, realism, with_noise_of_first
 
 import pulse_jax
+from pulse_jax.batch import process_memory
 from pulse_jax.files import expanded, one_line, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan import FUSED_FROM, StyleGAN
@@ -434,7 +435,7 @@ def scaling(name, restarts):
         "met eps": met,
         "seconds": seconds,
         "seconds / round": seconds / rounds,
-        "process MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "process MB": (process_memory() or math.nan) / 1e6,
     }
 
 

@@ -6,7 +6,6 @@ cut off, at whatever moment, loses no more than that or, where it takes longer, 
 
 import contextlib
 import math
-import resource
 import signal
 import sys
 import time
@@ -22,6 +21,11 @@ from pulse_jax.files import counted
 from pulse_jax.losses import l2
 from pulse_jax.results import save
 from pulse_jax.search import STATUS, is_out_of_memory
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
 
 PATIENCE = 1.0  # seconds
 
@@ -177,8 +181,13 @@ def note(full, now):
 def memory():
     """Most bytes that have been in use so far: on an accelerator, else by this process."""
     statistics = jax.local_devices()[0].memory_stats()
-    if statistics:
-        return statistics["peak_bytes_in_use"]
+    return statistics["peak_bytes_in_use"] if statistics else process_memory()
+
+
+def process_memory():
+    """Most bytes that this process has used so far; None where the system doesn't count them."""
+    if resource is None:
+        return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
 

@@ -26,7 +26,7 @@ def write(path, content):
         content = content.encode(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         temporary.write_bytes(content)
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows syncs only what may be written
             os.fsync(file.fileno())  # else, without power, the name could be there without this
         os.replace(temporary, path)
     except OSError as error:  # of a full disk, say, which names no file
@@ -62,7 +62,7 @@ def held(folder):
 def read_json(path):
     """The object in a JSON file, as a dict. Raises ValueError where there is none to be read."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: can't be read: {one_line(error)}") from error
     if not isinstance(content, dict):

@@ -78,7 +78,8 @@ class Progress:
             seconds = left * (now - self.compiled[0]) / (self.made - self.compiled[1])
             self.bar.set_postfix_str(f"about {duration(seconds)} to go", refresh=False)
             if not self.told:
-                tqdm.write(f"about {duration(seconds)} to go, {memory / 1e9:.1f} GB in use")
+                used = f", {memory / 1e9:.1f} GB in use" if memory else ""
+                tqdm.write(f"about {duration(seconds)} to go{used}")
             self.told = True
         self.show(left)
 

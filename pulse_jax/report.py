@@ -136,7 +136,7 @@ def section(index, picture, source, link):
 
 def drawing(path):
     """A figure without its style, which the page has once."""
-    return path.read_text().replace(f"<style>{curves.STYLE}</style>", "")
+    return path.read_text(encoding="utf-8").replace(f"<style>{curves.STYLE}</style>", "")
 
 
 def thumbnail(folder, row, source):

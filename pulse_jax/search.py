@@ -241,13 +241,16 @@ def fitting_slots(search, params, target, state, most, *, chunk=5, memory=None):
 
     `target` and `state`: of one restart, as arrays or shapes. The figure is the compiled program's
     own: of arguments, results and temporaries. `memory` is by default nine tenths of what the
-    device has, or half of the machine's for a CPU.
+    device has, or half of the machine's for a CPU; 4 GB where the system doesn't tell.
     """
     statistics = jax.local_devices()[0].memory_stats()
     if memory is None and statistics:
         memory = 0.9 * statistics["bytes_limit"]
     elif memory is None:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+        try:
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+        except (AttributeError, ValueError):  # Windows has no such function
+            memory = 4e9
     mesh = Mesh(jax.local_devices(), "slots")
     params = jax.device_put(params, NamedSharding(mesh, P()))
     split = NamedSharding(mesh, P("slots"))

@@ -304,6 +304,12 @@ def test_slots_are_as_many_as_fit():
     assert slots[0] == 1 < slots[1] < slots[2] < slots[3] == 64
 
 
+def test_slots_where_the_system_does_not_tell_its_memory(monkeypatch):
+    """As on Windows."""
+    monkeypatch.delattr("os.sysconf")
+    assert fitting_slots(LINEAR, MATRIX, TARGETS[0], take(start(1), 0), 2) == 2
+
+
 def test_slots_are_fewer_where_a_program_does_not_compile(monkeypatch):
     """As a TPU's compiler has it."""
 
