@@ -483,7 +483,16 @@ def read_pictures(output, generator, degradation, value_range):
     def read(path):
         target = read_target(path, generator.resolution, degradation, value_range)
         name = path.name if taken[path.stem] > 1 else path.stem
-        pictures.append(Picture(path, target, output / name, read_start(name, generator)))
+        variance = operators.variance(degradation(generator.resolution // len(target)), target)
+        if variance <= FLAGS.eps:
+            faint = (
+                f"with its variance of {variance:.2g}, an image of one colour would converge too"
+            )
+            print(
+                one_line(f"{path} is faint: {faint}; a smaller --eps than {FLAGS.eps:g} asks more")
+            )
+        start = read_start(name, generator)
+        pictures.append(Picture(path, target, variance, output / name, start))
 
     failures = [complaint for path in paths if (complaint := attempt(read, path))]
     return pictures, failures

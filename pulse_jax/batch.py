@@ -237,6 +237,7 @@ def record(job, settings, best, lr):
     return results.identity(job, settings.seed) | {
         "l2": float(best.l2),
         "l2_saved": l2_saved,
+        "l2_relative": job.picture.relative(l2_saved),
         "loss": float(best.loss),
         "best_step": int(best.step),
         "steps": job.steps,

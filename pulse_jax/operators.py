@@ -254,6 +254,20 @@ def discard_unseen(operator, picture):
     return np.where(seen.any(-1, keepdims=True), picture, 0)
 
 
+def variance(operator, picture):
+    """The variance of a picture y (h, w, 3) as D shows it: the l2 of the best image of one colour.
+
+    It is the mean of (y − c s)² for the best colour c, with s = D(1), of an image of ones. Where
+    s = 1, as for downscalers and blur, that is the variance of the pixels, each channel's about its
+    own mean. The unit is that of an l2, squared values.
+    """
+    height, width, _ = picture.shape
+    white = np.ones((height * operator.factor, width * operator.factor, 3), np.float32)
+    shown = np.asarray(jax.jit(operator.apply)(white), np.float64)
+    colour = (shown * picture).sum((0, 1)) / (shown**2).sum((0, 1))
+    return float(np.mean((picture - colour * shown) ** 2))
+
+
 def _parse_link(text):
     """An operator; or a downscaler, the function, where its factor is left out."""
     name, *values = text.split(":")

@@ -60,6 +60,7 @@ COLUMNS = {
     "picture": "image",
     "restart": "restart",
     "l2": "l2_saved",
+    "l2 relative": "l2_relative",
     "loss": "loss",
     "best step": "best_step",
     "steps": "steps",

@@ -35,6 +35,7 @@ class Picture:
 
     path: Path
     target: np.ndarray  # (h, h, 3) in [0, 1]
+    variance: float  # of its pixels, as far as the operator shows them
     folder: Path  # for its results
     start: tuple | None = None  # (latents, frozen) of an earlier run's restarts
     rows: dict = field(default_factory=dict)  # restart → its row of the table
@@ -43,6 +44,13 @@ class Picture:
     @property
     def side(self):
         return len(self.target)
+
+    def relative(self, l2):
+        """An l2 over the variance: that of the best image of one colour is 1. It has no unit.
+
+        For a picture that has one colour itself, it is infinite.
+        """
+        return l2 / self.variance if self.variance else math.inf
 
     @functools.cached_property
     def pixels(self):
@@ -106,6 +114,8 @@ def take_up(picture):
         kind = "picture" if picture.start is None else "picture or start"
         raise ValueError(f"{picture.folder} holds results of another {kind} than {picture.path}")
     picture.rows = {int(row["restart"]): row for row in rows if "status" in row}
+    for row in picture.rows.values():  # of an earlier version
+        row.setdefault("l2_relative", picture.relative(float(row["l2_saved"])))
     if table.is_file():
         clear(picture)
 

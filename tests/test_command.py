@@ -281,6 +281,31 @@ def test_the_range_of_values_can_be_given(run, tmp_path, value_range):
     np.testing.assert_allclose(found, expected.repeat(3, axis=-1), rtol=0, atol=0.5 / 255 + 1e-6)
 
 
+def test_faint_pictures_are_told_before_the_search(run, tmp_path, capsys):
+    bright = np.random.default_rng(0).uniform(0.2, 0.8, (4, 4, 3))
+    (tmp_path / "in").mkdir()
+    variance = {}
+    for name, contrast in (("bright", 1), ("faint", 0.05), ("flat", 0)):
+        pixels = np.rint(255 * (0.5 + contrast * (bright - 0.5))) / 255
+        images.save_image(tmp_path / "in" / f"{name}.png", pixels)
+        variance[name] = pixels.var(axis=(0, 1)).mean()
+    output = run(f"--input_dir={tmp_path / 'in'}", "--steps=1")
+    lines = capsys.readouterr().out.splitlines()
+    faint = [i for i, line in enumerate(lines) if "is faint" in line]
+    assert [lines[i].split(" is ")[0] for i in faint] == [
+        str(tmp_path / "in" / f"{name}.png") for name in ("faint", "flat")
+    ]
+    assert f"variance of {variance['faint']:.2g}," in lines[faint[0]] and "0.001" in lines[faint[0]]
+    started = next(i for i, line in enumerate(lines) if "seed 0" in line)
+    assert max(faint) < started
+    for row in read_rows(output):
+        over = variance[row["image"][:-4]]
+        relative = float(row["l2_saved"]) / over if over else np.inf
+        assert float(row["l2_relative"]) == pytest.approx(relative, rel=1e-5)
+    page = (output / "index.html").read_text()
+    assert "l2 relative" in page and f">{float(read_rows(output)[0]['l2_relative']):#.3g}<" in page
+
+
 def test_a_run_without_results_leaves_the_folder_to_another(run, tmp_path, capsys):
     write_picture(tmp_path / "in" / "large.png", side=16)
     folder = f"--input_dir={tmp_path / 'in'}"

@@ -23,6 +23,7 @@ from pulse_jax.operators import (
     mask,
     motion,
     parse,
+    variance,
 )
 
 BICUBIC = golden("bicubic")
@@ -54,6 +55,19 @@ both_precisions = pytest.mark.parametrize(
 
 def random(shape, seed=0):
     return np.random.default_rng(seed).uniform(size=shape).astype(np.float32)
+
+
+@every_operator
+def test_the_variance_is_the_l2_of_the_best_image_of_one_colour(operator):
+    picture = random((32 // operator.factor, 24 // operator.factor, 3), seed=1)
+    picture = discard_unseen(operator, picture)
+    flat = [operator(jnp.ones((32, 24, 3)) * np.eye(3, dtype=np.float32)[c]) for c in range(3)]
+    flat = np.float64(flat).reshape(3, -1)
+    colour, *_ = np.linalg.lstsq(flat.T, np.float64(picture).ravel(), rcond=1e-5)
+    l2 = np.mean((colour @ flat - picture.ravel()) ** 2)
+    assert variance(operator, picture) == pytest.approx(l2, rel=1e-4)
+    if operator.name in ("bicubic", "area", "lanczos", "blur"):
+        assert l2 == pytest.approx(picture.var(axis=(0, 1)).mean(), rel=1e-4)
 
 
 @both_precisions

@@ -36,6 +36,7 @@ def output(run, tmp_path, monkeypatch):
         def break_second(picture, restart, row, hr, lr, latents):
             if restart.number == 2:
                 row |= {"l2": np.nan, "l2_saved": np.nan, "loss": np.nan, "status": "not finite"}
+                row["l2_relative"] = np.nan
                 hr = lr = hr * np.nan
             save_restart(picture, restart, row, hr, lr, latents)
 

@@ -18,7 +18,7 @@ from command_helpers import contents, fails, read_rows, write_picture
 from PIL import Image
 
 import pulse_jax
-from pulse_jax import batch
+from pulse_jax import batch, results
 
 ROOT = Path(__file__).parents[1]
 PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
@@ -147,6 +147,15 @@ def test_what_was_killed_before_its_tables_gets_them(run, folder, tmp_path):
     (output / "b" / ".results.csv.1.tmp").write_text("")
     assert files(run(folder)) == before
     assert not (output / "a" / "parts").exists()
+
+
+def test_tables_of_an_earlier_version_get_the_new_column(run, folder):
+    output = run(folder)
+    before = table(output / "results.csv")
+    for path in output.glob("*/results.csv"):
+        rows = [{k: v for k, v in row.items() if k != "l2_relative"} for row in table(path)]
+        path.write_text(results.as_csv(rows))
+    assert table(run(folder) / "results.csv") == before
 
 
 def test_half_the_slots_where_memory_runs_out(run, folder, monkeypatch, capsys, tmp_path):
