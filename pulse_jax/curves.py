@@ -1,8 +1,10 @@
 """The course of a picture's searches as figures, in SVG: it needs no library, also in a page."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
+from jaxtyping import Float
 
 WIDTH, HEIGHT = 300, 190
 LEFT, RIGHT, TOP, BOTTOM = 48, 8, 20, 24
@@ -21,28 +23,30 @@ STYLE = """
 """
 
 
-def draw(values, name, best, goal=None):
+def draw(
+    values: Float[np.ndarray, "restarts steps"], name: str, best: int, goal: float | None = None
+) -> str:
     """A quantity of each restart by step, on a logarithmic axis; one restart stands out.
 
-    `values` (restarts, steps): NaN where there is none; what is not positive isn't shown. `best`:
+    `values`: NaN where there is none; what is not positive isn't shown. `best`:
     the number of the restart that stands out. `goal`: a value to mark with a line.
     """
-    values = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    values = np.where(np.isfinite(values) & (values > 0), values, np.nan).astype(float)
     marks = [*values[~np.isnan(values)], *([goal] if goal else [])] or [1]
     low, high = math.log10(min(marks)) - 0.05, math.log10(max(marks)) + 0.05
     steps = values.shape[1]
 
-    def x(step):
+    def x(step: int) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * step / max(1, steps - 1)
 
-    def y(value):
+    def y(value: float) -> float:
         share = (math.log10(value) - low) / (high - low)
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
 
-    def text(x, y, content, anchor):
+    def text(x: float, y: float, content: object, anchor: str) -> str:
         return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{content}</text>'
 
-    def line(value, kind):
+    def line(value: float, kind: str) -> str:
         return f'<path class="{kind}" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>'
 
     parts = [text(LEFT, 12, f"{name} by step, the best restart in blue", "start")]
@@ -63,10 +67,11 @@ def draw(values, name, best, goal=None):
     )
 
 
-def _ticks(low, high):
+def _ticks(low: float, high: float) -> list[float]:
     """Round values between two powers of ten: 1, 10, … or, where they are few, 1, 2, 5, 10, …."""
     decades = range(math.floor(low), math.ceil(high) + 1)
-    for digits in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
+    choices: list[Iterable[int]] = [(1,), (1, 3), (1, 2, 5), range(1, 10)]
+    for digits in choices:
         values = [digit * 10.0**k for k in decades for digit in digits]
         ticks = [value for value in values if low <= math.log10(value) <= high]
         if len(ticks) >= 3:

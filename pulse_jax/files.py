@@ -4,17 +4,19 @@ import contextlib
 import difflib
 import json
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 try:
     import fcntl
 except ImportError:  # not on Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 
-def write(path, content):
+def write(path: str | Path, content: str | bytes) -> None:
     """Write text (as UTF-8) or bytes so that the file is there whole or not at all.
 
     Written under another name in the same folder, then moved into place. Raises OSError; the file
@@ -35,13 +37,13 @@ def write(path, content):
         temporary.unlink(missing_ok=True)  # there no longer, if all went well
 
 
-def expanded(path):
+def expanded(path: str | Path) -> Path:
     """A path with the user's home in place of `~`, or as it is where there is none."""
     return Path(os.path.expanduser(path))
 
 
 @contextlib.contextmanager
-def held(folder):
+def held(folder: Path) -> Iterator[None]:
     """Make a folder, and keep other runs out until the context ends or the process does.
 
     Raises ValueError if one is in it already. File systems without locks keep nobody out.
@@ -59,8 +61,8 @@ def held(folder):
         yield
 
 
-def read_json(path):
-    """The object in a JSON file, as a dict. Raises ValueError where there is none to be read."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ValueError where there is none to be read."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -70,7 +72,7 @@ def read_json(path):
     return content
 
 
-def load_arrays(path):
+def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file by their names. Raises ValueError where it can't be read."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -90,12 +92,12 @@ def one_line(told: object) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
-def counted(number, noun):
+def counted(number: int, noun: str) -> str:
     """A number of things in words: "1 picture", "4 pictures"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def near(name, names):
+def near(name: str, names: Iterable[str]) -> str:
     """A question after those of `names` that are like `name`: "; did you mean …?", or nothing."""
-    found = difflib.get_close_matches(name.lower(), names, n=5)
+    found = difflib.get_close_matches(name.lower(), list(names), n=5)
     return f"; did you mean {' or '.join(found)}?" if found else ""

@@ -59,7 +59,7 @@ def lbfgs(learning_rate, memory=10):
 
         change = optax.tree.sub(gradient, before)
         lengths = optax.tree.norm(step) * optax.tree.norm(change)
-        curved = optax.tree.vdot(step, change) > 1e-6 * lengths
+        curved = _inner(step, change) > 1e-6 * lengths
 
         def keep(pairs, new):
             def push(old, x):
@@ -73,7 +73,7 @@ def lbfgs(learning_rate, memory=10):
 
     def update(updates, state, params=None, *, value, **extra_args):
         gradient = _each_sphere(sphere.tangent, params, updates)
-        slope = state.fraction * optax.tree.vdot(state.gradient, state.direction)
+        slope = state.fraction * _inner(state.gradient, state.direction)
         accepted = value <= state.value + 1e-4 * slope  # the first point always
         parabola = -slope / (2 * (value - state.value - slope))
         shrink = jnp.where(jnp.isfinite(value), jnp.clip(parabola, 0.1, 0.5), 0.1)
@@ -87,46 +87,42 @@ def lbfgs(learning_rate, memory=10):
 
 
 def _two_loops(steps, changes, gradient, length):
-    """−H g with the inverse Hessian H of the pairs; −g with the given length if there are none.
-
-    Carried out on the coefficients of −H g in terms of all these vectors, whose inner products are
-    all that it takes (Chen, Wang and Zhou, NeurIPS 2014).
-    """
-    vectors = jax.tree.map(
-        lambda s, y, g: jnp.concatenate([s, y, g[None]]), steps, changes, gradient
-    )
-    flat = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(vectors)]  # (2m + 1, ·)
-    # Not a matrix product: how a CPU adds that up depends on its threads.
-    products = sum(jnp.sum(x[:, None] * x, axis=-1) for x in flat)
-    m = len(products) // 2
-    curvature = jnp.diag(products[:m, m:])  # ⟨s, y⟩ of each pair, 0 where there is none
+    """−H g with the inverse Hessian H of the pairs; −g with the given length if there are none."""
+    curvature = jax.vmap(_inner)(steps, changes)  # (m,) ⟨s, y⟩ of each pair, 0 where there is none
     inverse = jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), 0)
-    gradient_norm = jnp.sqrt(products[-1, -1])
+    newest = jax.tree.map(lambda y: y[0], changes)
+    gradient_norm = jnp.sqrt(_inner(gradient, gradient))
     initial = jnp.where(
         curvature[0] > 0,
-        curvature[0] / jnp.where(curvature[0] > 0, products[m, m], 1),
+        curvature[0] / jnp.where(curvature[0] > 0, _inner(newest, newest), 1),
         length / jnp.where(gradient_norm > 0, gradient_norm, 1),
     )
 
-    def from_newest(coefficients, i):
-        alpha = inverse[i] * jnp.sum(products[i] * coefficients)
-        return coefficients.at[m + i].add(-alpha), alpha
+    def from_newest(direction, pair):
+        step, change, inverse = pair
+        alpha = inverse * _inner(step, direction)
+        return optax.tree.add_scale(direction, -alpha, change), alpha
 
-    def to_newest(coefficients, pair):
-        i, alpha = pair
-        beta = inverse[i] * jnp.sum(products[m + i] * coefficients)
-        return coefficients.at[i].add(alpha - beta), None
+    def to_newest(direction, pair):
+        step, change, inverse, alpha = pair
+        beta = inverse * _inner(change, direction)
+        return optax.tree.add_scale(direction, alpha - beta, step), None
 
     # Unrolled: traced once, and no loop within the loop of steps.
-    coefficients, pairs = jnp.zeros(2 * m + 1).at[-1].set(-1), jnp.arange(m)
-    coefficients, alphas = jax.lax.scan(from_newest, coefficients, pairs, unroll=True)
-    coefficients *= initial
-    coefficients, _ = jax.lax.scan(
-        to_newest, coefficients, (pairs, alphas), reverse=True, unroll=True
-    )
-    return jax.tree.map(
-        lambda x: jnp.sum(coefficients.reshape(-1, *[1] * (x.ndim - 1)) * x, axis=0), vectors
-    )
+    direction, pairs = optax.tree.scale(-1, gradient), (steps, changes, inverse)
+    direction, alphas = jax.lax.scan(from_newest, direction, pairs, unroll=True)
+    direction = optax.tree.scale(initial, direction)
+    return jax.lax.scan(to_newest, direction, (*pairs, alphas), reverse=True, unroll=True)[0]
+
+
+def _inner(a, b):
+    """⟨a, b⟩ over all spheres together.
+
+    In sums, one for each leaf: how a CPU adds up a matrix product depends on its threads, and a
+    matrix of inner products, taken as the sum of a product of broadcasts, comes out wrong where
+    jaxlib 0.10.2 maps it over one slot (docs/upstream.md).
+    """
+    return optax.tree.sum(optax.tree.mul(a, b))
 
 
 def _each_sphere(function, *trees):

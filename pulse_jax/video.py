@@ -5,29 +5,35 @@ import io
 import math
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from pulse_jax import images
 from pulse_jax.files import one_line, write
+from pulse_jax.types import AnyArray
 
 SMALLEST, LARGEST = 128, 256  # sides of a restart's image in it, in pixels
 RATE = 12  # frames a second
 NAMES = ("search.mp4", "search.webp")
 
+Picture = Float[AnyArray, "side side 3"]
+Sheet = UInt8[np.ndarray, "h w 3"]
 
-def frame(image):
-    """An image (R, R, 3) in [0, 1] brought to its size in a video: up to 256 pixels, from 128."""
+
+def frame(image: Float[AnyArray, "side side 3"]) -> Float[AnyArray, "size size 3"]:
+    """An image in [0, 1] brought to its size in a video: up to 256 pixels, from 128."""
     side = len(image)
     if side < SMALLEST:
         return images.resize_nearest(image, SMALLEST // side)
-    small = Image.fromarray(images.to_uint8(image)).resize((min(side, LARGEST),) * 2, Image.LANCZOS)
-    return np.asarray(small) / 255
+    size, lanczos = (min(side, LARGEST),) * 2, Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(images.to_uint8(image)).resize(size, lanczos)) / 255
 
 
-def save(folder, frames, results):
+def save(folder: Path, frames: Sequence[Sequence[Path]], results: Sequence[Picture]) -> None:
     """Write the video of several restarts side by side into a folder.
 
     `frames`: for each restart, the files of its images, whose names end in .STEPS.png. One that
@@ -48,13 +54,13 @@ def save(folder, frames, results):
         write(folder / NAMES[1], _webp(sheets))
 
 
-def _sheet(pictures):
+def _sheet(pictures: Sequence[Picture]) -> Sheet:
     columns = math.ceil(math.sqrt(1.5 * len(pictures)))
     rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
     return images.to_uint8(images.grid(rows))
 
 
-def _webp(sheets):
+def _webp(sheets: list[Sheet]) -> bytes:
     first, *others = map(Image.fromarray, sheets)
     durations = [1000 // RATE] * len(others) + [1000]
     webp = io.BytesIO()
@@ -70,7 +76,7 @@ def _webp(sheets):
     return webp.getvalue()
 
 
-def _mp4(sheets):
+def _mp4(sheets: list[Sheet]) -> bytes:
     import imageio_ffmpeg
 
     try:

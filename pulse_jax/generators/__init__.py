@@ -1,14 +1,18 @@
 """What a search needs of a generator, and the style generators that provide it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
+from jax.typing import DTypeLike
+from jaxtyping import Float, PRNGKeyArray
 
 from pulse_jax.generators.layers import leaky_relu
+from pulse_jax.generators.style_network import StyleNetwork
+from pulse_jax.types import AnyArray, Frozen, Latents, Params
 
 NOISE_TYPES = ("zero", "fixed", "trainable", "normalised")
 SPACES = ("w", "w_full", "z")
@@ -25,32 +29,31 @@ class Generator(NamedTuple):
     `sample(key) → (latents, frozen)`: two pytrees of standard normal variables, of which the search
         moves the first. Axis 0 of a leaf of `latents` counts spheres, the others are coordinates:
         styles (L, d) are L points, a noise map (1, H, W) is one.
-    `synthesize(params, latents, frozen) → image` (R, R, 3), nominally in [0, 1], not clipped. It
-        must have reverse-mode derivatives. Those of `style_generator` have no others: second ones
-        are reverse over reverse, and forward mode (`jax.jvp`, `jax.hessian`) raises TypeError.
-    `styles(params, latents) → (L, d)`: the style vectors that GEOCROSS compares; None if there are
-        none.
+    `synthesize(params, latents, frozen) → image`, nominally in [0, 1], not clipped. It must have
+        reverse-mode derivatives. Those of `style_generator` have no others: second ones are reverse
+        over reverse, and forward mode (`jax.jvp`, `jax.hessian`) raises TypeError.
+    `styles(params, latents)`: the style vectors that GEOCROSS compares; None if there are none.
     """
 
     resolution: int
-    sample: Callable[[jax.Array], tuple[Any, Any]]
-    synthesize: Callable[[Any, Any, Any], jax.Array]
-    styles: Callable[[Any, Any], jax.Array] | None = None
+    sample: Callable[[PRNGKeyArray], tuple[Latents, Frozen]]
+    synthesize: Callable[[Params, Latents, Frozen], Float[Array, "R R 3"]]
+    styles: Callable[[Params, Latents], Float[Array, "layers d"]] | None = None
 
 
 def style_generator(
-    network,
+    network: StyleNetwork,
     *,
-    noise_type="trainable",
-    trainable_noise_layers=5,
-    zero_noise_layers=None,
-    tile_latent=False,
-    equal_start=False,
-    space="w",
-    joint_sphere=False,
-    exact_radius=False,
-    dtype=None,
-):
+    noise_type: str = "trainable",
+    trainable_noise_layers: int = 5,
+    zero_noise_layers: Collection[int] | None = None,
+    tile_latent: bool = False,
+    equal_start: bool = False,
+    space: str = "w",
+    joint_sphere: bool = False,
+    exact_radius: bool = False,
+    dtype: DTypeLike | None = None,
+) -> Generator:
     """A `Generator` from a StyleGAN, in PULSE's latent space (arXiv 2003.03808).
 
     The mapping network's output is nearly Gaussian once its last activation is undone. So a style
@@ -68,7 +71,7 @@ def style_generator(
     Gaussian sample, which is χ-distributed, or with `exact_radius` the root of the number of its
     coordinates; both also for noise maps.
 
-    `network`: a `StyleGAN`, 2 or 3. `noise_type`: "zero", "fixed" (all noise maps are drawn,
+    `noise_type`: "zero", "fixed" (all noise maps are drawn,
     then left alone), "trainable" (all are drawn, and the first `trainable_noise_layers`, or all
     if there are fewer, are searched too) or "normalised" (so too, and what is searched enters the
     network with mean 0 and mean square 1, as in StyleGAN 2's projector). The noise maps numbered in
@@ -101,13 +104,13 @@ def style_generator(
     )
     size = network.z_size if space == "z" else network.latent_size
 
-    def sample(key):
+    def sample(key: PRNGKeyArray) -> tuple[Latents, Frozen]:
         style_key, *noise_keys = jax.random.split(key, 1 + noise_layers)
         vectors = 1 if tile_latent else network.num_layers
         drawn = 1 if equal_start else vectors
         style = jnp.broadcast_to(jax.random.normal(style_key, (drawn, size)), (vectors, size))
         latents = {"style": style[None] if joint_sphere else style}
-        frozen = {}
+        frozen: dict[str, Array] = {}
         for i, (noise_key, shape) in enumerate(zip(noise_keys, network.noise_shapes, strict=True)):
             noise = jnp.zeros(shape) if i in zero else jax.random.normal(noise_key, shape)
             (latents if i in searched else frozen)[f"noise_{i}"] = noise
@@ -115,8 +118,9 @@ def style_generator(
             latents = jax.tree.map(_with_unit_mean_square, latents)
         return latents, frozen
 
-    def styles(params, latents):
-        z = latents["style"].reshape(-1, size)
+    def styles(params: Params, latents: Latents) -> Float[Array, "layers d"]:
+        z = jnp.asarray(latents["style"]).reshape(-1, size)
+        w: Any
         if space == "z":
             w = network.apply({"params": params}, z, method="mapping")
         else:
@@ -128,7 +132,7 @@ def style_generator(
             w = leaky_relu(z + fit["mean"], network.activation_gain)
         return jnp.broadcast_to(w, (network.num_layers, network.latent_size))
 
-    def synthesize(params, latents, frozen):
+    def synthesize(params: Params, latents: Latents, frozen: Frozen) -> Float[Array, "R R 3"]:
         maps = latents | frozen
         if noise_type == "normalised":
             for i in searched:
@@ -148,15 +152,21 @@ def style_generator(
     return Generator(network.resolution, sample, synthesize, styles)
 
 
-def _with_unit_mean_square(x):
-    """Each point (n, ...) rescaled to the root of the number of its coordinates."""
+def _with_unit_mean_square(x: Float[Array, "n *point"]) -> Float[Array, "n *point"]:
+    """Each point rescaled to the root of the number of its coordinates."""
     axes = tuple(range(1, x.ndim))
     return x * lax.rsqrt(jnp.mean(x**2, axis=axes, keepdims=True))
 
 
 def fit_latents(
-    network, params, key, samples=1_000_000, chunk_size=10_000, progress=iter, full=False
-):
+    network: StyleNetwork,
+    params: Params,
+    key: PRNGKeyArray,
+    samples: int = 1_000_000,
+    chunk_size: int = 10_000,
+    progress: Callable[[Any], Iterable[Any]] = iter,
+    full: bool = False,
+) -> dict[str, Float[np.ndarray, "..."]]:
     """The `gaussian_fit` of a network's own style vectors w = mapping(z), z ~ N(0, I).
 
     At least `samples` latents z are drawn and mapped, `chunk_size` at a time, so that memory
@@ -171,37 +181,40 @@ def fit_latents(
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
 
     @jax.jit
-    def chunk(params, key):
+    def chunk(params: Params, key: PRNGKeyArray) -> Float[Array, "n d"]:
         z = jax.random.normal(key, (chunk_size, network.z_size))
-        return network.apply({"params": params}, z, method="mapping")
+        w: Any = network.apply({"params": params}, z, method="mapping")
+        return w
 
     keys = jax.random.split(key, -(-samples // chunk_size))
     chunks = (chunk(params, k) for k in progress(keys))
     return gaussian_fit(chunks, network.activation_gain, full=full)
 
 
-def gaussian_fit(chunks, activation_gain=1.0, full=False):
+def gaussian_fit(
+    chunks: Iterable[Float[AnyArray, "_ d"]], activation_gain: float = 1.0, full: bool = False
+) -> dict[str, Float[np.ndarray, "..."]]:
     """Fits a Gaussian to style vectors before their last activation.
 
-    `chunks`: an iterable of arrays w (n, d). Their leaky ReLU with its gain is undone; then
+    The leaky ReLU of the chunks, with its gain, is undone; then
     {"mean": (d,), "std": (d,)}, float32, are the mean and the unbiased standard deviation of each
     coordinate. With `full` also "factor" (d, d), the symmetric root of the unbiased covariance.
     Chunks are merged in float64 (Chan, Golub and LeVeque, 1979). Raises ValueError for fewer than 2
     style vectors in all.
     """
 
-    def products(x):
+    def products(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d *d"]:
         return x.T @ x if full else (x**2).sum(axis=0)
 
-    count, mean, squares = 0, 0.0, 0.0
+    count, mean, squares = 0, np.zeros(()), np.zeros(())
     for w in chunks:
         w = np.asarray(w, np.float64) / activation_gain
         x = np.where(w >= 0, w, 5 * w)
         total = count + len(x)
         difference = x.mean(axis=0) - mean
-        squares += products(x - x.mean(axis=0))
-        squares += products(difference[None]) * count * len(x) / total
-        mean += difference * len(x) / total
+        squares = squares + products(x - x.mean(axis=0))
+        squares = squares + products(difference[None]) * count * len(x) / total
+        mean = mean + difference * len(x) / total
         count = total
     if count < 2:
         raise ValueError(f"a Gaussian is fitted to at least 2 style vectors, got {count}")

@@ -7,31 +7,35 @@ gradient is again such a convolution. XLA's CPU compiler runs no other form fast
 
 import functools
 import math
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import lax
+from jax import Array, lax
+from jaxtyping import Float
 
 SQRT2 = math.sqrt(2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv2d(x, kernel, padding):
-    """Cross-correlation of `x` (N, H, W, I) with a square `kernel` (h, h, I, O).
+def conv2d(
+    x: Float[Array, "n h w i"], kernel: Float[Array, "k k i o"], padding: tuple[int, int]
+) -> Float[Array, "n H W o"]:
+    """Cross-correlation of images with a square kernel.
 
     `padding` = (low, high), of zeros, for both axes. The derivative rule states the input gradient
     as the correlation of the cotangent with the flipped, transposed kernel. It serves reverse mode,
     to any order, as reverse over reverse; forward mode (`jax.jvp`, `jax.hessian`) raises TypeError.
     """
 
-    def correlate(x, kernel, padding=padding):
+    def correlate(x: Array, kernel: Array, padding: tuple[int, int] = padding) -> Array:
         return lax.conv_general_dilated(
             x, kernel, (1, 1), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
-    def padded(x, kernel):
+    def padded(x: Array, kernel: Array) -> Array:
         return correlate(x, kernel, (0, 1))[:, :-1, :-1]
 
     if kernel.shape[0] > 1 and padding == (0, 0):
@@ -40,11 +44,15 @@ def conv2d(x, kernel, padding):
     return correlate(x, kernel)
 
 
-def _conv2d_forward(x, kernel, padding):
+def _conv2d_forward(
+    x: Array, kernel: Array, padding: tuple[int, int]
+) -> tuple[Array, tuple[Array, Array]]:
     return conv2d(x, kernel, padding), (x, kernel)
 
 
-def _conv2d_backward(padding, residuals, cotangent):
+def _conv2d_backward(
+    padding: tuple[int, int], residuals: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
     x, kernel = residuals
     (low, high), size = padding, kernel.shape[0]
     # The barrier has XLA take the flipped kernel out of a loop of steps that share their weights.
@@ -56,7 +64,12 @@ def _conv2d_backward(padding, residuals, cotangent):
 conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
-def _kernel_gradient(x, cotangent, size, padding):
+def _kernel_gradient(
+    x: Float[Array, "n h w i"],
+    cotangent: Float[Array, "n H W o"],
+    size: int,
+    padding: tuple[int, int],
+) -> Float[Array, "{size} {size} i o"]:
     """The gradient of `conv2d` for its kernel; dead code where the weights are frozen."""
     return lax.platform_dependent(
         x,
@@ -66,17 +79,24 @@ def _kernel_gradient(x, cotangent, size, padding):
     )
 
 
-def _as_convolution(x, cotangent, padding):
+def _as_convolution(
+    x: Float[Array, "n h w i"], cotangent: Float[Array, "n H W o"], padding: tuple[int, int]
+) -> Float[Array, "k k i o"]:
     return lax.conv_general_dilated(
         x, cotangent, (1, 1), (padding, padding), dimension_numbers=("CHWN", "IHWO", "HWNC")
     )
 
 
-def _as_products(x, cotangent, size, padding):
+def _as_products(
+    x: Float[Array, "n h w i"],
+    cotangent: Float[Array, "n H W o"],
+    size: int,
+    padding: tuple[int, int],
+) -> Float[Array, "{size} {size} i o"]:
     """One image's patches fit in the cache, a whole batch's don't: about twice as fast on a CPU."""
     (_, height, width, outputs), inputs = cotangent.shape, x.shape[-1]
 
-    def add_image(total, pair):
+    def add_image(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
         image, cotangent = pair
         shifts = [image[i : i + height, j : j + width] for i in range(size) for j in range(size)]
         patches = jnp.concatenate(shifts, axis=-1).reshape(height * width, -1)
@@ -95,18 +115,24 @@ _TRANSPOSED = np.array([[[0, 0, 1], [1, 0, 0]], [[0, 0, 0], [0, 1, 0]]], np.floa
 _STRIDED = np.array([[[1, 0, 0], [0, 1, 0]], [[0, 0, 1], [0, 0, 0]]], np.float32)
 
 
-def _spread(kernel, phases):
-    """Σ_uv phases[·, ·, u] phases[·, ·, v] kernel[u, v, I, O], as (2, 2, 2, 2, I, O).
+def _spread(
+    kernel: Float[Array, "3 3 i o"], phases: Float[np.ndarray, "2 2 3"]
+) -> Float[Array, "2 2 2 2 i o"]:
+    """Σ_uv phases[·, ·, u] phases[·, ·, v] kernel[u, v, I, O].
 
     In sums, which are exact at any matmul precision.
     """
     phases = phases.astype(kernel.dtype)
-    rows = sum(phases[:, :, u, None, None, None] * kernel[u] for u in range(3))
+    rows: Any = sum(phases[:, :, u, None, None, None] * kernel[u] for u in range(3))
     return sum(phases[:, :, v, None, None] * rows[:, :, None, None, v] for v in range(3))
 
 
-def _polyphase_up(x, kernel, phases):
-    """(N, H, W, I) → (N, 2H+2, 2W+2, O), at the cost of a 2×2 convolution into 4 O channels."""
+def _polyphase_up(
+    x: Float[Array, "n h w i"],
+    kernel: Float[Array, "3 3 i o"],
+    phases: Float[np.ndarray, "2 2 3"],
+) -> Float[Array, "n 2*h+2 2*w+2 o"]:
+    """At the cost of a 2×2 convolution into 4 O channels."""
     small = _spread(kernel, phases).transpose(1, 3, 4, 0, 2, 5)
     # The barrier: as in `conv2d`'s derivative.
     small = lax.optimization_barrier(small.reshape(2, 2, kernel.shape[2], -1))
@@ -116,26 +142,29 @@ def _polyphase_up(x, kernel, phases):
     return y.reshape(n, 2 * h, 2 * w, -1)
 
 
-def nearest_conv2d(x, kernel):
-    """Nearest-neighbour ×2, then a 3×3 cross-correlation with zero padding 1.
-
-    (N, H, W, I) → (N, 2H, 2W, O).
-    """
+def nearest_conv2d(
+    x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]
+) -> Float[Array, "n 2*h 2*w o"]:
+    """Nearest-neighbour ×2, then a 3×3 cross-correlation with zero padding 1."""
     return _polyphase_up(x, kernel, _NEAREST)[:, 1:-1, 1:-1]
 
 
-def transposed_conv2d(x, kernel):
+def transposed_conv2d(
+    x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]
+) -> Float[Array, "n 2*h+2 2*w+2 o"]:
     """Transposed 3×3 convolution with stride 2: the input, zeros inserted, with the flipped kernel.
 
-    (N, H, W, I) → (N, 2H+2, 2W+2, O), whose last row and column are 0.
+    The last row and column are 0.
     """
     return _polyphase_up(x, kernel, _TRANSPOSED)
 
 
-def strided_conv2d(x, kernel):
+def strided_conv2d(
+    x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]
+) -> Float[Array, "n h//2-1 w//2-1 o"]:
     """3×3 cross-correlation with stride 2, no padding.
 
-    (N, 2H+2, 2W+2, I) → (N, H, W, O); the input's last row and column don't count.
+    The sides must be even; the input's last row and column don't count.
     """
     n, h, w, inputs = x.shape
     x = x.reshape(n, h // 2, 2, w // 2, 2, inputs).transpose(0, 1, 3, 2, 4, 5)
@@ -146,7 +175,9 @@ def strided_conv2d(x, kernel):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def blur(x, taps, padding):
+def blur(
+    x: Float[Array, "n h w c"], taps: tuple[float, ...], padding: tuple[int, int]
+) -> Float[Array, "n H W c"]:
     """Correlate each channel with the separable filter `taps` ⊗ `taps`.
 
     `padding` = (low, high), of zeros, for both axes. The derivative rule is the filter turned
@@ -158,13 +189,14 @@ def blur(x, taps, padding):
         widths[axis] = padding
         padded = jnp.pad(x, widths)
         size = padded.shape[axis] - len(taps) + 1
-        x = sum(
-            tap * lax.slice_in_dim(padded, k, k + size, axis=axis) for k, tap in enumerate(taps)
-        )
+        slices = (lax.slice_in_dim(padded, k, k + size, axis=axis) for k in range(len(taps)))
+        x = cast(Array, sum(tap * part for tap, part in zip(taps, slices, strict=True)))
     return x
 
 
-def _blur_backward(taps, padding, _, cotangent):
+def _blur_backward(
+    taps: tuple[float, ...], padding: tuple[int, int], _: None, cotangent: Array
+) -> tuple[Array]:
     low, high = padding
     return (blur(cotangent, taps[::-1], (len(taps) - 1 - low, len(taps) - 1 - high)),)
 
@@ -172,11 +204,8 @@ def _blur_backward(taps, padding, _, cotangent):
 blur.defvjp(lambda x, taps, padding: (blur(x, taps, padding), None), _blur_backward)
 
 
-def upsample(x):
-    """Zero insertion ×2 and the filter [1, 3, 3, 1] / 4 along both axes.
-
-    (N, H, W, C) → (N, 2H, 2W, C).
-    """
+def upsample(x: Float[Array, "n h w c"]) -> Float[Array, "n 2*h 2*w c"]:
+    """Zero insertion ×2 and the filter [1, 3, 3, 1] / 4 along both axes."""
     for axis in (1, 2):
         size = x.shape[axis]
         widths = [(0, 0)] * x.ndim
@@ -189,12 +218,12 @@ def upsample(x):
     return x
 
 
-def leaky_relu(x, gain=1.0):
+def leaky_relu(x: Float[Array, "*shape"], gain: float = 1.0) -> Float[Array, "*shape"]:
     """gain · max(x, 0.2 x), with slope 0.2 · gain at 0 as in PyTorch."""
     return gain * jnp.where(x > 0, x, 0.2 * x)
 
 
-def pixel_norm(z):
+def pixel_norm(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """z / sqrt(mean z² + 1e-8) along the last axis: the mapping network's first step."""
     return z * lax.rsqrt(jnp.mean(z**2, axis=-1, keepdims=True) + 1e-8)
 
@@ -212,7 +241,7 @@ class Dense(nn.Module):
     bias_init: float = 0.0
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "n inputs"]) -> Float[Array, "n outputs"]:
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.normal(1 / self.lr_multiplier), shape)
         bias = self.param("bias", nn.initializers.constant(self.bias_init), (self.features,))
@@ -220,10 +249,12 @@ class Dense(nn.Module):
         return x @ (kernel * scale) + bias * self.lr_multiplier
 
 
-def equalised_kernel(module, shape, gain=1.0):
-    """A module's parameter `kernel` (h, w, I, O), times gain / sqrt(fan_in).
+def equalised_kernel(
+    module: nn.Module, shape: tuple[int, int, int, int], gain: float = 1.0
+) -> Float[Array, "h w i o"]:
+    """A module's parameter `kernel`, times gain / sqrt(fan_in).
 
     It is stored with standard deviation 1.
     """
     kernel = module.param("kernel", nn.initializers.normal(1.0), shape)
-    return kernel * (gain / math.sqrt(math.prod(shape[:3])))
+    return jnp.asarray(kernel * (gain / math.sqrt(math.prod(shape[:3]))))

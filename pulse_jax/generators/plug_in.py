@@ -4,23 +4,26 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from pulse_jax.files import one_line
 from pulse_jax.generators import Generator
 from pulse_jax.starts import by_name
+from pulse_jax.types import Params
 
 _NAME = re.compile(r"(?:[^\W\d]\w*\.)*[^\W\d]\w*:[^\W\d]\w*")
 
 
-def is_plug_in(name):
+def is_plug_in(name: object) -> bool:
     """Whether this is written as my_package.my_module:make."""
     return _NAME.fullmatch(str(name)) is not None
 
 
-def plug_in(name):
-    """What a callable returns: `(Generator, params)`.
+def plug_in(name: str) -> tuple[Generator, Params]:
+    """What a callable returns.
 
     `name`: my_package.my_module:make. Modules are looked for in the current folder first, as
     `python -m` does. Raises ValueError, in one line with the name, if there is no such callable, if
@@ -48,7 +51,7 @@ def plug_in(name):
     return made
 
 
-def _attempt(what, function, *arguments):
+def _attempt(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call it; whatever it raises becomes one line."""
     try:
         return function(*arguments)
@@ -57,7 +60,7 @@ def _attempt(what, function, *arguments):
         raise ValueError(f"{what} raised {reason}") from error
 
 
-def _check(generator, params):
+def _check(generator: Generator, params: Params) -> None:
     """Holds a generator to its contract, from shapes alone."""
     key = jax.random.key(0)
     latents, frozen = _attempt("its sample", jax.eval_shape, generator.sample, key)

@@ -1,39 +1,55 @@
 """What the StyleGANs have in common: all but the synthesis network."""
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import Array
+from jaxtyping import Float
 
 from pulse_jax.generators.layers import SQRT2, Dense, leaky_relu, pixel_norm
+from pulse_jax.types import AnyArray
+
+Styles = Float[Array, "n layers d"]
+NoiseMaps = Sequence[Float[Array, "n 1 _ _"]]
+Images = Float[Array, "n side side 3"]
 
 
 class StyleNetwork(nn.Module):
     """A mapping network, and the synthesis network that an architecture adds.
 
-    An architecture has `activation_gain`, of the mapping's leaky ReLUs, `noise_shapes`, those of
-    one image's noise maps (1, H, W), and in `setup` a `synthesis_network`. Unless it says
-    otherwise, `channels` are those at side 4, 8, …, `resolution`. Latents z have `z_size`
-    coordinates, the layers of the mapping network `mapping_width`, style vectors w `latent_size`,
-    which the others are by default.
+    An architecture has `activation_gain`, of the mapping's leaky ReLUs, its `noise_shapes`, and in
+    `setup` a `synthesis_network`. Unless it says otherwise, `channels` are those at side 4, 8, …,
+    `resolution`. Latents z have `z_size` coordinates, the layers of the mapping network
+    `mapping_width`, style vectors w `latent_size`, which the others are by default.
     """
+
+    activation_gain: ClassVar[float]
 
     resolution: int
     channels: tuple[int, ...]
     latent_size: int = 512
     mapping_layers: int = 8
-    z_size: int | None = None
-    mapping_width: int | None = None
+    z_size: int = 0
+    mapping_width: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.z_size = self.z_size or self.latent_size
         self.mapping_width = self.mapping_width or self.latent_size
         super().__post_init__()
 
     @property
-    def num_layers(self):
+    def num_layers(self) -> int:
         """Style vectors of one image: 2 log2(resolution) − 2."""
         return 2 * len(self.channels)
 
-    def check_sizes(self):
+    @property
+    def noise_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """The shapes (1, H, W) of one image's noise maps, if there are any."""
+        return ()
+
+    def check_sizes(self) -> None:
         """Raises ValueError if the resolution doesn't fit the number of channels."""
         if 4 * 2 ** (len(self.channels) - 1) != self.resolution:
             raise ValueError(
@@ -41,7 +57,7 @@ class StyleNetwork(nn.Module):
                 f"resolution {self.resolution}"
             )
 
-    def setup(self):
+    def setup(self) -> None:
         self.check_sizes()
         self.mapping_network = Mapping(
             self.latent_size,
@@ -51,18 +67,15 @@ class StyleNetwork(nn.Module):
             name="mapping",
         )
 
-    def mapping(self, z):
-        """Latents z (N, z_size) ~ N(0, I) → style vectors w (N, d)."""
+    def mapping(self, z: Float[Array, "n z_size"]) -> Float[Array, "n d"]:
+        """Latents z ~ N(0, I) → style vectors w."""
         return self.mapping_network(z)
 
-    def synthesis(self, w, noise):
-        """Style vectors (N, L, d), noise maps (N, 1, H, W) → images (N, R, R, 3).
-
-        `noise` holds a map for each of `noise_shapes`. The images are nominally in [-1, 1].
-        """
+    def synthesis(self, w: Styles, noise: NoiseMaps) -> Images:
+        """Style vectors and a noise map for each of `noise_shapes` → images in about [-1, 1]."""
         return self.synthesis_network(w, noise)
 
-    def __call__(self, z, noise):
+    def __call__(self, z: Float[Array, "n z_size"], noise: NoiseMaps) -> Images:
         """One latent per image, shared by all its layers."""
         w = self.mapping(z)
         return self.synthesis(jnp.repeat(w[:, None], self.num_layers, axis=1), noise)
@@ -77,7 +90,7 @@ class Mapping(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, z):
+    def __call__(self, z: Float[Array, "n z_size"]) -> Float[Array, "n d"]:
         x = pixel_norm(z)
         gain = SQRT2 / self.activation_gain
         for i in range(self.layers):
@@ -87,8 +100,13 @@ class Mapping(nn.Module):
         return x
 
 
-def truncate(w, average, psi, layers=None):
-    """The truncation trick: style vectors w (…, L, d) drawn towards their `average` (d,).
+def truncate(
+    w: Float[AnyArray, "*batch layers d"],
+    average: Float[AnyArray, "d"],
+    psi: float,
+    layers: int | None = None,
+) -> Float[Array, "*batch layers d"]:
+    """The truncation trick: style vectors w drawn towards their `average`.
 
     w' = average + psi · (w − average) in the first `layers`, or in all: with psi from 1 to 0,
     images gain in quality and lose in variety (Karras et al., CVPR 2019, appendix B). The average
@@ -96,4 +114,4 @@ def truncate(w, average, psi, layers=None):
     """
     layers = w.shape[-2] if layers is None else layers
     factors = jnp.where(jnp.arange(w.shape[-2]) < layers, psi, 1)[:, None]
-    return average + factors * (w - average)
+    return jnp.asarray(average) + factors * (w - average)

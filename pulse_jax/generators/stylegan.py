@@ -1,10 +1,12 @@
 """StyleGAN (Karras et al., CVPR 2019): mapping and synthesis networks, as PULSE uses them."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
+from jax import Array, lax
+from jaxtyping import Float
 
 from pulse_jax.generators.layers import (
     SQRT2,
@@ -15,7 +17,7 @@ from pulse_jax.generators.layers import (
     leaky_relu,
     nearest_conv2d,
 )
-from pulse_jax.generators.style_network import StyleNetwork
+from pulse_jax.generators.style_network import Images, NoiseMaps, StyleNetwork, Styles
 
 SMOOTHING = (0.25, 0.5, 0.25)  # the resampling filter [1, 2, 1], normalised
 FUSED_FROM = 128  # the output side from which the official programs fuse upsampling and convolution
@@ -30,14 +32,14 @@ class StyleGAN(StyleNetwork):
 
     norm_epsilon: float = 1e-5
 
-    activation_gain = 1.0  # of the mapping's leaky ReLUs
+    activation_gain: ClassVar[float] = 1.0  # of the mapping's leaky ReLUs
 
     @property
-    def noise_shapes(self):
+    def noise_shapes(self) -> tuple[tuple[int, int, int], ...]:
         """One noise map (1, H, W) for each layer, two at every side."""
         return tuple((1, 2 ** (i // 2 + 2), 2 ** (i // 2 + 2)) for i in range(self.num_layers))
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self.synthesis_network = Synthesis(self.channels, self.norm_epsilon, name="synthesis")
 
@@ -47,7 +49,7 @@ class Synthesis(nn.Module):
     norm_epsilon: float
 
     @nn.compact
-    def __call__(self, w, noise):
+    def __call__(self, w: Styles, noise: NoiseMaps) -> Images:
         const = self.param("const", nn.initializers.ones, (1, 4, 4, self.channels[0]))
         x = jnp.broadcast_to(const, (w.shape[0], *const.shape[1:]))
         for i in range(2 * len(self.channels)):
@@ -64,16 +66,22 @@ class Synthesis(nn.Module):
         return ToRGB(name="to_rgb")(x)
 
 
-def same_size(x, kernel):
+def same_size(
+    x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]
+) -> Float[Array, "n h w o"]:
     return conv2d(x, kernel, (1, 1))
 
 
-def nearest_up(x, kernel):
+def nearest_up(
+    x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]
+) -> Float[Array, "n 2*h 2*w o"]:
     """Nearest ×2, convolution, blur."""
     return blur(nearest_conv2d(x, kernel), SMOOTHING, (1, 1))
 
 
-def fused_up(x, kernel):
+def fused_up(
+    x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]
+) -> Float[Array, "n 2*h 2*w o"]:
     """Transposed convolution, blur: the same as `nearest_up` with the kernel flipped."""
     return nearest_up(x, kernel[::-1, ::-1])
 
@@ -82,11 +90,16 @@ class Layer(nn.Module):
     """Convolution (but for the first layer), bias, noise, leaky ReLU, instance norm, style."""
 
     features: int
-    convolve: Callable | None
+    convolve: Callable[[Array, Array], Array] | None
     norm_epsilon: float
 
     @nn.compact
-    def __call__(self, x, w, noise):
+    def __call__(
+        self,
+        x: Float[Array, "n h w i"],
+        w: Float[Array, "n d"],
+        noise: Float[Array, "n 1 H W"],
+    ) -> Float[Array, "n H W o"]:
         if self.convolve is not None:
             kernel = equalised_kernel(self, (3, 3, x.shape[-1], self.features), SQRT2)
             x = self.convolve(x, kernel)
@@ -103,6 +116,6 @@ class Layer(nn.Module):
 
 class ToRGB(nn.Module):
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w 3"]:
         kernel = equalised_kernel(self, (1, 1, x.shape[-1], 3))
         return conv2d(x, kernel, (0, 0)) + self.param("bias", nn.initializers.zeros, (3,))

@@ -1,10 +1,12 @@
 """StyleGAN 2 (Karras et al., CVPR 2020): the skip generator, the residual discriminator."""
 
 import functools
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
+from jax import Array, lax
+from jaxtyping import Float
 
 from pulse_jax.generators.layers import (
     SQRT2,
@@ -17,7 +19,8 @@ from pulse_jax.generators.layers import (
     transposed_conv2d,
     upsample,
 )
-from pulse_jax.generators.style_network import StyleNetwork
+from pulse_jax.generators.style_network import Images, NoiseMaps, StyleNetwork, Styles
+from pulse_jax.types import AnyArray
 
 SMOOTHING = (0.125, 0.375, 0.375, 0.125)  # the resampling filter [1, 3, 3, 1], normalised
 DOUBLED = tuple(2 * tap for tap in SMOOTHING)  # keeps the mean after zero insertion
@@ -34,14 +37,14 @@ class StyleGAN2(StyleNetwork):
 
     conv_clamp: float | None = None
 
-    activation_gain = SQRT2  # of the mapping's leaky ReLUs
+    activation_gain: ClassVar[float] = SQRT2  # of the mapping's leaky ReLUs
 
     @property
-    def noise_shapes(self):
+    def noise_shapes(self) -> tuple[tuple[int, int, int], ...]:
         """One noise map (1, H, W) for each convolution: one at side 4, two at every other side."""
         return tuple((1, 2 ** (i // 2 + 2), 2 ** (i // 2 + 2)) for i in range(1, self.num_layers))
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self.synthesis_network = Synthesis(self.channels, self.conv_clamp, name="synthesis")
 
@@ -53,7 +56,7 @@ class Synthesis(nn.Module):
     clamp: float | None
 
     @nn.compact
-    def __call__(self, w, noise):
+    def __call__(self, w: Styles, noise: NoiseMaps) -> Images:
         conv = functools.partial(StyledConv, clamp=self.clamp)
         to_rgb = functools.partial(ToRGB, clamp=self.clamp)
         const = self.param("const", nn.initializers.normal(1.0), (1, 4, 4, self.channels[0]))
@@ -68,7 +71,7 @@ class Synthesis(nn.Module):
         return image
 
 
-def clamped(x, clamp):
+def clamped(x: Float[Array, "*shape"], clamp: float | None) -> Float[Array, "*shape"]:
     """x, no further from 0 than `clamp`, if that is a number."""
     return x if clamp is None else jnp.clip(x, -clamp, clamp)
 
@@ -85,7 +88,12 @@ class StyledConv(nn.Module):
     clamp: float | None = None
 
     @nn.compact
-    def __call__(self, x, w, noise):
+    def __call__(
+        self,
+        x: Float[Array, "n h w i"],
+        w: Float[Array, "n d"],
+        noise: Float[Array, "n 1 H W"],
+    ) -> Float[Array, "n H W o"]:
         kernel = equalised_kernel(self, (3, 3, x.shape[-1], self.features))
         style = Dense(x.shape[-1], bias_init=1.0, name="style")(w)
         energy = jnp.sum(kernel**2, axis=(0, 1))
@@ -109,7 +117,9 @@ class ToRGB(nn.Module):
     clamp: float | None = None
 
     @nn.compact
-    def __call__(self, x, w):
+    def __call__(
+        self, x: Float[Array, "n h w c"], w: Float[Array, "n d"]
+    ) -> Float[Array, "n h w 3"]:
         kernel = equalised_kernel(self, (1, 1, x.shape[-1], 3))
         style = Dense(x.shape[-1], bias_init=1.0, name="style")(w)
         bias = self.param("bias", nn.initializers.zeros, (3,))
@@ -118,10 +128,10 @@ class ToRGB(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Residual discriminator: images (N, R, R, 3) in [-1, 1] → logits (N,).
+    """Residual discriminator: images in [-1, 1] → logits.
 
     A higher logit means more like the training data. `channels` as in the generator, from side 4
-    up. One feature is the standard deviation over groups of `group_size` images: N is a multiple
+    up. One feature is the standard deviation over groups of `group_size` images: n is a multiple
     of that, or less. The convolutions compute in the images' dtype, and what follows the last
     downscaling at least in float32.
     """
@@ -130,7 +140,7 @@ class Discriminator(nn.Module):
     group_size: int = 4
 
     @nn.compact
-    def __call__(self, image):
+    def __call__(self, image: Float[Array, "n side side 3"]) -> Float[Array, "n"]:
         side = 4 * 2 ** (len(self.channels) - 1)
         x = Conv(self.channels[-1], 1, name=f"{side}x{side}_from_rgb")(image)
         for features in self.channels[-2::-1]:
@@ -160,7 +170,7 @@ class Conv(nn.Module):
     activate: bool = True
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n H W o"]:
         kernel = equalised_kernel(self, (self.size, self.size, x.shape[-1], self.features))
         kernel = kernel.astype(x.dtype)
         if self.down:
@@ -173,10 +183,10 @@ class Conv(nn.Module):
         return leaky_relu(x + bias.astype(x.dtype), SQRT2)
 
 
-def minibatch_deviation(x, group_size):
-    """One channel with the mean standard deviation over each group: (N, H, W, C) → (N, H, W, 1).
+def minibatch_deviation(x: Float[AnyArray, "n h w c"], group_size: int) -> Float[Array, "n h w 1"]:
+    """One channel with the mean standard deviation over each group.
 
-    Of G groups, image i is in group i mod G. Raises ValueError if N isn't a multiple of
+    Of G groups, image i is in group i mod G. Raises ValueError if n isn't a multiple of
     `group_size`, nor less.
     """
     n, h, w, c = x.shape

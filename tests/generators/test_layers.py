@@ -129,7 +129,7 @@ def test_every_convolution_of_an_input_gradient_is_in_canonical_form(
 @pytest.mark.parametrize("name", ["conv2d 3x3 (1, 1)", "blur"])
 def test_forward_mode_is_refused(name):
     ours, _, x_shape, kernel_shape = LAYERS[name]
-    x, kernel = normal(0, x_shape, kernel_shape)
+    x, kernel = map(jnp.asarray, normal(0, x_shape, kernel_shape))
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(lambda x: ours(x, kernel), (x,), (x,))
 

@@ -218,7 +218,7 @@ def test_convolutions_in_bfloat16():
     """Noise maps and images of that dtype set that of the convolutions; the ends stay float32."""
     network, judge = StyleGAN2(8, (6, 4), 5, 1), Discriminator((6, 4))
     rng = np.random.default_rng(0)
-    w = rng.standard_normal((4, 4, 5), np.float32)
+    w = jnp.asarray(rng.standard_normal((4, 4, 5), np.float32))
     noise = [rng.standard_normal((4, *shape), np.float32) for shape in network.noise_shapes]
 
     def weights(module, *inputs):
