@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from pulse_jax import sphere
 
@@ -88,39 +89,42 @@ def lbfgs(learning_rate, memory=10):
 
 def _two_loops(steps, changes, gradient, length):
     """−H g with the inverse Hessian H of the pairs; −g with the given length if there are none."""
+    # All leaves as one vector, so that the loops below are compiled for one.
+    gradient, as_tree = ravel_pytree(gradient)  # (d,)
+    steps, changes = (jax.vmap(lambda x: ravel_pytree(x)[0])(x) for x in (steps, changes))  # (m, d)
     curvature = jax.vmap(_inner)(steps, changes)  # (m,) ⟨s, y⟩ of each pair, 0 where there is none
     inverse = jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), 0)
-    newest = jax.tree.map(lambda y: y[0], changes)
     gradient_norm = jnp.sqrt(_inner(gradient, gradient))
     initial = jnp.where(
         curvature[0] > 0,
-        curvature[0] / jnp.where(curvature[0] > 0, _inner(newest, newest), 1),
+        curvature[0] / jnp.where(curvature[0] > 0, _inner(changes[0], changes[0]), 1),
         length / jnp.where(gradient_norm > 0, gradient_norm, 1),
     )
 
     def from_newest(direction, pair):
         step, change, inverse = pair
         alpha = inverse * _inner(step, direction)
-        return optax.tree.add_scale(direction, -alpha, change), alpha
+        return direction - alpha * change, alpha
 
     def to_newest(direction, pair):
-        step, change, inverse, alpha = pair
+        (step, change, inverse), alpha = pair
         beta = inverse * _inner(change, direction)
-        return optax.tree.add_scale(direction, alpha - beta, step), None
+        return direction + (alpha - beta) * step, None
 
     # Unrolled: traced once, and no loop within the loop of steps.
-    direction, pairs = optax.tree.scale(-1, gradient), (steps, changes, inverse)
-    direction, alphas = jax.lax.scan(from_newest, direction, pairs, unroll=True)
-    direction = optax.tree.scale(initial, direction)
-    return jax.lax.scan(to_newest, direction, (*pairs, alphas), reverse=True, unroll=True)[0]
+    pairs = steps, changes, inverse
+    direction, alphas = jax.lax.scan(from_newest, -gradient, pairs, unroll=True)
+    direction, _ = jax.lax.scan(
+        to_newest, initial * direction, (pairs, alphas), reverse=True, unroll=True
+    )
+    return as_tree(direction)
 
 
 def _inner(a, b):
     """⟨a, b⟩ over all spheres together.
 
-    In sums, one for each leaf: how a CPU adds up a matrix product depends on its threads, and a
-    matrix of inner products, taken as the sum of a product of broadcasts, comes out wrong where
-    jaxlib 0.10.2 maps it over one slot (docs/upstream.md).
+    A sum for each leaf: how a CPU adds up a matrix product depends on its threads, and jaxlib
+    0.10.2 gets a whole matrix of such sums wrong where it is mapped over one (docs/upstream.md).
     """
     return optax.tree.sum(optax.tree.mul(a, b))
 
