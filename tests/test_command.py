@@ -263,9 +263,10 @@ def test_what_is_told_of_pictures(run, tmp_path, capsys):
     run(f"--input_dir={tmp_path / 'in'}", "--steps=1", "--restarts=1")
     captured = capsys.readouterr()
     lines = [s for s in captured.out.splitlines() if s.startswith(str(tmp_path / "in"))]
-    assert len(lines) == 2 and "Warning" not in captured.err
+    assert len(lines) == 3 and "Warning" not in captured.err
     assert "alpha.png: its alpha channel is 0 everywhere" in lines[0]
     assert f"dark.tif: its values from {grey.min()} to {grey.max()} are less" in lines[1]
+    assert "dark.tif is faint" in lines[2]
 
 
 @pytest.mark.parametrize("value_range", ["auto", "30,400"])
