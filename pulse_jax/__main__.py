@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import math
 import secrets
+import shlex
 import sys
 import time
 import warnings
@@ -228,48 +229,65 @@ def upsample(at_end):
     if len(jobs) < len(share):
         done = counted(len(share) - len(jobs), "restart")
         print(f"{done} of {len(share)} done before: {len(jobs)} to go")
+    stopped, timings = "", []
     try:
         with batch.noted_signals() as signals:
             timings = search_pictures(jobs, generator, params, searches, config, output, signals)
+        if signals:
+            stopped = "stopped"
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        sys.exit(f"pulse_jax: out of memory with one restart at once: {one_line(error)[:200]}")
-    if signals:
-        print("pulse_jax: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(128 + signals[0])
-    if jax.process_count() > 1:
+        stopped = f"out of memory with one restart at once: {one_line(error)[:200]}"
+    if jax.process_count() > 1 and not stopped:
         multihost_utils.sync_global_devices("results")
     if jax.process_index() == 0:
         for picture in pictures:
             save(picture, results.take_up)  # what other processes have done
-            finish(picture, generator)
-            if len(picture.rows) < FLAGS.restarts:  # the process that failed has told why
+            finish(picture, generator, stopped)
+            if (
+                len(picture.rows) < FLAGS.restarts and not stopped
+            ):  # told by the process that failed
                 picture.error = picture.error or f"{picture.folder}: not all restarts are saved"
-        failures += conclude(output, pictures, timings, config)
     failures += [picture.error for picture in pictures if picture.error]
     if jax.process_index() == 0:
+        failures += conclude(output, pictures, failures, timings, config)
         summarise(pictures, failures, output)
+    if stopped:
+        print(f"pulse_jax: {stopped}; the same command goes on from here", file=sys.stderr)
+        sys.exit(128 + signals[0] if signals else 1)
     if failures:
         sys.exit(1)
 
 
-def finish(picture, generator):
-    """Write what is about all restarts of a picture, once they are done."""
+def finish(picture, generator, stopped=False):
+    """Write what is about all restarts of a picture, once they are done, or none follows."""
     if len(picture.rows) == FLAGS.restarts:
         save(picture, results.finish, generator.resolution, FLAGS.eps)
+    elif stopped and picture.rows:
+        save(picture, results.overview, generator.resolution, FLAGS.eps)
 
 
-def conclude(output, pictures, timings, config):
-    """Write what is about all pictures; returns what failed."""
+def conclude(output, pictures, failures, timings, config):
+    """Write what is about all pictures; `failures`: of theirs. Returns what fails here."""
     rows = [row for picture in pictures for _, row in sorted(picture.rows.items())]
-    failures = []
+    told = []
     for name, table in (("results.csv", rows), ("timings.csv", timings)):
         if table:
-            failures.append(attempt(write, output / name, results.as_csv(table)))
-    failures.append(attempt(report.save, output, pictures, config))
+            told.append(attempt(write, output / name, results.as_csv(table)))
+    told.append(attempt(report.save, output, pictures, failures, config, repetition(config)))
     results.clear_temporary(output)
-    return [told for told in failures if told]
+    return [line for line in told if line]
+
+
+def repetition(config):
+    """The command that makes the results once more, in another folder."""
+    own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
+    apart = {*INDIFFERENT, "seed", "batch_size"}
+    given = [flag for flag in own if not flag.using_default_value and flag.name not in apart]
+    words = [flag.serialize() for flag in given]
+    words += [f"--seed={config['seed']}", f"--batch_size={config['slots']}"]
+    return shlex.join(["pulse_jax", *words, "--output_dir=repeated"])
 
 
 def search_pictures(jobs, generator, params, searches, config, output, signals):
@@ -698,10 +716,11 @@ def summarise(pictures, failures, output):
         missed = f", {best - FLAGS.eps:.2g} above --eps={FLAGS.eps:g}" if best > FLAGS.eps else ""
         counts = f"{met} of {len(rows)} converged"
         print(one_line(f"{picture.path.name}: {counts}, best l2 {best:.2e}{missed}"))
-    saved = counted(sum(not picture.error for picture in pictures), "picture")
+    done = [p for p in pictures if len(p.rows) == FLAGS.restarts and not p.error]
     failed = f", {counted(len(failures), 'failure')}" if failures else ""
     page = output / "index.html"
-    print(f"{saved} done{failed}; open {page if page.is_file() else output} to see the results")
+    page = page if page.is_file() else output
+    print(f"{counted(len(done), 'picture')} done{failed}; open {page} to see the results")
 
 
 if __name__ == "__main__":

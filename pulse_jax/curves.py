@@ -32,6 +32,8 @@ def draw(
     the number of the restart that stands out. `goal`: a value to mark with a line.
     """
     values = np.where(np.isfinite(values) & (values > 0), values, np.nan).astype(float)
+    reached = np.flatnonzero(~np.isnan(values).all(axis=0))
+    values = values[:, : reached.max(initial=0) + 1]
     marks = [*values[~np.isnan(values)], *([goal] if goal else [])] or [1]
     low, high = math.log10(min(marks)) - 0.05, math.log10(max(marks)) + 0.05
     steps = values.shape[1]

@@ -14,7 +14,7 @@ LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 FOUND = "/jax/compilation_cache/cache_hits"
 COMPILED = "/jax/core/compile/backend_compile_duration"
 PATIENCE = 1.0  # seconds that a program may take without a word
-BAR = "{percentage:3.0f}%|{bar}| {desc}{elapsed}{postfix}"
+BAR = "{percentage:3.0f}%|{bar}| {desc}, {elapsed}{postfix}"
 
 
 @contextlib.contextmanager
@@ -60,8 +60,14 @@ class Progress:
         self.made = self.ended = 0
         self.compiled = None  # (time, steps made) when all programs have run once
         self.told = False
-        self.bar = tqdm(bar_format=BAR, disable=not jobs, total=1, miniters=0, mininterval=0.5)
-        self.show(None)
+        self.bar = tqdm(
+            desc=self.count(),
+            total=1,
+            bar_format=BAR,
+            disable=not jobs,
+            miniters=0,
+            mininterval=0.5,
+        )
 
     def note(self, made, done, memory):
         """After a chunk: how many steps it made, the restarts that are done, the bytes in use."""
@@ -87,9 +93,11 @@ class Progress:
         """Move the bar to the share of all steps that have been made, as far as that is known."""
         self.bar.total = self.made + (self.most if left is None else left)
         self.bar.n = self.made
-        told = f"{self.ended} of {counted(len(self.jobs), 'restart')}, "
-        self.bar.set_description_str(told, refresh=False)
+        self.bar.set_description_str(self.count(), refresh=False)
         self.bar.update(0)
+
+    def count(self):
+        return f"{self.ended} of {counted(len(self.jobs), 'restart')}"
 
     def __enter__(self):
         return self

@@ -11,50 +11,41 @@ import urllib.parse
 from html import escape
 from pathlib import Path
 
+import numpy as np
+
 from pulse_jax import curves, video
 from pulse_jax.files import counted, one_line, write
 from pulse_jax.results import rank
 from pulse_jax.search import STATUS
 
 EMBEDDED = 64 * 2**20
+DARK = 0.15  # half of a dark picture's values are below
 TYPES = {".png": "image/png", ".webp": "image/webp", ".mp4": "video/mp4"}
-TEMPLATE = string.Template((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
-PICTURE = string.Template("""\
-<section class="picture" id="picture-$index">
-<h2>$name<small>$summary</small></h2>
-<div>
-<div class="wipe">
-<img class="below" alt="" loading="lazy">
-<img class="above pixels" alt="input" loading="lazy" src="$input">
-<span class="left">input</span><span class="right"></span>
-<input type="range" value="50" step="0.5" aria-label="share of the result behind the input">
-</div>
-<div class="compare pixels">
-<figure><img class="copy" alt="input" loading="lazy"><figcaption>input</figcaption></figure>
-<figure>
-<img class="lr" alt="result, downscaled" loading="lazy"><figcaption>downscaled result</figcaption>
-</figure>
-<figure>
-<div class="difference">
-<img class="lr" alt="their difference" loading="lazy"><img class="copy" alt="" loading="lazy">
-</div>
-<figcaption>difference × 8</figcaption>
-</figure>
-</div>
-</div>
-<div class="details">
-<div class="restarts">
-<button data-name="bicubic"><img alt="" loading="lazy" src="$bicubic">bicubic</button>
-$restarts
-</div>
-<div class="figures">
-$l2
-$loss
-</div>
-$film
-<a href="$link/">$folder/</a>
-</div>
-</section>""")
+PARTS = Path(__file__).parent / "page"
+PAGE, PICTURE = (
+    string.Template((PARTS / name).read_text(encoding="utf-8"))
+    for name in ("page.html", "picture.html")
+)
+STYLE, SCRIPT = ((PARTS / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+STRETCH = '<label><input type="checkbox" class="stretch"> Stretch dark tones</label>'
+# What a term means, shown where one asks for it.
+TERMS = {
+    "restart": "A restart is one search, from a starting point of its own. Restarts of the same "
+    "input end in different images.",
+    "l2": "l2 is the mean squared difference between the input and the result made small again, "
+    "for values from 0 to 1. At 0 they are equal; at 0.001 they differ by 8 of 255, as the root of "
+    "the mean square.",
+    "l2 relative": "The l2 as a share of the input's own variance: near 1, a flat image would fit "
+    "as well.",
+    "eps": "eps is the l2 that is good enough. It is $eps in this run, and --eps sets it.",
+    "loss": "The loss is what the search lowers: $loss. L2 pulls the result towards the input, and "
+    "GEOCROSS keeps its style alike at all scales, as real images have it.",
+    "best step": "The step of the search that the image is from: the best that it came by.",
+    "steps": "The number of steps that the search made.",
+    "status": "A restart has converged if the l2 of its image, as it is saved, is at most eps. One "
+    "that missed eps shows the image that came nearest. Of one that is not finite there is no "
+    "image.",
+}
 # Heading of a column → column of results.csv.
 COLUMNS = {
     "picture": "image",
@@ -68,15 +59,16 @@ COLUMNS = {
 }
 
 
-def save(output, pictures, config):
-    """Write the page of a run into its folder, about the pictures of which all restarts are done.
+def save(output, pictures, failures, config, command):
+    """Write the page of a run into its folder, about all restarts that are done.
 
-    `config`: the run's settings. Raises OSError.
+    `failures`: a line for each picture that failed. `config`: the run's settings. `command`: the
+    line that repeats it. Raises OSError.
     """
-    done = [p for p in pictures if p.rows and (p.folder / "results.csv").is_file()]
-    files = [path for picture in done for path in picture.folder.iterdir() if path.suffix in TYPES]
-    shown = [path for path in files if path.name != "grid.png"]  # it holds the others once more
-    embed = sum(path.stat().st_size for path in shown) <= EMBEDDED
+    shown = [picture for picture in pictures if picture.rows and not picture.error]
+    files = [path for picture in shown for path in picture.folder.iterdir() if path.suffix in TYPES]
+    used = [path for path in files if path.name != "grid.png"]  # it holds the others once more
+    embed = sum(path.stat().st_size for path in used) <= EMBEDDED
 
     def source(path):
         if not embed:
@@ -87,24 +79,32 @@ def save(output, pictures, config):
     def link(path):
         return escape(urllib.parse.quote(bytes(path.relative_to(output))))
 
-    rows = [row for picture in done for _, row in sorted(picture.rows.items())]
-    met = sum(row["status"] == STATUS[0] for row in rows)
-    shown = f"{counted(len(done), 'picture')}, {met} of {counted(len(rows), 'restart')} converged"
-    page = TEMPLATE.substitute(
-        style=curves.STYLE,
-        title=text(f"pulse_jax: {config['--generator']}"),
-        summary=shown,
-        pictures="\n".join(section(i, picture, source, link) for i, picture in enumerate(done)),
+    restarts = config["--restarts"]
+    rows = [row for picture in shown for _, row in sorted(picture.rows.items())]
+    page = PAGE.substitute(
+        style=STYLE + curves.STYLE,
+        script=SCRIPT,
+        title=text(f"{config['--generator']}, seed {config['seed']}"),
+        summary=", ".join(
+            (counted(len(shown), "picture"), *converged(rows, len(shown) * restarts))
+        ),
+        failed=failed(failures),
+        pictures="\n".join(
+            section(i, picture, restarts, source, link) for i, picture in enumerate(shown)
+        ),
+        columns=", ".join(term(name) for name in COLUMNS if name in TERMS),
         head="".join(map(heading, COLUMNS)),
         rows="\n".join(
             table_row(i, row)
-            for i, picture in enumerate(done)
+            for i, picture in enumerate(shown)
             for _, row in sorted(picture.rows.items())
         ),
+        command=text(command),
         settings="\n".join(
             f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
             for name, value in config.items()
         ),
+        terms=definitions(config),
     )
     write(output / "index.html", page)
 
@@ -114,16 +114,55 @@ def text(value):
     return escape(one_line(value))
 
 
-def section(index, picture, source, link):
+def converged(rows, total):
+    """Of `total` restarts, how many are done, if not all, and how many of these have converged."""
+    if len(rows) < total:
+        yield f"{len(rows)} of {counted(total, 'restart')} done so far"
+    met = sum(row["status"] == STATUS[0] for row in rows)
+    yield f"{met} of {counted(len(rows), 'restart')} converged"
+
+
+def failed(failures):
+    """What has become of pictures without results, if there are any."""
+    if not failures:
+        return ""
+    items = "".join(f"<li>{text(failure)}</li>" for failure in failures)
+    heading = f"<h2>{counted(len(failures), 'failure')}</h2>"
+    return f'<section class="failed">{heading}<ul>{items}</ul></section>'
+
+
+def term(name):
+    """A word that tells what it means when it is clicked or touched."""
+    return f'<button class="term" popovertarget="{identifier(name)}">{name}</button>'
+
+
+def definitions(config):
+    return "\n".join(
+        f'<div popover id="{identifier(name)}">{text(meaning)}</div>'
+        for name, template in TERMS.items()
+        for meaning in [
+            string.Template(template).substitute(eps=config["--eps"], loss=config["--loss_str"])
+        ]
+    )
+
+
+def identifier(name):
+    return name.replace(" ", "-")
+
+
+def section(index, picture, restarts, source, link):
     """Of one picture: the wipe, the comparison with the input, all restarts, the curves."""
     folder = picture.folder
     rows = sorted(picture.rows.values(), key=rank)
-    met = sum(row["status"] == STATUS[0] for row in rows)
     films = [folder / name for name in video.NAMES if (folder / name).is_file()]
+    best = f"best l2 {figure(rows[0]['l2_saved'])}"
+    dark = np.median(picture.target) < DARK
     return PICTURE.substitute(
         index=index,
         name=text(picture.path.name),
-        summary=f"{met} of {len(rows)} converged, best l2 {figure(rows[0]['l2_saved'])}",
+        summary=", ".join((*converged(rows, restarts), best)),
+        gain=f"{1 / max(np.quantile(picture.target, 0.99), 1 / 255):.3g}",
+        stretch=STRETCH if dark else "",
         input=source(folder / "input.png"),
         bicubic=source(folder / "bicubic.png"),
         restarts="".join(thumbnail(folder, row, source) for row in rows),
@@ -149,7 +188,8 @@ def thumbnail(folder, row, source):
     if not hr.is_file():
         return f'<button disabled><span class="none">no image</span>{told}</button>\n'
     image = f'<img alt="" loading="lazy" src="{source(hr)}">'
-    return f'<button data-name="restart {number}" data-lr="{source(lr)}">{image}{told}</button>\n'
+    data = f'data-name="restart {number}" data-file="{hr.name}" data-lr="{source(lr)}"'
+    return f"<button {data}>{image}{told}</button>\n"
 
 
 def film(path, source):

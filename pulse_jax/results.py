@@ -173,32 +173,39 @@ def save_intermediate(picture, number, step, hr, lr):
             images.save_image(picture.folder / kind / f"{name}_{step:02d}.png", image)
 
 
-def finish(picture, resolution, eps):
-    """From the parts of all restarts, what is about all of them; the last, results.csv, says done.
-
-    If frames have been saved, a video too.
-    """
-    if (picture.folder / "results.csv").is_file():
-        return
+def overview(picture, resolution, eps):
+    """From the parts of the restarts that are done, what shows them together; returns the parts."""
     rows = [picture.rows[restart] for restart in sorted(picture.rows)]
-    paths = [picture.folder / f"hr_{int(row['restart']):02d}.png" for row in rows]
-    found = [images.load_image(path) for path in paths if path.is_file()]
+    found = [images.load_image(path) for path in _images(picture)]
     small = Image.fromarray(images.to_uint8(picture.target))
     smooth = np.asarray(small.resize((resolution, resolution), Image.BICUBIC)) / 255
     enlarged = images.resize_nearest(picture.target, resolution // picture.side)
     images.save_image(picture.folder / "input.png", picture.target)
     images.save_image(picture.folder / "bicubic.png", smooth)
     images.save_image(picture.folder / "grid.png", images.grid([[enlarged, smooth, *found]]))
-    parts = list(_parts(picture))
-    names = [name for name in parts[0] if name not in ("row", "curve")]
-    latents = {name: np.stack([part[name] for part in parts]) for name in names}
-    write(picture.folder / "latents.npz", _npz(latents))
+    parts = [part for part in _parts(picture) if "status" in json.loads(str(part["row"]))]
     best = min(range(len(rows)), key=lambda i: rank(rows[i]))
     by_step = np.stack([part["curve"] for part in parts], axis=1)
     write(picture.folder / "l2.svg", curves.draw(by_step[0], "l2", best, eps))
     write(picture.folder / "loss.svg", curves.draw(by_step[1], "loss", best))
+    return parts
+
+
+def finish(picture, resolution, eps):
+    """What is about all restarts of a picture; the last, results.csv, says that it is done.
+
+    If frames have been saved, a video too.
+    """
+    if (picture.folder / "results.csv").is_file():
+        return
+    parts = overview(picture, resolution, eps)
+    names = [name for name in parts[0] if name not in ("row", "curve")]
+    latents = {name: np.stack([part[name] for part in parts]) for name in names}
+    write(picture.folder / "latents.npz", _npz(latents))
+    rows = [picture.rows[restart] for restart in sorted(picture.rows)]
     frames = [sorted(picture.folder.glob(f"parts/{int(row['restart']):06d}.*.png")) for row in rows]
     if any(frames):
+        found = [images.load_image(path) for path in _images(picture)]
         video.save(picture.folder, frames, found)
     write(picture.folder / "results.csv", as_csv(rows))
     clear(picture)
@@ -229,6 +236,12 @@ def as_csv(rows):
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _images(picture):
+    """The files of its results, in the order of the restarts; none of one that isn't finite."""
+    paths = [picture.folder / f"hr_{restart:02d}.png" for restart in sorted(picture.rows)]
+    return [path for path in paths if path.is_file()]
 
 
 def _parts(picture):

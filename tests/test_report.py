@@ -3,18 +3,23 @@
 import base64
 import html
 import html.parser
+import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import urllib.parse
+import zipfile
 from functools import partial
 
 import numpy as np
 import pytest
-from command_helpers import read_rows, write_picture
+from absl.testing import flagsaver
+from command_helpers import contents, fails, read_rows, write_picture
 from PIL import Image
 
+from pulse_jax import __main__ as command
 from pulse_jax import curves, images, report, results
 
 NAMES = ("a.png", "<img src=x onerror=alert(1)> & é.png")
@@ -27,9 +32,11 @@ def run(run):
 
 @pytest.fixture
 def output(run, tmp_path, monkeypatch):
-    """Of two pictures; of each, restart 2 is not finite."""
+    """Of two pictures, the first of them dark; of each, restart 2 is not finite."""
     for seed, name in enumerate(NAMES):
         write_picture(tmp_path / "in" / name, seed=seed)
+    path = tmp_path / "in" / NAMES[0]
+    images.save_image(path, images.load_image(path) / 6)
     with monkeypatch.context() as patch:
         save_restart = results.save_restart
 
@@ -82,6 +89,7 @@ def test_the_page_is_complete_in_itself(output):
     links = [link for link in elements.values("href") if not link.startswith("#")]
     assert all((output / urllib.parse.unquote(link)).is_dir() for link in links)
     text = re.sub(r'"data:[^"]*"|"http://www\.w3\.org/2000/svg"', "", page)  # the latter is a name
+    text = text.replace("url(#stretch)", "")
     assert len(links) == 2 and "://" not in text and "url(" not in text and "@import" not in text
     assert ("img", {"src": "x"}) not in elements.found and "onerror=alert(1)&gt;" in page
     for name, value in json.loads((output / "config.json").read_text()).items():
@@ -90,10 +98,10 @@ def test_the_page_is_complete_in_itself(output):
 
 def test_restarts_come_best_first_and_what_is_not_finite_last(output):
     elements = Elements((output / "index.html").read_text(encoding="utf-8"))
-    names = elements.values("data-name")
+    names = [x["data-name"] for _, x in elements.found if "data-file" in x]
     for i, picture in enumerate(sorted(NAMES)):
         best_first = [f"restart {row['restart']}" for row in finite_rows(output, picture)]
-        assert names[4 * i : 4 * i + 4] == ["bicubic", *best_first]
+        assert names[5 * i : 5 * i + 5] == ["input", *best_first, "bicubic"]
     assert sum("disabled" in attributes for _, attributes in elements.found) == 2
 
 
@@ -102,11 +110,57 @@ def test_the_page_of_a_long_run_refers_to_its_files(run, output, tmp_path, monke
     run(f"--input_dir={tmp_path / 'in'}", "--save_video")
     elements = Elements((output / "index.html").read_text(encoding="utf-8"))
     sources = elements.values("src", "data-lr")
-    assert len(sources) == 2 * (3 + 2 * 3)
+    assert len(sources) == 2 * (4 + 2 * 3)
     for source in sources:
         assert (output / urllib.parse.unquote(source)).is_file()
     lazy = [x.get("loading") for tag, x in elements.found if tag == "img" and x.get("src")]
     assert set(lazy) == {"lazy"}
+
+
+def test_what_a_word_means_is_told_where_it_stands(output):
+    page = (output / "index.html").read_text(encoding="utf-8")
+    elements = Elements(page)
+    meanings = {x["id"] for _, x in elements.found if "popover" in x}
+    asked = elements.values("popovertarget")
+    assert set(asked) == meanings
+    assert min(asked.count(word) for word in ("restart", "l2", "status", "eps")) >= 2
+    assert "It is 0.001 in this run" in page and "100*L2+0.05*GEOCROSS" in page
+    assert "The results are inventions." in page
+
+
+def test_dark_pictures_have_a_stretch(output):
+    elements = Elements((output / "index.html").read_text(encoding="utf-8"))
+    sections = [x for tag, x in elements.found if x.get("class") in ("picture", "stretch")]
+    assert [x.get("data-folder", "stretch") for x in sections] == [NAMES[1][:-4], "a", "stretch"]
+
+
+def test_the_command_repeats_the_run(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_picture(tmp_path / "in" / "a.png")
+    output = run(f"--input_dir={tmp_path / 'in'}", "--restarts=2", "--notile_latent", seed=None)
+    page = (output / "index.html").read_text(encoding="utf-8")
+    words = shlex.split(html.unescape(re.search("<code>(.*)</code>", page)[1]))
+    assert words[0] == "pulse_jax" and words[-1] == "--output_dir=repeated"
+    assert "--notile_latent" in words and "--batch_size=4" in words
+    with flagsaver.flagsaver():
+        command.run(command.parse([*words, f"--cache_dir={tmp_path / 'cache'}"]))
+    assert contents(tmp_path / "repeated" / "a") == contents(output / "a")
+
+
+def test_pictures_that_failed_are_on_the_page_with_the_reason(run, tmp_path, capsys):
+    write_picture(tmp_path / "in" / "a.png", seed=1)
+    write_picture(tmp_path / "in" / "b.png", seed=2)
+    (tmp_path / "in" / "<b>.png").write_bytes(b"")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b").write_text("a file where the folder should be")
+    with pytest.raises(SystemExit):
+        run(f"--input_dir={tmp_path / 'in'}")
+    told = [line[11:] for line in capsys.readouterr().err.splitlines() if "pulse_jax: " in line]
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "<h2>2 failures</h2>" in page and "1 picture, " in page
+    assert len(told) == 2 and all(f"<li>{html.escape(line)}</li>" in page for line in told)
+    fails(run, capsys, f"--input_dir={tmp_path / 'in'}", "--eps=2")  # and stays as it is
+    assert (tmp_path / "out" / "index.html").read_text(encoding="utf-8") == page
 
 
 def test_curves():
@@ -122,6 +176,9 @@ def test_curves():
     heights = [float(y) for _, y in points[-1]]
     assert np.ptp(np.diff(heights)) < 0.2 and heights[0] < heights[-1]  # a logarithmic axis
     assert f'class="goal" d="M48 {heights[3]:.1f}' in drawing
+    assert curves.draw(np.pad(values, ((0, 0), (0, 9)), constant_values=np.nan), "l2", 0, 1e-3) == (
+        drawing
+    )
     for empty in (values[2:], np.zeros((1, 1)), np.ones((2, 1))):
         assert "nan" not in curves.draw(empty, "loss", best=0)
 
@@ -132,26 +189,65 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 in_browser = pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome here")
 # What a person would try; the page's title then tells what came of it.
 VISIT = """<script>
-addEventListener("load", () => {
+addEventListener("load", async () => {
   const picture = document.querySelector(".picture"), told = {};
   const images = [...document.images].filter(image => !image.closest("details"));
   const find = selector => picture.querySelector(selector);
+  const choose = (select, value) => {
+    select.value = value;
+    select.dispatchEvent(new Event("change"));
+  };
   told.broken = images.filter(image => !image.naturalWidth).length;
   told.overflow = document.documentElement.scrollWidth - innerWidth;
-  told.shown = find(".right").textContent;
-  const [slider, above] = [find("input"), find(".above")];
+  told.shown = find("span.right").textContent;
+  const [slider, left] = [find("input"), find("img.left")];
+  told.clips = [getComputedStyle(left).clipPath];
   slider.value = 20;
   slider.dispatchEvent(new Event("input"));
-  told.clip = getComputedStyle(above).clipPath;
+  told.clips.push(getComputedStyle(left).clipPath);
   slider.focus();
   told.focus = document.activeElement === slider;
-  const second = picture.querySelectorAll("[data-lr]")[1];
+
+  const [best, second] = picture.querySelectorAll("[data-lr]");
   second.click();
   told.second = second.dataset.name;
-  told.label = find(".right").textContent;
-  told.result = find(".below").src === second.querySelector("img").src;
+  told.label = find("span.right").textContent;
+  told.result = find("img.right").src === second.querySelector("img").src;
   told.lr = find(".lr").src === second.dataset.lr;
   told.pressed = [...picture.querySelectorAll("[aria-pressed=true]")].map(b => b.dataset.name);
+  told.download = find(".download").download;
+  told.source = find(".download").href;
+  slider.value = 0;
+  choose(find("select.left"), 1);
+  told.against = find("img.left").src === best.querySelector("img").src;
+  told.clips.push(getComputedStyle(left).clipPath);
+
+  const full = document.querySelector("dialog"), stage = find(".stage"), home = stage.parentNode;
+  find(".fullview").click();
+  told.full = [full.open, full.contains(stage), left.getBoundingClientRect().width];
+  full.close();
+  await new Promise(resolve => full.addEventListener("close", resolve));
+  told.back = home.firstElementChild === stage;
+
+  find("[popovertarget=l2]").click();
+  told.meaning = document.getElementById("l2").matches(":popover-open");
+  document.getElementById("l2").hidePopover();
+  const dark = document.querySelector(".stretch");
+  const filter = () => getComputedStyle(dark.closest(".picture").querySelector(".input")).filter;
+  told.stretch = [filter()];
+  dark.click();
+  told.stretch.push(filter());
+
+  const bytes = new Uint8Array(await (await pack([picture])).arrayBuffer());
+  told.zip = btoa(Array.from(bytes, byte => String.fromCharCode(byte)).join(""));
+  const bar = document.querySelector("nav");
+  told.hidden = [...document.querySelectorAll("section")].map(section => {
+    location.hash = section.id;
+    const heading = section.firstElementChild;
+    return bar.getBoundingClientRect().bottom - heading.getBoundingClientRect().top;
+  });
+  scrollTo(0, 0);
+
   told.columns = {};
   for (const head of document.querySelectorAll("th")) for (const order of ["up", "down"]) {
     head.firstChild.click();
@@ -196,7 +292,13 @@ def test_a_visit(output, tmp_path, width, dark):
     assert told["broken"] == 0 and told["overflow"] <= 0
     assert (told["shown"], told["second"], told["label"]) == (best, second, second)
     assert told["result"] and told["lr"] and told["focus"] and told["pressed"] == [second]
-    assert "80%" in told["clip"]  # of the input is cut off
+    # The share of the left image that is cut off: all, as long as nobody asks for it.
+    assert [clip.split()[1] for clip in told["clips"]] == ["100%", "80%", "50%"]
+    assert told["against"] and told["meaning"] and told["back"]
+    opened, within, size = told["full"]
+    assert opened and within and size > 0.8 * width
+    assert told["stretch"][0] == "none" and "brightness" in told["stretch"][1]
+    assert max(told["hidden"]) <= 0  # no heading is behind the bar
     for name, (state, *values) in told["columns"].items():
         upwards = name.endswith("up")
         assert state == ("ascending" if upwards else "descending")
@@ -208,8 +310,18 @@ def test_a_visit(output, tmp_path, width, dark):
     brightness = np.mean([int(x) for x in told["background"][4:-1].split(",")])
     assert brightness < 60 if dark else brightness > 200
 
-    # The difference as it is seen is that of the files, times 8.
+    # What is downloaded, one and all.
     folder = output / first[:-4]
+    file = f"hr_{int(second.split()[1]):02d}.png"
+    assert told["download"] == f"{folder.name}_{file}"
+    assert decoded(told["source"]) == (folder / file).read_bytes()
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(told["zip"]))) as archive:
+        assert archive.testzip() is None
+        found = {name: archive.read(name) for name in archive.namelist()}
+    kept = [*folder.glob("hr_*.png"), folder / "input.png", folder / "bicubic.png"]
+    assert found == {f"{folder.name}/{path.name}": path.read_bytes() for path in kept}
+
+    # The difference as it is seen is that of the files, times 8.
     number = int(second.split()[1])
     lr = images.load_image(folder / f"lr_{number:02d}.png")
     expected = np.minimum(8 * np.abs(lr - images.load_image(folder / "input.png")), 1)

@@ -115,6 +115,37 @@ def test_a_signal_ends_a_run_with_the_step(run, folder, monkeypatch, tmp_path, c
     assert files(run(folder)) == files(whole)
 
 
+@pytest.mark.parametrize("how", ["signal", "out of memory"])
+def test_what_is_done_when_a_run_ends_early_is_on_the_page_and_in_the_table(
+    run, folder, monkeypatch, tmp_path, capsys, how
+):
+    flags = folder, "--batch_size=1", "--save_video"
+    whole = run(*flags, output="whole")
+
+    def stop():
+        if how == "signal":
+            os.kill(os.getpid(), signal.SIGINT)
+        else:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no")
+
+    with monkeypatch.context() as patch:
+        cut_off_after(7 * 3 + 1, patch, stop)  # frames are of two steps: in the fourth restart
+        with pytest.raises(SystemExit) as exit:
+            run(*flags)
+    told, output = capsys.readouterr(), tmp_path / "out"
+    assert exit.value.code == (130 if how == "signal" else 1)
+    assert f"0 pictures done; open {output / 'index.html'}" in told.out
+    done = [(row["image"], row["restart"]) for row in read_rows(output)]
+    assert done == [("a.png", "1"), ("a.png", "2"), ("b.png", "1")]
+    assert read_rows(output) == [row for row in read_rows(whole) if row["restart"] in "12"][:3]
+    page = (output / "index.html").read_text(encoding="utf-8")
+    assert "2 pictures, 3 of 6 restarts done so far, 0 of 3 restarts converged" in page
+    assert "a.png<small>2 of 3 restarts done so far" in page
+    assert page.count('data-name="restart ') == 3 and page.count("<polyline") == 2 * 3
+    assert not list(output.glob("*/results.csv"))  # no picture counts as done
+    assert files(run(*flags)) == files(whole)
+
+
 def parts(output):
     return list(output.glob("*/parts/*.npz"))
 
@@ -224,8 +255,10 @@ def test_memory_for_no_restart_is_told(run, folder, monkeypatch, capsys):
         yield
 
     monkeypatch.setattr(pulse_jax, "stream", exhausted)
-    with pytest.raises(SystemExit, match="out of memory with one restart at once: RESOURCE"):
+    with pytest.raises(SystemExit) as exit:
         run(folder, "--batch_size=1")
+    assert exit.value.code == 1
+    assert "out of memory with one restart at once: RESOURCE" in capsys.readouterr().err
 
 
 def test_the_folder_of_a_picture_does_not_matter(run, tmp_path):
