@@ -8,16 +8,18 @@ is filtered out before the signal is downsampled again.
 import functools
 import math
 import operator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import lax
+from jax import Array, lax
+from jaxtyping import Float, Float32, PRNGKeyArray
 
 from pulse_jax.generators.layers import SQRT2, Dense, conv2d, leaky_relu
-from pulse_jax.generators.style_network import StyleNetwork
+from pulse_jax.generators.style_network import Images, NoiseMaps, StyleNetwork, Styles
 from pulse_jax.generators.stylegan2 import clamped
 
 
@@ -35,10 +37,15 @@ class Resampling(NamedTuple):
 
     size: int  # of what comes out
     up: int
-    up_filter: np.ndarray  # (n,), the factor of a separable filter
+    up_filter: Float32[np.ndarray, "n"]  # the factor of a separable filter
     down: int
-    down_filter: np.ndarray  # (n,), or (n, n) if it is radially symmetric
+    down_filter: Float32[np.ndarray, "n *n"]  # a factor, too, or (n, n) if radially symmetric
     padding: tuple[int, int]  # zeros before and after the upsampled signal, or samples cropped
+
+
+Phases = Sequence[Sequence[Float[Array, "n H W c"]]]
+"""An upsampled signal: `phases[a][b]` has the samples [a::up, b::up]. So nothing is multiplied with
+inserted zeros or computed to be dropped, and a filter adds up contiguous slices."""
 
 
 class StyleGAN3(StyleNetwork):
@@ -73,15 +80,14 @@ class StyleGAN3(StyleNetwork):
     conv_clamp: float | None = None
     output_scale: float = 0.25
 
-    activation_gain = SQRT2  # of the mapping's leaky ReLUs
-    noise_shapes = ()
+    activation_gain: ClassVar[float] = SQRT2  # of the mapping's leaky ReLUs
 
     @property
-    def num_layers(self):
+    def num_layers(self) -> int:
         """Style vectors of one image: those of the convolutions and two more."""
         return len(self.channels) + 2
 
-    def check_sizes(self):
+    def check_sizes(self) -> None:
         """Raises ValueError for a resolution or a number of layers that can't be."""
         if self.resolution < 4 or self.resolution & (self.resolution - 1):
             raise ValueError(f"the resolution must be a power of two, got {self.resolution}")
@@ -95,7 +101,7 @@ class StyleGAN3(StyleNetwork):
             raise ValueError(f"the sampling rates must not fall from layer to layer, got {rates}")
 
     @property
-    def signals(self):
+    def signals(self) -> list[Signal]:
         """The `Signal` of each convolution. The first is that of the Fourier features, too."""
         layers = len(self.channels)
         progress = np.minimum(np.arange(layers) / (layers - self.critical_layers), 1)
@@ -111,9 +117,9 @@ class StyleGAN3(StyleNetwork):
         return [Signal(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
     @property
-    def resamplings(self):
+    def resamplings(self) -> list[Resampling]:
         """The `Resampling` of each convolution."""
-        signals, result = self.signals, []
+        signals, result = self.signals, list[Resampling]()
         for i, (source, target) in enumerate(zip(signals[:1] + signals, signals, strict=False)):
             rate = max(source.rate, target.rate) * self.lrelu_upsampling
             up, down = rate // source.rate, rate // target.rate
@@ -128,7 +134,7 @@ class StyleGAN3(StyleNetwork):
             result.append(Resampling(target.size, up, up_filter, down, down_filter, padding))
         return result
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self.synthesis_network = Synthesis(
             self.channels,
@@ -141,7 +147,9 @@ class StyleGAN3(StyleNetwork):
         )
 
 
-def lowpass(signal, taps, rate, radial=False):
+def lowpass(
+    signal: Signal, taps: int, rate: int, radial: bool = False
+) -> Float32[np.ndarray, "{taps} *n"]:
     """The low-pass filter for a signal, at a sampling rate; float32, as the original stores it.
 
     A sinc times a Kaiser window, (taps,), to be used along both axes. Or, if `radial`, what passes
@@ -177,7 +185,7 @@ class Synthesis(nn.Module):
     output_scale: float
 
     @nn.compact
-    def __call__(self, w, noise):
+    def __call__(self, w: Styles, noise: NoiseMaps) -> Images:
         x = FourierFeatures(self.channels[0], self.input, name="input")(w[:, 0])
         for i, resampling in enumerate(self.resamplings):
             layer = self.channels[i], self.kernel_size, resampling, self.clamp
@@ -186,7 +194,7 @@ class Synthesis(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    """Waves that the style turns and shifts, mixed: styles (N, d) → (N, H, W, features).
+    """Waves that the style turns and shifts, mixed.
 
     In float32 at least: a wave of several periods would be lost in bfloat16.
     """
@@ -195,8 +203,8 @@ class FourierFeatures(nn.Module):
     signal: Signal
 
     @nn.compact
-    def __call__(self, w):
-        def disc(key, shape):
+    def __call__(self, w: Float[Array, "n d"]) -> Float[Array, "n side side c"]:
+        def disc(key: PRNGKeyArray, shape: tuple[int, int]) -> Float[Array, "n 2"]:
             points = jax.random.normal(key, shape)
             radii = jnp.linalg.norm(points, axis=1, keepdims=True)
             return bandwidth * points / (radii * jnp.exp(radii**2 / 4))
@@ -210,8 +218,8 @@ class FourierFeatures(nn.Module):
         dtype, wide = w.dtype, jnp.promote_types(w.dtype, jnp.float32)
         w, frequencies, phases = (x.astype(wide) for x in (w, frequencies, phases))
         start = nn.initializers.constant(jnp.array([1.0, 0.0, 0.0, 0.0]))  # as it is
-        style = nn.Dense(4, kernel_init=nn.initializers.zeros, bias_init=start, name="style")
-        style = style(w / math.sqrt(w.shape[-1]))
+        dense = nn.Dense(4, kernel_init=nn.initializers.zeros, bias_init=start, name="style")
+        style = dense(w / math.sqrt(w.shape[-1]))
         style = style / jnp.linalg.norm(style[:, :2], axis=1, keepdims=True)
         cos, sin, x, y = style.T
         motion = jnp.array([[cos, -sin, sin * y - cos * x], [sin, cos, -sin * x - cos * y]])
@@ -242,7 +250,9 @@ class FilteredConv(nn.Module):
     clamp: float | None
 
     @nn.compact
-    def __call__(self, x, w):
+    def __call__(
+        self, x: Float[Array, "n h w i"], w: Float[Array, "n d"]
+    ) -> Float[Array, "n H W o"]:
         inputs, size = x.shape[-1], self.kernel_size
         shape = (size, size, inputs, self.features)
         kernel = self.param("kernel", nn.initializers.normal(1.0), shape)
@@ -256,12 +266,12 @@ class FilteredConv(nn.Module):
 
         # A full convolution, less the rows that aren't used.
         edges = [size - 1 + min(rows, 0) for rows in (low, high)]
-        crop = tuple(min(rows, 0) for rows in edges)
+        crop = min(edges[0], 0), min(edges[1], 0)
         x = _pad(x, crop, crop) * style[:, None, None]
-        x = conv2d(x, kernel, tuple(max(rows, 0) for rows in edges))
+        x = conv2d(x, kernel, (max(edges[0], 0), max(edges[1], 0)))
 
         @jax.checkpoint  # upsampled signals are computed again rather than kept
-        def activate(x, scale, bias):
+        def activate(x: Array, scale: Array, bias: Array) -> Array:
             x = x * scale[:, None, None] + bias
             phases = upsample(x, self.resampling, (max(low, 0), max(high, 0)))
             phases = [[clamped(leaky_relu(y, SQRT2), self.clamp) for y in row] for row in phases]
@@ -276,7 +286,9 @@ class ToRGB(nn.Module):
     clamp: float | None
 
     @nn.compact
-    def __call__(self, x, w):
+    def __call__(
+        self, x: Float[Array, "n h w c"], w: Float[Array, "n d"]
+    ) -> Float[Array, "n h w 3"]:
         inputs = x.shape[-1]
         kernel = self.param("kernel", nn.initializers.normal(1.0), (1, 1, inputs, 3))
         style = Dense(inputs, bias_init=1.0, name="style")(w) / math.sqrt(inputs)
@@ -285,17 +297,12 @@ class ToRGB(nn.Module):
         return clamped(x, self.clamp)
 
 
-def input_gain(module):
+def input_gain(module: nn.Module) -> Float[Array, ""]:
     """What gives a layer's input unit variance, from its mean square as tracked in training."""
     return lax.rsqrt(module.param("input_magnitude", nn.initializers.ones, ()))
 
 
-# An upsampled signal is kept as phases, of which `phases[a][b]` has the samples [a::up, b::up]. So
-# nothing is multiplied with inserted zeros or computed to be dropped, and a filter adds up
-# contiguous slices.
-
-
-def border(resampling, rows):
+def border(resampling: Resampling, rows: int) -> tuple[int, int, int]:
     """What `upsample` and `downsample` need to know of an image with so many rows.
 
     Returns (low, high, skip): how many rows of zeros to add before and after it, or to drop if
@@ -310,7 +317,9 @@ def border(resampling, rows):
     return low, high, skip
 
 
-def upsample(x, resampling, padding):
+def upsample(
+    x: Float[Array, "n h w c"], resampling: Resampling, padding: tuple[int, int]
+) -> Phases:
     """The phases of an image with zeros inserted, filtered along both axes with a gain of `up`.
 
     `padding` = (low, high), rows and columns of zeros that are added first.
@@ -321,8 +330,8 @@ def upsample(x, resampling, padding):
     return [filter_bank([row], kernels[:, None, None, :], (none, padding)) for row in rows]
 
 
-def downsample(phases, resampling, skip):
-    """An image (N, size, size, C) of every `down`th sample of the filtered signal."""
+def downsample(phases: Phases, resampling: Resampling, skip: int) -> Float[Array, "n size size c"]:
+    """An image of every `down`th sample of the filtered signal."""
     size, up, _, down, taps, _ = resampling
     ratio, none = up // down, ((0, 0), (0, 0))  # where sampling rates grow, it has phases, too
     rows = -(-size // ratio)
@@ -334,21 +343,25 @@ def downsample(phases, resampling, skip):
     if taps.ndim == 1:
         kernels = selection @ taps[::-1]
         columns = [filter_bank(row, kernels[:, :, None, :], none) for row in phases]
-        columns = zip(*columns, strict=True)
-        image = zip(*(filter_bank(c, kernels[..., None], none) for c in columns), strict=True)
+        turned = zip(*columns, strict=True)
+        image: Any = zip(*(filter_bank(c, kernels[..., None], none) for c in turned), strict=True)
     else:
         kernels = np.einsum("apiu,bqjv,uv->abpqij", selection, selection, taps[::-1, ::-1])
         kernels = kernels.reshape(ratio**2, up**2, span, span)
-        image = filter_bank([y for row in phases for y in row], kernels, none)
-        image = [image[a : a + ratio] for a in range(0, ratio**2, ratio)]
+        flat = filter_bank([y for row in phases for y in row], kernels, none)
+        image = [flat[a : a + ratio] for a in range(0, ratio**2, ratio)]
     image = jnp.stack([jnp.stack(row, axis=3) for row in image], axis=2)  # (N, H, a, W, b, C)
     return image.reshape(-1, ratio * rows, ratio * rows, image.shape[-1])[:, :size, :size]
 
 
-def filter_bank(images, kernels, padding):
-    """Images y_o = Σ_i x_i ⋆ kernels[o, i], correlated in all channels alike: a tuple.
+def filter_bank(
+    images: Sequence[Float[Array, "n h w c"]],
+    kernels: Float[np.ndarray, "o i kh kw"],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+) -> tuple[Float[Array, "n H W c"], ...]:
+    """Images y_o = Σ_i x_i ⋆ kernels[o, i], correlated in all channels alike.
 
-    `kernels` (O, I, h, w) are constants. `padding` = ((low, high), (low, high)), of zeros, for the
+    `kernels` are constants. `padding` = ((low, high), (low, high)), of zeros, for the
     two axes; negative, it crops. The derivative rule is the bank turned round; as that of `conv2d`
     it serves reverse mode alone.
     """
@@ -359,28 +372,30 @@ def filter_bank(images, kernels, padding):
     across = (int(height == 1), int(width == 1))
 
     @jax.custom_vjp
-    def apply(images):
+    def apply(images: tuple[Array, ...]) -> tuple[Array, ...]:
         edges = [(low, high + more) for (low, high), more in zip(padding, across, strict=True)]
-        images = [_pad(image, *edges) for image in images]
+        images = tuple(_pad(image, *edges) for image in images)
         h, w = images[0].shape[1] - height + 1, images[0].shape[2] - width + 1
 
-        def terms(o):
+        def terms(o: int) -> Iterator[Array]:
             for i, a, b in np.argwhere(kernels[o]):
                 yield float(kernels[o, i, a, b]) * images[i][:, a : a + h, b : b + w]
 
         sums = (functools.reduce(operator.add, terms(o)) for o in range(len(kernels)))
         return tuple(y[:, : h - across[0], : w - across[1]] for y in sums)
 
-    def backward(_, cotangents):
+    def backward(_: None, cotangents: tuple[Array, ...]) -> tuple[tuple[Array, ...]]:
         turned = kernels.swapaxes(0, 1)[:, :, ::-1, ::-1]
-        sizes = zip((height, width), padding, strict=True)
-        edges = [(n - 1 - low, n - 1 - high) for n, (low, high) in sizes]
+        (top, bottom), (left, right) = padding
+        edges = (height - 1 - top, height - 1 - bottom), (width - 1 - left, width - 1 - right)
         return (filter_bank(cotangents, turned, edges),)
 
     apply.defvjp(lambda images: (apply(images), None), backward)
     return apply(tuple(images))
 
 
-def _pad(x, rows, columns):
+def _pad(
+    x: Float[Array, "n h w c"], rows: tuple[int, int], columns: tuple[int, int]
+) -> Float[Array, "n H W c"]:
     """Images with (low, high) rows and columns of zeros added, or cropped where negative."""
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)))
