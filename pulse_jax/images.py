@@ -1,4 +1,4 @@
-"""Pictures: files through Pillow on one side, float32 arrays (H, W, 3) in [0, 1] on the other."""
+"""Pictures: files through Pillow on one side, float32 arrays in [0, 1] on the other."""
 
 import contextlib
 import io
@@ -7,9 +7,12 @@ import struct
 import sys
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float, Float32, UInt8
 from PIL import (
     ExifTags,
     Image,
@@ -21,6 +24,10 @@ from PIL import (
 )
 
 from pulse_jax.files import one_line, write
+from pulse_jax.types import AnyArray
+
+ValueRange = tuple[float, float] | Literal["auto"]
+_Stream = io.BufferedReader | io.BytesIO
 
 # What Pillow registers without decoding it, itself, to the values that it means: EPS starts
 # Ghostscript, IPTC opens what is inside it as any format, MPEG is only identified, of FITS the
@@ -43,8 +50,8 @@ class ImageWarning(UserWarning):
     """What is to be told of a picture that is read all the same; one line that names its file."""
 
 
-def list_images(folder):
-    """The images in a folder, as two sorted lists of paths: `(images, skipped)`.
+def list_images(folder: str | Path) -> tuple[list[Path], list[Path]]:
+    """The images in a folder and what else is in it, sorted: `(images, skipped)`.
 
     An image is a file with a suffix, in any case, of a raster format that Pillow decodes by itself,
     or of HEIF. All else in the folder is skipped, hidden files and sub-folders too. Raises
@@ -53,7 +60,8 @@ def list_images(folder):
     formats = {*_formats(), "MPO"}  # opened as the JPEG that it begins with
     suffixes = {suffix for suffix, name in Image.EXTENSION.items() if name in formats}
     suffixes |= _HEIF_SUFFIXES
-    images, skipped = [], []
+    images: list[Path] = []
+    skipped: list[Path] = []
     try:
         for entry in sorted(Path(folder).iterdir()):
             hidden = entry.name.startswith(".")
@@ -66,8 +74,10 @@ def list_images(folder):
     return images, skipped
 
 
-def load_image(path, value_range=None):
-    """Read a picture as float32 `(H, W, 3)` in [0, 1].
+def load_image(
+    path: str | Path, value_range: ValueRange | None = None
+) -> Float32[np.ndarray, "h w 3"]:
+    """Read a picture, in [0, 1].
 
     All raster formats count that Pillow decodes without starting another program. The content
     decides the format, not the suffix. Of an animation or a document the first frame is read; the
@@ -89,7 +99,7 @@ def load_image(path, value_range=None):
     isn't such an image, is damaged or larger than `PIL.Image.MAX_IMAGE_PIXELS`, or where it doesn't
     say which values are black and white: signed integers, floats outside [0, 1].
     """
-    notes = []
+    notes: list[str] = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata, mostly
@@ -103,8 +113,8 @@ def load_image(path, value_range=None):
     return image
 
 
-def save_image(path, image):
-    """Write a float image `(H, W, 3)` as an 8-bit PNG; see `to_uint8`.
+def save_image(path: str | Path, image: Float[AnyArray, "h w 3"]) -> None:
+    """Write an image as an 8-bit PNG; see `to_uint8`.
 
     The file appears at `path` whole or not at all. Raises ImageError where the image has another
     shape or isn't finite, or the file can't be written.
@@ -119,21 +129,23 @@ def save_image(path, image):
         raise ImageError(f"{path}: can't be written: {one_line(error)}") from error
 
 
-def to_uint8(image):
+def to_uint8(image: Float[AnyArray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """Clip to [0, 1] and round to the nearest of 256 levels; ValueError where not finite."""
-    image = np.asarray(image, np.float64)
-    if not np.isfinite(image).all():
+    values = np.asarray(image, np.float64)
+    if not np.isfinite(values).all():
         raise ValueError("image has values that are not finite")
-    return np.rint(255 * image.clip(0, 1)).astype(np.uint8)
+    return np.rint(255 * values.clip(0, 1)).astype(np.uint8)
 
 
-def resize_nearest(image, factor):
-    """Repeat every pixel `factor` times along both sides: `(H, W, 3)` to `(fH, fW, 3)`."""
+def resize_nearest(
+    image: Float[AnyArray, "h w c"], factor: int
+) -> Float[np.ndarray, "{factor}*h {factor}*w c"]:
+    """Repeat every pixel `factor` times along both sides."""
     return np.asarray(image).repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def grid(rows):
-    """Tile rows of images `(H, W, 3)` of one size into a contact sheet on white.
+def grid(rows: Sequence[Sequence[Float[AnyArray, "_ _ _"]]]) -> Float32[np.ndarray, "h w c"]:
+    """Tile rows of images of one size into a contact sheet on white.
 
     Neighbours are max(1, W // 32) pixels apart; a short row is filled with white.
     """
@@ -151,7 +163,7 @@ def grid(rows):
     return sheet
 
 
-def _formats(suffix=None):
+def _formats(suffix: str | None = None) -> list[str]:
     """Pillow's names of the raster formats that it decodes by itself.
 
     With a suffix, those that a file with it may have: formats without a signature, which Pillow
@@ -172,8 +184,10 @@ def _formats(suffix=None):
     return names
 
 
-def _read(stream, suffix, value_range, notes):
-    """The picture in a file as float32 (H, W, 3) in [0, 1]; what is to be told goes to `notes`."""
+def _read(
+    stream: _Stream, suffix: str, value_range: ValueRange | None, notes: list[str]
+) -> Float32[np.ndarray, "h w 3"]:
+    """The picture in a file, in [0, 1]; what is to be told goes to `notes`."""
     try:
         image, tiles = _open(stream, suffix)
     except Exception as error:
@@ -209,7 +223,7 @@ def _read(stream, suffix, value_range, notes):
     return np.ascontiguousarray(colour[::down, ::across], np.float32)
 
 
-def _open(stream, suffix):
+def _open(stream: _Stream, suffix: str) -> tuple[Image.Image, str]:
     """A Pillow image, decoded, and how: its tiles before that, as text."""
     # From a stream, as Pillow maps a path into memory and then garbles rotated TIFFs.
     image = Image.open(stream, formats=_formats(suffix))
@@ -224,12 +238,12 @@ def _open(stream, suffix):
     return image, tiles
 
 
-def _bare_png(content):
+def _bare_png(content: bytes) -> tuple[bytes, dict[Any, bytes]]:
     """Of a PNG file what makes its pixels, as a file; and its colour profile and EXIF block.
 
     Pillow refuses files with large or damaged chunks of metadata.
     """
-    kept, metadata, start = [content[:8]], {}, 8
+    kept, metadata, start = [content[:8]], dict[Any, bytes](), 8
     while start + 8 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, start)
         end = start + 12 + length
@@ -247,7 +261,7 @@ def _bare_png(content):
     return b"".join(kept), metadata
 
 
-def _reason(stream, head, error):
+def _reason(stream: _Stream, head: bytes, error: Exception) -> str:
     """Why a file can't be read."""
     if head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS:
         return "a HEIF picture, which takes another package: pip install pillow-heif"
@@ -269,18 +283,20 @@ def _reason(stream, head, error):
     return "not a picture that Pillow can decode"
 
 
-def _orientation(image, notes):
+def _orientation(image: Image.Image, notes: list[str]) -> int:
     """EXIF's, from 1 to 8; of a TIFF Pillow has applied it."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # as with damaged pixels
         notes.append("its EXIF block can't be read and is ignored")
         return 1
-    return value if value in range(1, 9) else 1
+    return value if isinstance(value, int) and value in range(1, 9) else 1
 
 
-def _numbers(image, tiles, tags, value_range, notes):
-    """Grey (H, W, 3) in [0, 1] of numbers whose meaning depends on the file, and alpha, if any."""
+def _numbers(
+    image: Image.Image, tiles: str, tags: Any, value_range: ValueRange | None, notes: list[str]
+) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 1"] | None]:
+    """Grey in [0, 1] of numbers whose meaning depends on the file, and alpha, if any."""
     values = np.asarray(image)
     bits, kind = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0]
     if tags and kind == _UNSIGNED and bits == 32:
@@ -291,7 +307,7 @@ def _numbers(image, tiles, tags, value_range, notes):
         # Pillow forgets to where the values were compressed.
         values = (values.astype(np.int16) if bits == 16 else values).byteswap()
     transparent = image.info.get("transparency")
-    alpha = None if transparent is None else np.float32(values != transparent)[..., None]
+    alpha = None if transparent is None else (values != transparent).astype(np.float32)[..., None]
 
     lowest, highest = float(values.min()), float(values.max())
     found = f"values from {lowest:g} to {highest:g}"
@@ -326,13 +342,14 @@ def _numbers(image, tiles, tags, value_range, notes):
     return np.stack([np.interp(255 * grey, levels, c / 255) for c in curves.T], axis=-1), alpha
 
 
-def _colours(image, notes):
-    """Colour (H, W, 3) in [0, 1] of any other image, and alpha (H, W, 1), if any."""
+def _colours(
+    image: Image.Image, notes: list[str]
+) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 1"] | None]:
+    """Colour in [0, 1] of any other image, and alpha, if any."""
     icc = image.info.get("icc_profile")
     if image.mode == "LAB":
-        image = ImageCms.profileToProfile(
-            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.buildTransform(*profiles, "LAB", "RGB").apply(image)
         icc = None
     rgba = image.convert("RGBA")
     opaque = image if image.mode == "CMYK" else rgba.convert("RGB")
@@ -345,7 +362,7 @@ def _colours(image, notes):
     return colour, np.asarray(rgba.getchannel("A"), np.float32)[..., None] / 255
 
 
-def _in_srgb(image, icc, notes):
+def _in_srgb(image: Image.Image, icc: bytes | None, notes: list[str]) -> Image.Image | None:
     """An image of mode L, RGB or CMYK converted from a colour profile; None if it can stay.
 
     It stays where there is no profile or none that can be used, and where no value would change by

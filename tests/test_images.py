@@ -270,7 +270,7 @@ def test_32_bits_without_a_sign(tmp_path):
 @pytest.mark.parametrize("bits", [8, 16, 32])
 def test_what_integers_with_a_sign_mean_is_asked(tmp_path, bits, order, compressed):
     counts = np.array([[-30, 3, 100], [7, 127, 64]]) if bits == 8 else np.array([[30, 337, 99]])
-    lowest, highest = counts.min(), counts.max()
+    lowest, highest = int(counts.min()), int(counts.max())
     path = tmp_path / "a.tif"
     path.write_bytes(tiff(counts, bits, 2, order, compressed=compressed))
     rejected(path, f"from {lowest} to {highest}", "--value_range=LOW,HIGH", "--value_range=auto")
@@ -650,7 +650,7 @@ def test_saving_and_loading_keeps_8_bit_images(tmp_path):
         (np.zeros((2, 2, 4)), "(2, 2, 4)"),
     ],
 )
-def test_images_that_can_not_be_saved(tmp_path, image, reason):
+def test_images_that_can_not_be_saved(unchecked, tmp_path, image, reason):
     path = tmp_path / "a.png"
     path.write_text("before")
     with pytest.raises(ImageError) as raised:

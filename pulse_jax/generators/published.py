@@ -8,7 +8,8 @@ import contextlib
 import functools
 import os
 import re
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
@@ -29,12 +30,12 @@ class Model(NamedTuple):
     digest: str | None = None  # "sha256:…" or "md5:…", where one is published
 
     @property
-    def by_hand(self):
+    def by_hand(self) -> bool:
         """Google Drive shows a page before it gives a large file, for a browser's user to click."""
         return urlsplit(self.url).hostname == "drive.google.com"
 
 
-def _stylegan(domain, resolution, name, drive_id):
+def _stylegan(domain: str, resolution: int, name: str, drive_id: str) -> Model:
     return Model(
         domain,
         resolution,
@@ -46,7 +47,7 @@ def _stylegan(domain, resolution, name, drive_id):
     )
 
 
-def _stylegan2(domain, resolution, name):
+def _stylegan2(domain: str, resolution: int, name: str) -> Model:
     file = f"stylegan2-{name}-config-f.pkl"
     return Model(
         domain,
@@ -59,7 +60,7 @@ def _stylegan2(domain, resolution, name):
     )
 
 
-def _ada(domain, resolution, file):
+def _ada(domain: str, resolution: int, file: str) -> Model:
     return Model(
         domain,
         resolution,
@@ -71,7 +72,7 @@ def _ada(domain, resolution, file):
     )
 
 
-def _stylegan3(domain, resolution, name, config=None):
+def _stylegan3(domain: str, resolution: int, name: str, config: str | None = None) -> Model:
     """Config T or R of StyleGAN 3, or else one of StyleGAN 2 that was published along with it."""
     family, prefix = ("stylegan3", f"stylegan3-{config}") if config else ("stylegan2", "stylegan2")
     file = f"{prefix}-{name}-{resolution}x{resolution}.pkl"
@@ -142,12 +143,12 @@ PUBLISHED = {
 }
 
 
-def folder(name):
+def folder(name: str) -> Path:
     """Where a published generator lives on this machine: its file, and what it is converted to."""
     return expanded("~/.cache/pulse_jax/generators") / name
 
 
-def fetch(name, progress=True):
+def fetch(name: str, progress: bool = True) -> Path:
     """The path of a published generator's file, which is downloaded if it isn't there yet.
 
     A download that was broken off is kept beside it as `FILE.part`, and the next call asks for the
@@ -188,7 +189,7 @@ def fetch(name, progress=True):
     return path
 
 
-def _download(url, output_file, _, *, part, progress):
+def _download(url: str, output_file: str, _: Any, *, part: Path, progress: bool) -> None:
     """A downloader for pooch, which goes on with the file `part` where the server can.
 
     `part` becomes `output_file` once it is complete. Raises OSError.
