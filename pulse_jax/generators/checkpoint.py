@@ -87,7 +87,7 @@ def read_network(path):
     """The network at a path that `find` has found: as it is, maybe without a latent fit."""
     if (path / "spec.json").is_file():
         return _read(path, "generator")
-    return _read_published(path / "synthesis.pt" if path.is_dir() else path)
+    return official.read_network(path / "synthesis.pt" if path.is_dir() else path)
 
 
 def with_latent_fit(network, params, full=False):
@@ -210,17 +210,3 @@ def _read(folder, name):
 def _widened(leaf):
     """bfloat16 saves space on disk alone: networks compute with float32."""
     return leaf.astype(np.float32) if leaf.dtype == jnp.bfloat16 else leaf
-
-
-def _read_published(path):
-    """The generator in a published file; PULSE's other files are looked for beside it."""
-    others = [path.with_name(name) for name in ("mapping.pt", "gaussian_fit.pt")]
-    others = [other if other.is_file() else None for other in others]
-    synthesis = official.read(path) if any(others) else None
-    if not (isinstance(synthesis, dict) and "blocks.4x4.const" in synthesis):
-        return official.read_network(path)
-    mapping, fit = (other and official.read(other) for other in others)
-    try:
-        return official.from_pulse(synthesis, mapping, fit)
-    except ValueError as error:
-        raise ValueError(f"generator {path.parent}: {error}") from error

@@ -58,14 +58,14 @@ def assert_same(actual, expected):
         np.testing.assert_array_equal(a, b)
 
 
-def refused(folder, load=checkpoint.load):
+def refused(folder, load=checkpoint.load, named="generator {}"):
     """The message with which a generator is refused: one line that names the folder."""
     with pytest.raises(ValueError) as error:
         load(folder)
-    message = str(error.value)
-    assert message.startswith(f"generator {folder}: ")
+    message, start = str(error.value), f"{named.format(folder)}: "
+    assert message.startswith(start)
     assert "\n" not in message and len(message) < 500
-    return message.removeprefix(f"generator {folder}: ")
+    return message.removeprefix(start)
 
 
 def test_what_is_saved_comes_back(saved):
@@ -257,7 +257,7 @@ def test_a_bar_runs_on_a_terminal_alone(tmp_path, monkeypatch):
 def test_parts_of_pulse_that_do_not_go_together_are_refused(tmp_path):
     shutil.copy(DATA / "sg1_torch_r128_synthesis_zip.pt", tmp_path / "synthesis.pt")
     shutil.copy(DATA / "gaussian_fit.pt", tmp_path)  # of 512 coordinates, not 48
-    assert "latent_fit/mean" in refused(tmp_path)
+    assert "latent_fit/mean" in refused(tmp_path, named="{}/synthesis.pt")
 
 
 def test_truncated_parts_of_pulse_are_refused(tmp_path):

@@ -312,7 +312,7 @@ def test_modules_that_contain_each_other_end(monkeypatch):
     wide = Instance("Generator", empty | {"_modules": {f"m{i}": twice for i in range(1000)}})
     assert "too many modules" in refused({"G_ema": wide}, monkeypatch)
     named = Instance("Generator", empty | {"_modules": {"a.b": twice}})
-    assert "'a.b' is no module's name" in refused({"G_ema": named}, monkeypatch)
+    assert "'a.b' is no module's or parameter's name" in refused({"G_ema": named}, monkeypatch)
 
 
 @pytest.mark.parametrize(

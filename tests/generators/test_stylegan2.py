@@ -47,7 +47,7 @@ def reference(program, network="G_ema"):
     arrays = golden(program)
     if program == "rosinality":
         checkpoint = read(DATA / "rosinality.pt")
-        module, params = from_rosinality(checkpoint)
+        module, params = from_rosinality(checkpoint["g_ema"], checkpoint.get("latent_avg"))
         constant = [checkpoint["g_ema"][f"noises.noise_{i}"] for i in range(9)]
         arrays["w"] = np.repeat(arrays["w"][:, None], module.num_layers, axis=1)
         return module, params, constant, arrays

@@ -1,9 +1,15 @@
 """Files of weights: the published formats read right, hostile and broken ones refused."""
 
+import bz2
 import copyreg
+import gzip
+import io
 import json
+import lzma
 import pickle
+import re
 import struct
+import tarfile
 import tracemalloc
 import zipfile
 
@@ -572,14 +578,57 @@ def test_malformed_zip_members_are_refused(tmp_path):
     assert "compressed" in refused(write_zip(path, body, None, zipfile.ZIP_DEFLATED, **data))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/notes.txt", "")
-    assert "not a PyTorch file" in refused(path)
+    assert "not PyTorch's" in refused(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", pickle.dumps({"a": 1}, 0)])
-def test_other_files_are_refused(content, tmp_path):
+def tarred(content):
+    file, member = io.BytesIO(), tarfile.TarInfo("weights.pt")
+    member.size = len(content)
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def zipped(content):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("weights.pkl", content)
+    return file.getvalue()
+
+
+PICKLE = pickle.dumps({"a": 1}, 2)
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 360\n"
+SAFETENSORS = struct.pack("<Q", 15) + b'{"a":{"dtype":1' + bytes(9)
+FOREIGN = {  # content → what is said of it
+    b"": "empty: download or copy it again",
+    b"<!DOCTYPE html><title>Sign in</title>": "a web page saved in place of the weights: download ",
+    b"\xef\xbb\xbf\r\n <?xml version='1.0'?><Error/>": "a web page saved in place of the weights",
+    POINTER: "a Git LFS pointer to the weights: fetch them with `git lfs pull`",
+    gzip.compress(PICKLE): "compressed by gzip: unpack it with `gunzip`",
+    bz2.compress(PICKLE): "compressed by bzip2: unpack it with `bunzip2`",
+    lzma.compress(PICKLE): "compressed by xz: unpack it with `unxz`",
+    b"\x28\xb5\x2f\xfd\x20": "compressed by Zstandard: unpack it with `unzstd`",
+    tarred(PICKLE): "a tar archive: unpack it with `tar -xf`",
+    zipped(PICKLE): "a zip archive, but not PyTorch's: unpack it",
+    zipped(PICKLE)[:-30]: "truncated, .*: download or copy it again",
+    PICKLE[:-2]: "truncated or malformed pickle: download or copy it again",
+    SAFETENSORS: "a safetensors file, which lacks the network's architecture: give the .pt or .pkl",
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file: give the .pt or .pkl file",
+    b"404: Not Found\n": "neither .* later, but text that begins with '404: Not Found'$",
+    b"\x89PNG\r\n\x1a\n": "neither a PyTorch file nor a pickle of protocol 2 or later$",
+    b"\xff" * 1000: "neither a PyTorch file nor a pickle of protocol 2 or later$",
+    pickle.dumps({"a": 1}, 0): "neither a PyTorch file nor a pickle of protocol 2 or later, but",
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN, ids=lambda content: FOREIGN[content][:20])
+def test_other_files_are_named_and_refused(content, tmp_path):
     path = tmp_path / "other.pt"
     path.write_bytes(content)
-    assert refused(path) == "neither a PyTorch file nor a pickle of protocol 2 or later"
+    assert re.match(FOREIGN[content], refused(path))
+
+
+def test_what_is_no_file_is_refused(tmp_path):
     assert refused(tmp_path / "absent.pt") == "No such file or directory"
     refused(tmp_path)
 

@@ -1,8 +1,18 @@
 """Published weights in the formats of the programs that wrote them, read without those programs."""
 
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
 from pulse_jax.files import one_line
 from pulse_jax.generators.official.ada import from_ada
-from pulse_jax.generators.official.parameters import checked, persistent_modules
+from pulse_jax.generators.official.parameters import (
+    checked,
+    persistent_modules,
+    persistent_state,
+    unwrapped,
+)
 from pulse_jax.generators.official.pulse import from_pulse
 from pulse_jax.generators.official.rosinality import from_rosinality
 from pulse_jax.generators.official.stylegan3 import from_stylegan3
@@ -11,29 +21,31 @@ from pulse_jax.generators.official.unpickle import Instance, read
 
 __all__ = ["from_pulse", "read", "read_network"]
 
-# What else files hold, by an entry that tells.
-_OTHERS = {
-    "blocks.4x4.const": "PULSE's synthesis network, without gaussian_fit.pt or mapping.pt",
-    "dense0.weight": "PULSE's mapping network",
-    "std": "PULSE's latent fit",
-    "D": "a discriminator",
-    "d": "a discriminator",
-}
-
 
 def read_network(path):
     """The generator in one file of published weights: (Flax module, params).
 
     Which program wrote the file is told from what is in it: those of StyleGAN, StyleGAN 2 and its
     ADA in TensorFlow, stylegan2-ada-pytorch, stylegan3, or rosinality's stylegan2-pytorch. Of a
-    file's networks it is the moving average of the generator. `params` are float32 arrays:
-    {"mapping", "synthesis"} and, if the file has it, "latent_average" (d,), the mean of the style
-    vectors, for `style_network.truncate`. Constant noise maps are left out: a search has its own.
-    Raises ValueError, in one line with the path, for a file that can't be read, holds no such
-    generator, or one that these modules can't compute.
+    file's networks it is the moving average of the generator; a file may hold that alone. Beside
+    PULSE's synthesis.pt, whatever its name, mapping.pt and gaussian_fit.pt are read.
+
+    `params` are float32 arrays: {"mapping", "synthesis"} and, if the file has it, "latent_average"
+    (d,), the mean of the style vectors, for `style_network.truncate`, or PULSE's "latent_fit".
+    Constant noise maps are left out: a search has its own. Raises ValueError, in one line with the
+    path, for a file that can't be read, holds no such generator, or one that these modules can't
+    compute. What that takes is bounded by the file's size, as in `read`.
     """
-    tree = read(path)
+    path, tree = Path(path), read(path)
+    if type(tree) is dict:
+        tree = unwrapped(tree)
+    pulse = {}
+    if type(tree) is dict and "blocks.4x4.const" in tree:
+        others = {name: path.with_name(f"{name}.pt") for name in ("mapping", "gaussian_fit")}
+        pulse = {name: read(other) for name, other in others.items() if other.is_file()}
     try:
+        if pulse:
+            return from_pulse(tree, **pulse)
         module, params = _convert(tree)
         return module, checked(module, params)
     except Exception as error:  # a tree of another make may fail anywhere
@@ -47,16 +59,63 @@ def _convert(tree):
     match tree:
         case (_, _, Instance(name="dnnlib.tflib.network.Network") as network):
             return from_tensorflow(network)
-        case {"G_ema": Instance() as root}:
-            alias_free = "synthesis.input" in persistent_modules(root)
-            return from_stylegan3(root) if alias_free else from_ada(root)
-        case {"g_ema": dict()}:
+        case Instance(name="dnnlib.tflib.network.Network"):
+            return from_tensorflow(tree)
+        case {"G_ema": Instance() as root} | (Instance() as root):
+            return _from_module(root)
+        case {"g_ema": Instance() as root}:
+            return _from_module(root, tree.get("latent_avg"))
+        case {"g_ema": dict() as state} if "input.input" in unwrapped(state):
+            return from_rosinality(state, tree.get("latent_avg"))
+        case {"input.input": _}:
             return from_rosinality(tree)
-        case Instance():
-            content = f"a {tree.name!r} alone"
-        case dict():
-            known = (content for name, content in _OTHERS.items() if name in tree)
-            content = next(known, f"the entries {list(tree)[:5]}")
-        case _:
-            content = f"a {type(tree).__name__}"
-    raise ValueError(f"holds no generator, but {content}")
+    raise ValueError(f"holds no generator, but {_content(tree)}")
+
+
+def _from_module(root, average=None):
+    """The generator that was pickled as a PyTorch module, by the modules in it."""
+    modules = persistent_modules(root) if "_modules" in root.state else {}
+    if "synthesis.input" in modules:
+        return from_stylegan3(root)
+    if "synthesis" in modules:
+        return from_ada(root)
+    if "convs" in modules:
+        return from_rosinality(persistent_state(modules), average)
+    raise ValueError(f"holds no generator, but a {root.name!r}")
+
+
+def _content(tree):
+    """What a file holds in place of a generator, and what would help."""
+    if type(tree) is not dict:
+        return f"a {type(tree).__name__}"
+    for name, content in _OF_PULSE.items():
+        if name in tree:
+            return content
+    for name, average in {"G": "G_ema", "g": "g_ema"}.items():
+        if name in tree and average not in tree:
+            return f"the generator {name!r} without its moving average, {average!r}"
+    if not tree.keys() & {"G_ema", "g_ema"} and tree.keys() & {"D", "d"}:
+        return "a discriminator"
+    states = [name for name, value in tree.items() if _is_state_dict(value)]
+    if states or _is_state_dict(tree):
+        return (
+            f"state dicts ({_listed(states or tree)}), which lack the network's architecture: "
+            "save the network itself, as by pickle.dump(G_ema, file)"
+        )
+    return f"the entries {_listed(tree)}"
+
+
+_OF_PULSE = {
+    "blocks.4x4.const": "PULSE's synthesis network, without gaussian_fit.pt or mapping.pt",
+    "dense0.weight": "PULSE's mapping network",
+    "std": "PULSE's latent fit",
+}
+
+
+def _is_state_dict(value):
+    return type(value) is dict and value and all(type(v) is np.ndarray for v in value.values())
+
+
+def _listed(names):
+    """The first of them, in short."""
+    return ", ".join(f"{name!r:.40}" for name in islice(names, 5))

@@ -7,9 +7,11 @@ import numpy as np
 from pulse_jax.generators.official.parameters import (
     Entries,
     expect,
+    expect_square,
     hwio,
     persistent_modules,
     persistent_state,
+    plain,
     style_network,
 )
 from pulse_jax.generators.stylegan2 import SMOOTHING, StyleGAN2
@@ -54,13 +56,15 @@ def from_ada(root):
             "noise_strength": take(f"{name}.noise_strength", 0),
         }
 
-    if modules[""].get("c_dim"):
-        raise ValueError(f"the network is conditional: c_dim = {modules['']['c_dim']!r}")
+    if classes := plain(modules[""].get("c_dim"), "c_dim"):
+        raise ValueError(f"the network is conditional: c_dim = {classes!r}")
     expect_of("", img_channels=3)
+    for name in ("img_resolution", "init_res"):  # the latter in a program that grew from this one
+        expect_square(modules[""].get(name), name)
     sides = list(entries.sides(r"synthesis\.b(\d+)\."))
     for side in sides:
         expect_of(f"synthesis.b{side}", architecture="skip")
-    clamp = modules.get("synthesis.b4.conv1", {}).get("conv_clamp")
+    clamp = plain(modules.get("synthesis.b4.conv1", {}).get("conv_clamp"), "conv_clamp")
 
     synthesis = {"const": take("synthesis.b4.const", 3).transpose(1, 2, 0)[None]}
     for side in sides:

@@ -7,16 +7,33 @@ import numpy as np
 
 
 class Entries:
-    """A file's arrays by name, each taken once; `program` says in errors whose they are."""
+    """A file's arrays by name, each taken once; `program` says in errors whose they are.
+
+    Raises ValueError for more entries, or longer names, than networks have.
+    """
 
     def __init__(self, program, arrays):
-        self.program, self.arrays = program, dict(arrays)
+        self.program, self.arrays, self.taken = program, dict(arrays), {}
+        if len(arrays) > 1000:
+            raise ValueError(f"{program}'s networks have fewer entries than {len(arrays)}")
+        if not all(type(name) is str and len(name) <= 200 for name in arrays):
+            raise ValueError(f"an entry has no name that {program} gives")
 
     def take(self, name, ndim):
-        """The array of that name. Raises ValueError if there is none, or not with `ndim` axes."""
-        value = self.arrays.pop(name, None)
-        if getattr(value, "ndim", None) != ndim:
-            raise ValueError(f"{self.program}'s {name!r} is missing, or no tensor with {ndim} axes")
+        """The array of that name, with `ndim` axes.
+
+        Raises ValueError if there is none, or one that no network has: empty, with an axis above
+        4096, or taken already. So the arrays of a network take no more memory than those that the
+        file was read into.
+        """
+        value, what = self.arrays.pop(name, None), f"{self.program}'s {name!r}"
+        if type(value) is not np.ndarray or value.ndim != ndim:
+            raise ValueError(f"{what} is missing, or no tensor with {ndim} axes")
+        if not all(0 < size <= 4096 for size in value.shape):
+            raise ValueError(f"{what} has shape {value.shape}, which no network has")
+        if id(value) in self.taken:
+            raise ValueError(f"{what} is the same array as {self.taken[id(value)][0]!r}")
+        self.taken[id(value)] = name, value  # kept, and so no other array gets its id
         return value
 
     def drop(self, pattern):
@@ -38,8 +55,11 @@ class Entries:
 
     def check_filters(self, pattern, taps):
         """Take the resampling filters. Raises ValueError if one isn't `taps` ⊗ `taps`."""
+        ours = np.outer(taps, taps)
         for name in [name for name in self.arrays if re.search(pattern, name)]:
-            if not np.array_equal(np.squeeze(self.arrays.pop(name)), np.outer(taps, taps)):
+            theirs = self.arrays.pop(name)
+            same = type(theirs) is np.ndarray and theirs.size == ours.size
+            if not (same and np.array_equal(np.squeeze(theirs), ours)):
                 raise ValueError(f"{self.program}'s {name!r} is not {taps} along both axes")
 
     def check_all_taken(self):
@@ -48,11 +68,62 @@ class Entries:
             raise ValueError(f"{self.program}'s {min(self.arrays)!r} has no place in the network")
 
 
+def plain(value, name):
+    """A file's setting: None, a bool, a number, a short text, or a list of at most 16 of them.
+
+    Raises ValueError, naming it, for anything else. What a file nests in itself is small, but to
+    compare it or to tell it may never end.
+    """
+    if type(value) is np.ndarray and value.ndim == 1 and value.size <= 16:
+        value = value.tolist()
+    if type(value) not in (list, tuple):
+        return _scalar(value, name)
+    if len(value) > 16:
+        raise ValueError(f"{name} is a list of {len(value)}, which no network has")
+    return [_scalar(item, name) for item in value]
+
+
+def _scalar(value, name):
+    if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
+        value = value.item()
+    match value:
+        case None | bool() | float():
+            return value
+        case int() if value.bit_length() <= 64:
+            return value
+        case str() if len(value) <= 64:
+            return value
+    raise ValueError(f"{name} is neither a number nor a short text, nor a short list of them")
+
+
 def expect(settings, standard, where=""):
     """Raises ValueError, naming it, if one of `settings` has another value than in `standard`."""
     for name, value in standard.items():
-        if name in settings and not np.array_equal(settings[name], value):
-            raise ValueError(f"{where}{name} = {settings[name]!r} is not supported, only {value!r}")
+        if name in settings:
+            theirs = plain(settings[name], f"{where}{name}")
+            if theirs != plain(value, name):
+                raise ValueError(f"{where}{name} = {theirs!r} is not supported, only {value!r}")
+
+
+def expect_square(size, name):
+    """Raises ValueError, naming it, if a file's size is a list of two that differ."""
+    size = plain(size, name)
+    if type(size) is list and len(set(size)) > 1:
+        sides = "×".join(map(str, size))
+        raise ValueError(f"the network isn't square, which it must be: its {name} is {sides}")
+
+
+# What wrappers put before each name of a state dict: DataParallel, torch.compile.
+_WRAPPER = r"(?:(?:module|_orig_mod)\.){0,4}"
+
+
+def unwrapped(state):
+    """A state dict without what wrappers of the network have put before all its names."""
+    first = next(iter(state), None)
+    prefix = re.match(_WRAPPER, first)[0] if type(first) is str else ""
+    if prefix and all(type(name) is str and name.startswith(prefix) for name in state):
+        return {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def hwio(weight):
@@ -61,22 +132,28 @@ def hwio(weight):
 
 
 def persistent_modules(root):
-    """The instance dicts of a persistent PyTorch module and of all inside it, by dotted names.
+    """The instance dicts of a PyTorch module and of all inside it, by dotted names.
 
-    The root's name is "", others are like "synthesis.b4.conv1". Raises ValueError for more modules,
-    levels or parts than networks have: in a file, a module can contain itself.
+    The root's name is "", others are like "synthesis.b4.conv1". Of a DataParallel it is what's in
+    it. Raises ValueError for more modules, levels or parts than networks have: in a file, a module
+    can contain itself.
     """
-    modules, pending = {}, [((), root.state)]
+    modules, pending, room = {}, [((), root.state)], 2000
     while pending:
         path, state = pending.pop()
         parts = [state[part] for part in ("_parameters", "_buffers", "_modules")]
-        if len(modules) == 1000 or len(path) > 8 or any(len(part) > 100 for part in parts):
+        room -= 1 + sum(len(part) for part in parts)
+        if room < 0 or len(path) > 8:
             raise ValueError(f"too many modules, or parts of one, at {'.'.join(path)!r}")
+        for name in (name for part in parts for name in part):
+            if type(name) is not str or not re.fullmatch(r"\w{1,64}", name):
+                raise ValueError(f"{name!r:.66} is no module's or parameter's name")
         modules[".".join(path)] = state
         for name, module in parts[-1].items():
-            if not re.fullmatch(r"\w{1,64}", name):
-                raise ValueError(f"{name[:64]!r} is no module's name")
-            pending.append(((*path, name), module.state))
+            if module is not None:
+                pending.append(((*path, name), module.state))
+    if modules[""]["_modules"].keys() == {"module"}:
+        return persistent_modules(modules[""]["_modules"]["module"])
     return modules
 
 
@@ -92,7 +169,11 @@ def persistent_state(modules):
 
 
 def style_network(architecture, synthesis, mapping=(), average=None, **fields):
-    """A network of that architecture and its parameters; its sizes are those of the arrays."""
+    """A network of that architecture and its parameters; its sizes are those of the arrays.
+
+    Raises ValueError if the learned input isn't square.
+    """
+    expect_square(synthesis["const"].shape[1:3], "learned input")
     channels = [layer["bias"].size for name, layer in synthesis.items() if name.endswith("_conv")]
     params = {"synthesis": synthesis}
     if mapping:

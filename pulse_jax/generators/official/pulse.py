@@ -1,6 +1,12 @@
 """PULSE's files: synthesis.pt, mapping.pt and gaussian_fit.pt, state dicts of StyleGAN."""
 
-from pulse_jax.generators.official.parameters import Entries, checked, hwio, style_network
+from pulse_jax.generators.official.parameters import (
+    Entries,
+    checked,
+    hwio,
+    style_network,
+    unwrapped,
+)
 from pulse_jax.generators.stylegan import SMOOTHING, StyleGAN
 
 
@@ -16,7 +22,7 @@ def from_pulse(synthesis, mapping=None, gaussian_fit=None):
     for part in (synthesis, mapping or {}, gaussian_fit or {}):
         if not isinstance(part, dict) or not all(isinstance(name, str) for name in part):
             raise ValueError(f"PULSE's files hold state dicts, not a {type(part).__name__}")
-        state |= part
+        state |= unwrapped(part)
     entries = Entries("PULSE", state)
     take = entries.take
 

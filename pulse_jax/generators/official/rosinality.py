@@ -1,16 +1,21 @@
 """StyleGAN 2 of rosinality's stylegan2-pytorch."""
 
-from pulse_jax.generators.official.parameters import Entries, hwio, style_network
+from pulse_jax.generators.official.parameters import (
+    Entries,
+    hwio,
+    style_network,
+    unwrapped,
+)
 from pulse_jax.generators.stylegan2 import DOUBLED, StyleGAN2
 
 
-def from_rosinality(checkpoint):
-    """A checkpoint of stylegan2-pytorch, its `g_ema` alone, as (StyleGAN2, params).
+def from_rosinality(state, average=None):
+    """The state dict of a generator of stylegan2-pytorch, its `g_ema`, as (StyleGAN2, params).
 
-    Those of its trainer have no average of the style vectors, converted ones have. Raises
-    ValueError for an entry that is missing or unknown.
+    `average` of the style vectors: converted checkpoints have one, those of the trainer don't.
+    Raises ValueError for an entry that is missing or unknown.
     """
-    entries = Entries("stylegan2-pytorch", checkpoint["g_ema"])
+    entries = Entries("stylegan2-pytorch", unwrapped(state))
     take = entries.take
 
     def dense(name):
@@ -46,4 +51,6 @@ def from_rosinality(checkpoint):
     entries.drop(r"noises\.")
     entries.check_filters(r"\.(blur|upsample)\.kernel$", DOUBLED)
     entries.check_all_taken()
-    return style_network(StyleGAN2, synthesis, mapping, checkpoint.get("latent_avg"))
+    if average is not None:
+        average = Entries("stylegan2-pytorch", {"latent_avg": average}).take("latent_avg", 1)
+    return style_network(StyleGAN2, synthesis, mapping, average)

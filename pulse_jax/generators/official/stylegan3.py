@@ -5,24 +5,27 @@ import numpy as np
 from pulse_jax.generators.official.parameters import (
     Entries,
     expect,
+    expect_square,
     hwio,
     persistent_modules,
     persistent_state,
+    plain,
 )
 from pulse_jax.generators.stylegan3 import StyleGAN3
 
-# Their settings of the synthesis network, and ours.
+# Their settings of the synthesis network, ours, and the range of the value: filters are designed
+# before they are compared, and a file mustn't ask for any size.
 _SETTINGS = {
-    "num_critical": "critical_layers",
-    "first_cutoff": "first_cutoff",
-    "first_stopband": "first_stopband",
-    "last_stopband_rel": "last_stopband",
-    "margin_size": "margin",
-    "output_scale": "output_scale",
-    "conv_kernel": "kernel_size",
-    "filter_size": "filter_size",
-    "lrelu_upsampling": "lrelu_upsampling",
-    "use_radial_filters": "radial_filters",
+    "num_critical": ("critical_layers", 1, 64),
+    "first_cutoff": ("first_cutoff", 0.01, 4096),
+    "first_stopband": ("first_stopband", 0.01, 4096),
+    "last_stopband_rel": ("last_stopband", 0.01, 4096),
+    "margin_size": ("margin", 0, 256),
+    "output_scale": ("output_scale", 0.01, 4096),
+    "conv_kernel": ("kernel_size", 1, 9),
+    "filter_size": ("filter_size", 1, 16),
+    "lrelu_upsampling": ("lrelu_upsampling", 1, 4),
+    "use_radial_filters": ("radial_filters", 0, 1),
 }
 
 
@@ -56,12 +59,20 @@ def from_stylegan3(root):
 
     expect_of("", c_dim=0, img_channels=3)
     settings = modules["synthesis"]
+    expect_square(settings["img_resolution"], "img_resolution")
+    expect_square(modules["synthesis.input"].get("size"), "input.size")
     given = settings["_init_kwargs"]
     fields = {
-        ours: np.asarray(given[name]).item() for name, ours in _SETTINGS.items() if name in given
+        ours: _number(given[name], name, *bounds)
+        for name, (ours, *bounds) in _SETTINGS.items()
+        if name in given
     }
-    *convs, last = (f"synthesis.{name}" for name in settings["layer_names"])
-    clamp = modules[last].get("conv_clamp")
+    resolution = _number(settings["img_resolution"], "img_resolution", 4, 4096)
+    names = settings["layer_names"]
+    if len(names) > 64:
+        raise ValueError(f"{len(names)} layers are more than any network has")
+    *convs, last = (f"synthesis.{plain(name, 'a layer name')}" for name in names)
+    clamp = plain(modules[last].get("conv_clamp"), "conv_clamp")
     synthesis = {
         "input": {
             "frequencies": take("synthesis.input.freqs", 2),
@@ -79,7 +90,7 @@ def from_stylegan3(root):
     }
     z_size, mapping_width = mapping["dense_0"]["kernel"].shape
     module = StyleGAN3(
-        int(settings["img_resolution"]),
+        resolution,
         tuple(synthesis[f"conv_{i}"]["bias"].size for i in range(len(convs))),
         synthesis["to_rgb"]["style"]["kernel"].shape[0],
         len(mapping),
@@ -89,12 +100,15 @@ def from_stylegan3(root):
         **fields,
     )
     module.check_sizes()
+    resamplings = module.resamplings
+    if (up := max(resampling.up for resampling in resamplings)) > 16:  # computed phase by phase
+        raise ValueError(f"a layer upsamples by {up}, which no network does")
 
-    expect(settings, {name: getattr(module, ours) for name, ours in _SETTINGS.items()})
+    expect(settings, {name: getattr(module, ours) for name, (ours, *_) in _SETTINGS.items()})
     size, rate, bandwidth, _ = module.signals[0]
     expect_of("synthesis.input", size=[size, size], sampling_rate=rate, bandwidth=bandwidth)
     for name, (size, up, up_filter, down, down_filter, padding) in zip(
-        convs, module.resamplings, strict=True
+        convs, resamplings, strict=True
     ):
         standard = {"up_factor": up, "down_factor": down, "padding": padding * 2}
         expect_of(name, out_size=[size, size], **standard)
@@ -107,3 +121,10 @@ def from_stylegan3(root):
     params["latent_average"] = take("mapping.w_avg", 1)
     entries.check_all_taken()
     return module, params
+
+
+def _number(value, name, least, most):
+    value = plain(value, name)
+    if not (isinstance(value, int | float) and least <= value <= most):
+        raise ValueError(f"{name} = {value!r} is no number from {least} to {most}")
+    return value

@@ -1,6 +1,12 @@
 """NVIDIA's TensorFlow pickles: the network Gs of StyleGAN or StyleGAN 2, ADA's included."""
 
-from pulse_jax.generators.official.parameters import Entries, expect, style_network
+from pulse_jax.generators.official.parameters import (
+    Entries,
+    expect,
+    expect_square,
+    plain,
+    style_network,
+)
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import StyleGAN2
 
@@ -32,24 +38,30 @@ def from_tensorflow(network):
     that our networks don't have, and for an entry that is missing or unknown.
     """
     components = network.state["components"]
-    arrays, settings = dict(network.state["variables"]), dict(network.state["static_kwargs"])
     if not {"mapping", "synthesis"} <= components.keys():
-        raise ValueError(f"a network built by {network.state['build_func_name']!r} is no StyleGAN")
-    for part in ("mapping", "synthesis"):
-        state = components[part].state
-        settings |= state["static_kwargs"]
-        arrays |= {f"{part}/{name}": value for name, value in state["variables"]}
+        function = plain(network.state["build_func_name"], "build_func_name")
+        raise ValueError(f"a network built by {function!r} is no StyleGAN")
+    arrays, settings = {}, {}
+    parts = {f"{part}/": components[part] for part in ("mapping", "synthesis")}
+    for prefix, part in ({"": network} | parts).items():
+        settings.update(part.state["static_kwargs"].items())
+        for name, value in part.state["variables"]:
+            if type(name) is not str:  # a tuple, say, whose hash may take for ever
+                raise ValueError(f"a variable's name is a {type(name).__name__}")
+            arrays[prefix + name] = value
 
-    if settings.get("label_size"):
-        raise ValueError(f"the network is conditional: label_size = {settings['label_size']!r}")
-    for lod in (arrays.pop("lod", 0), arrays.pop("synthesis/lod", 0)):
-        if lod != 0:
+    if classes := plain(settings.get("label_size"), "label_size"):
+        raise ValueError(f"the network is conditional: label_size = {classes!r}")
+    for name in ("lod", "synthesis/lod"):
+        if lod := plain(arrays.pop(name, 0), name):
             raise ValueError(f"the network was still growing when it was saved: lod = {lod}")
+    expect_square(settings.get("resolution"), "resolution")
     if "synthesis/4x4/Const/StyleMod/weight" in arrays:
         expect(settings, _STYLEGAN)
         return _stylegan(Entries("StyleGAN", arrays))
     expect(settings, _STYLEGAN2)
-    return _stylegan2(Entries("StyleGAN 2", arrays), settings.get("conv_clamp"))
+    clamp = plain(settings.get("conv_clamp"), "conv_clamp")
+    return _stylegan2(Entries("StyleGAN 2", arrays), clamp)
 
 
 def _stylegan(entries):

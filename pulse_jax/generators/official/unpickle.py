@@ -26,6 +26,19 @@ import numpy as np
 from pulse_jax.files import one_line
 
 _ZIP_MAGIC = b"PK\x03\x04"
+
+# What else people have in place of weights, by its first bytes, and what to do.
+_FOREIGN = {
+    b"version https://git-lfs": "a Git LFS pointer to the weights: fetch them with `git lfs pull`, "
+    "or download the file itself",
+    b"\x1f\x8b": "compressed by gzip: unpack it with `gunzip`",
+    b"BZh": "compressed by bzip2: unpack it with `bunzip2`",
+    b"\xfd7zXZ": "compressed by xz: unpack it with `unxz`",
+    b"\x28\xb5\x2f\xfd": "compressed by Zstandard: unpack it with `unzstd`",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it with `7z x`",
+    b"Rar!": "a RAR archive: unpack it with `unrar x`",
+    b"\x89HDF": "an HDF5 file: give the .pt or .pkl file of the program that trained the network",
+}
 _LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 _LEGACY_VERSION = 1001
 
@@ -87,9 +100,35 @@ def read(path):
                 return _read_legacy(file, budget)
             if start.startswith(pickle.PROTO):
                 return _Machine(file, budget).run()
-            raise ValueError("neither a PyTorch file nor a pickle of protocol 2 or later")
+            raise ValueError(_foreign(start))
     except Exception as error:
         raise ValueError(f"{path}: {one_line(error)[:300]}") from error
+
+
+def _foreign(start):
+    """What a file that begins so is, if neither a PyTorch file nor a pickle, and what to do."""
+    if not start:
+        return "empty: download or copy it again"
+    for magic, told in _FOREIGN.items():
+        if start.startswith(magic):
+            return told
+    if start[8:10] == b'{"' and start[4:8] == bytes(4):  # a length, and JSON
+        return (
+            "a safetensors file, which lacks the network's architecture: give the .pt or .pkl file "
+            "of the program that trained it"
+        )
+    if start[257:262] == b"ustar":
+        return "a tar archive: unpack it with `tar -xf`"
+    text = start.decode("utf-8-sig", "replace").strip()
+    if text.startswith("<"):
+        return "a web page saved in place of the weights: download the file itself"
+    told, line = (
+        "neither a PyTorch file nor a pickle of protocol 2 or later",
+        text[:40].split("\n")[0],
+    )
+    if line.isprintable() and "\ufffd" not in line:  # a server's words, perhaps
+        told += f", but text that begins with {line!r}"
+    return told
 
 
 class _Bounded(io.BufferedReader):
@@ -108,7 +147,7 @@ class _Budget:
 
     def __init__(self, size):
         self.memory = 3 * size + 2**24
-        self.views = 4 * size + 2**24  # the arrays, as if each had memory of its own
+        self.views = 4 * size + 2**24  # the arrays, as if each were float32 and had its own memory
 
     def spend(self, memory=0, views=0):
         self.memory -= memory
@@ -119,12 +158,14 @@ class _Budget:
 
 def _read_zip(file, budget):
     if not zipfile.is_zipfile(file):
-        raise ValueError("truncated: the zip file's table of contents is missing")
+        raise ValueError(
+            "truncated, the zip file's table of contents is missing: download or copy it again"
+        )
     with zipfile.ZipFile(file) as archive:
         infos = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in infos if name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise ValueError("not a PyTorch file: it has no single data.pkl")
+            raise ValueError("a zip archive, but not PyTorch's: unpack it")
         folder = pickles[0].removesuffix("data.pkl")
 
         def member(name):
@@ -224,7 +265,8 @@ class _Machine:
         try:
             return self._run()
         except (ValueError, TypeError, LookupError, OverflowError) as error:
-            raise pickle.UnpicklingError("truncated or malformed pickle") from error
+            reason = "truncated or malformed pickle: download or copy it again"
+            raise pickle.UnpicklingError(reason) from error
 
     def _run(self):
         stack, marks, memo = [], [], {}
@@ -335,7 +377,7 @@ class _Machine:
         if last >= numel:
             raise pickle.UnpicklingError(f"a tensor exceeds its storage of {numel} elements")
         item = dtype.itemsize
-        self.budget.spend(views=math.prod(size) * item)
+        self.budget.spend(views=math.prod(size) * max(item, 4))
         strides = [step * item for step in stride]
         return np.ndarray(size, dtype, storage.data, offset * item, strides)
 
@@ -361,7 +403,7 @@ class _Machine:
         _check_sizes(*_typed(shape, tuple))
         if not isinstance(dtype, np.dtype) or math.prod(shape) * dtype.itemsize != len(data):
             raise pickle.UnpicklingError("an array's shape or type isn't that of its bytes")
-        self.budget.spend(views=len(data))
+        self.budget.spend(views=math.prod(shape) * max(dtype.itemsize, 4))
         return np.ndarray(shape, dtype, data, order="F" if fortran else "C")
 
     def encode(self, data, *_):
