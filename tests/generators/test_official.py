@@ -92,6 +92,7 @@ def test_objects_that_are_no_state_dicts_are_refused(states):
 
 @functools.partial(jax.jit, static_argnums=0)
 def tensorflow_images(network, params, w, noise):
+    noise = [jnp.broadcast_to(each, (len(w), *each.shape[1:])) for each in noise]
     return network.apply({"params": params}, w, noise, method="synthesis").transpose(0, 3, 1, 2)
 
 
@@ -104,7 +105,7 @@ def constant_noise(network):
 def test_tensorflow_networks_equal_the_reference(name):
     arrays, noise = golden(name), constant_noise(read(DATA / f"{name}.pkl")[2])
     network, params = read_network(DATA / f"{name}.pkl")
-    w = network.apply({"params": params}, arrays["z"], method="mapping")
+    w = network.apply({"params": params}, jnp.asarray(arrays["z"]), method="mapping")
     w = jnp.repeat(w[:, None], network.num_layers, axis=1)
     assert relative_error(w, arrays["w_broadcast"]) <= 2e-6
     cutoff = int(arrays["cutoff"])  # -1 for all layers
@@ -123,7 +124,7 @@ def test_the_network_without_moving_average_is_another(name):
     images = []
     for network in (tree[0], tree[2]):
         module, params = from_tensorflow(network)
-        w = module.apply({"params": params}, arrays["z"], method="mapping")
+        w = module.apply({"params": params}, jnp.asarray(arrays["z"]), method="mapping")
         w = jnp.repeat(w[:, None], module.num_layers, axis=1)
         image = tensorflow_images(module, params, w, constant_noise(network))
         images.append(image[:1, :, ::4, ::4])
