@@ -842,13 +842,38 @@ def sample_attributes(key) -> Attributes:
 
     def value(name, t):
         if name in KINDS:
-            kinds = KINDS[name]
-            repeats = max(kinds.count("none") - 1, 0)
-            return jnp.maximum((t * len(kinds)).astype(jnp.int32) - repeats, 0)
+            return kind_of(KINDS[name], (t * len(KINDS[name])).astype(jnp.int32))
         lo, hi = RANGES[name]
         return lo + (hi - lo) * t
 
     return Attributes(*map(value, Attributes._fields, draws))
+
+
+NUMBERS = tuple(name for name in RANGES if name != "texture")
+LATENTS = len(NUMBERS) + sum(map(len, KINDS.values()))
+
+
+def attributes_of(z, texture) -> Attributes:
+    """The attributes that standard normal coordinates z (`LATENTS`,) stand for.
+
+    They are distributed as `sample_attributes` has them: first come the `NUMBERS`, each the normal
+    distribution function of its coordinate over its range, then for each of `KINDS` as many
+    coordinates as it has entries, of which the largest counts. `texture` in [0, 1] is a seed, not a
+    quantity, and so it has no coordinate.
+    """
+    values = {"texture": texture}
+    for name, t in zip(NUMBERS, jax.scipy.special.ndtr(z[: len(NUMBERS)]), strict=True):
+        lo, hi = RANGES[name]
+        values[name] = lo + (hi - lo) * t
+    ends = len(NUMBERS) + np.cumsum([0, *map(len, KINDS.values())])
+    for (name, kinds), first, last in zip(KINDS.items(), ends, ends[1:], strict=False):
+        values[name] = kind_of(kinds, jnp.argmax(z[first:last]))
+    return Attributes(**values)
+
+
+def kind_of(kinds, entry):
+    """The number of a kind from that of an entry in `KINDS`, where several may be "none"."""
+    return jnp.maximum(entry - max(kinds.count("none") - 1, 0), 0)
 
 
 PARTS = back_hair, body, head, mouth, facial_hair, nostrils, eyes, brows, glasses, front_hair, ears

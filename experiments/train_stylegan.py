@@ -44,32 +44,26 @@ without augmentation (ada_p = 0). Of samples, frechet was 0.072, precision 0.70 
 floor's frechet 0.069. The other two have not been run to their end.
 """
 
-import csv
 import functools
-import json
 import sys
-import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import data
 import jax
 import jax.numpy as jnp
-import metrics
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
-import reader
+import training
 from absl import app, flags, logging
 from augment import adapted, augment
 from grow import grown
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tqdm import tqdm
+from training import random_key, random_noise
 
 from pulse_jax import images
-from pulse_jax.files import expanded, one_line, read_json, write
-from pulse_jax.generators import checkpoint, fit_latents
+from pulse_jax.files import expanded, one_line
+from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 
 # What depends on the data; a flag that is given goes first.
@@ -101,47 +95,27 @@ DATA = {
 DATA["folder"] = DATA["tissue"]
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("output_dir", None, "Folder for the state, the samples and the generator.")
+flags.adopt_module_key_flags(training)
 flags.DEFINE_enum("data", "faces", ["faces", *data.PHOTOGRAPHS], "What to learn.")
 flags.DEFINE_string("data_dir", None, "A folder of images, in place of --data.")
 flags.DEFINE_string(
     "start_from", None, "A generator of these sizes, or of half the side, to start from."
 )
-flags.DEFINE_integer("resolution", 64, "Side of the images.", lower_bound=8)
-flags.DEFINE_list("channels", "128,128,96,64,32", "Channels at side 4, 8, …, resolution.")
-flags.DEFINE_integer("latent_size", 128, "Coordinates of z and w.", lower_bound=1)
-flags.DEFINE_integer("mapping_layers", 4, "Dense layers from z to w.", lower_bound=1)
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the convolutions.")
-flags.DEFINE_integer("images", 250_000, "Images to train on, from the start of the run.", 1)
-flags.DEFINE_integer("batch_size", 16, "Images in a step, on all devices together.", 4)
 flags.DEFINE_float("learning_rate", 2.5e-3, "Of Adam, for both networks.")
 flags.DEFINE_float("noise_rate", None, "Of the noise strengths, as a share of it; see DATA.")
 flags.DEFINE_float("mapping_rate", None, "Of the mapping network, times a hundredth; see DATA.", 0)
 flags.DEFINE_float("r1_gamma", None, "Of the gradient penalty on real images; see DATA.")
-flags.DEFINE_integer("r1_interval", 16, "Steps from one gradient penalty to the next.", 1)
 flags.DEFINE_float("path_weight", None, "Of path lengths; 0 leaves them out; see DATA.", 0)
 flags.DEFINE_integer("path_interval", 8, "Steps from one such to the next.", 1)
 flags.DEFINE_float("ada_target", None, "What augmentation is adapted for; see DATA.", 0)
 flags.DEFINE_integer("ada_images", 500_000, "In which its strength may go from 0 to 1.", 1)
 flags.DEFINE_float("mixing", 0.9, "Share of images whose layers take two styles.")
 flags.DEFINE_integer("ema_images", 10_000, "Half-life of the averaged generator, in images.", 1)
-flags.DEFINE_integer("quality_images", 512, "On which the samples' quality is measured.", 64)
-flags.DEFINE_string("reader", None, "The reader's file; default: reader.npz in the output folder.")
-flags.DEFINE_integer("reader_steps", 2000, "Of its training, if it isn't there yet.", 1)
-flags.DEFINE_enum("export_dtype", "float32", ["float32", "bfloat16"], "Of kernels in generator/.")
-flags.DEFINE_float("save_minutes", 5.0, "From one saved state to the next.", 0)
-flags.DEFINE_float("stop_minutes", None, "Save and stop so long after the start.", 0)
-flags.DEFINE_bool("finish", False, "--stop_minutes is to be the run's end, by the clock.")
-flags.DEFINE_integer("seed", 0, "Of everything random.")
 
-# What a run may go on with otherwise than it began.
-OPEN = "output_dir", "images", "save_minutes", "stop_minutes", "finish", "export_dtype"
-IN_FLIGHT = 4  # steps that the host may be ahead of the devices
-RECENT = 100  # steps whose metrics a row averages
 KINDS = "plain", "path", "r1"  # of steps
 LOSSES = "generator_loss", "discriminator_loss", "real_logit", "fake_logit", "real_sign"
 LOSSES += "r1", "path_penalty"
-RANDOM = "start", "data", "steps", "quality", "reader"  # each has a key of its own
 
 
 class TrainState(NamedTuple):
@@ -162,11 +136,7 @@ def main(_):
 
 
 def train():
-    began = time.perf_counter()
-
-    def minutes():
-        return (time.perf_counter() - began) / 60
-
+    minutes = training.stopwatch()
     settle()
     output = expanded(FLAGS.output_dir).absolute()
     output.mkdir(parents=True, exist_ok=True)
@@ -177,8 +147,7 @@ def train():
     replicated, sharded = shardings(jax.local_devices())
     source = data_set()
     steps, start = make_steps(generator, discriminator, replicated, sharded)
-    claim(output / "config.json")
-    last = -(-FLAGS.images // FLAGS.batch_size)
+    training.claim(output / "config.json", sys.modules[__name__])
 
     # Compiled once, for all uses: of drawn faces, that takes as long as a step's.
     @functools.partial(jax.jit, out_shardings=sharded)
@@ -186,12 +155,8 @@ def train():
         """Batch i of a key's: images, and the attributes of faces."""
         return source.draw(pictures, jax.random.fold_in(key, i), FLAGS.batch_size)
 
-    options = ocp.CheckpointManagerOptions(max_to_keep=2)
-    with (
-        ThreadPoolExecutor() as pool,
-        ocp.CheckpointManager(output / "state", options=options) as manager,
-    ):
-        first = manager.latest_step() or 0
+    with ThreadPoolExecutor() as pool, training.saved_states(output) as manager:
+        first, last = manager.latest_step() or 0, training.last_step()
         if first >= last:
             return
         source = source._replace(
@@ -208,40 +173,29 @@ def train():
         compiled = {kind: pool.submit(steps[kind].lower(*arguments).compile) for kind in kinds}
         state = started.result()
         if first:
-            state = manager.restore(first, args=ocp.args.StandardRestore(state))
+            state = training.restored(manager, first, state)
         first_batch.result()
-        quality = make_quality(source, draw, generator, output)
+        quality, samples = make_quality(source, draw, generator, output)
         steps = {kind: future.result() for kind, future in compiled.items()}
         print(f"Compiled, and measured the data, in {60 * minutes():.0f} s.", flush=True)
 
-        recent, saved = deque(maxlen=RECENT), (first, minutes())
-        for i in tqdm(range(first, last), initial=first, total=last, unit="step", mininterval=1):
-            rate = np.float32(rate_factor(i / last, minutes()))
-            real, _ = draw(source.train, data_key, i)
-            state, losses = steps[step_kind(i)](state, real, rate)
-            recent.append(losses)
-            if len(recent) >= IN_FLIGHT:
-                jax.block_until_ready(recent[-IN_FLIGHT])
-            now = minutes()
-            stop = i + 1 == last or (FLAGS.stop_minutes is not None and now >= FLAGS.stop_minutes)
-            if not stop and now - saved[1] < FLAGS.save_minutes:
-                continue
+        def step(i, state, rate):
+            return steps[step_kind(i)](state, draw(source.train, data_key, i)[0], rate)
 
-            jax.block_until_ready(state)
-            rate = (i + 1 - saved[0]) * FLAGS.batch_size / (60 * (minutes() - saved[1]))
-            manager.save(i + 1, args=ocp.args.StandardSave(state))
-            manager.wait_until_finished()
-            seen = (i + 1) * FLAGS.batch_size
-            row = {"images": seen, "minutes": now, "images_per_second": rate, **means(recent)}
+        def report(state, row, final):
             row |= {"path_length": float(state.path_length), "ada_p": float(state.ada_p)}
-            figures, pictured = quality(state.average)
-            append_row(output / "metrics.csv", row | figures)
-            sheet = images.grid(pictured.reshape(8, 8, *pictured.shape[1:]))
-            images.save_image(output / f"samples_{seen:08d}.png", sheet)
-            export(output / "generator", generator, discriminator, state, final=stop)
-            saved = i + 1, minutes()
-            if stop:
-                break
+            pictured = training.all_batches(functools.partial(samples, state.average))
+            training.append_row(output / "metrics.csv", row | quality(pictured))
+            sheet = images.grid(pictured[:64].reshape(8, 8, *pictured.shape[1:]))
+            images.save_image(output / f"samples_{row['images']:08d}.png", sheet)
+            training.export(
+                output / "generator",
+                final,
+                generator=(generator, state.average),
+                discriminator=(discriminator, state.params["discriminator"]),
+            )
+
+        training.run(manager, minutes, first, state, step, LOSSES, report)
 
 
 def settle():
@@ -262,20 +216,6 @@ def settle():
         )
     if FLAGS.finish and not FLAGS.stop_minutes:
         raise ValueError("--finish takes --stop_minutes")
-
-
-def claim(path):
-    """Write the flags that a run keeps. Raises ValueError if its folder is of a run with others."""
-    own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
-    config = {flag.name: flag.value for flag in own if flag.name not in OPEN}
-    earlier = read_json(path) if path.is_file() else config
-    for name, value in config.items():
-        if earlier.get(name) != value:
-            raise ValueError(
-                f"--output_dir={path.parent} holds a run with --{name}={earlier.get(name)}, "
-                f"not {value}"
-            )
-    write(path, json.dumps(config, indent=2) + "\n")
 
 
 def data_set():
@@ -300,13 +240,6 @@ def step_kind(i):
     return "path" if FLAGS.path_weight and due else "plain"
 
 
-def rate_factor(done, minutes):
-    """Of the learning rate: 1, then falling to 0.1 over the last fifth of the run."""
-    if FLAGS.finish:
-        done = max(done, minutes / FLAGS.stop_minutes)
-    return 0.1 + 0.9 * min(1, max(0, (1 - done) / 0.2))
-
-
 def trained(name_or_path, generator):
     """The weights of a generator and its discriminator, and the side of their images.
 
@@ -321,25 +254,6 @@ def trained(name_or_path, generator):
     return {"generator": params, "discriminator": judge}, found.resolution
 
 
-def make_optimizer():
-    """Adam, for a learning rate of 1; the noise strengths and the mapping learn at others."""
-
-    def part(path, _):
-        names = [entry.key for entry in path]
-        if names[-1] == "noise_strength":
-            return "noise"
-        return "mapping" if names[1] == "mapping" else "rest"
-
-    rates = {"noise": FLAGS.noise_rate, "mapping": FLAGS.mapping_rate, "rest": 1.0}
-    return optax.chain(
-        optax.scale_by_adam(b1=0.0, b2=0.99),
-        optax.partition(
-            {name: optax.scale(rate) for name, rate in rates.items()},
-            lambda params: jax.tree_util.tree_map_with_path(part, params),
-        ),
-    )
-
-
 def make_steps(generator, discriminator, replicated, sharded):
     """Functions `step(state, real, rate) → state, metrics` for each of `KINDS`, and `start(key)`.
 
@@ -347,7 +261,7 @@ def make_steps(generator, discriminator, replicated, sharded):
     weight to match, there is a penalty: R1 = γ/2 E|∇D(x)|² on real images, or path length
     regularisation (StyleGAN 2, sections 3.1 and 3.2, but for the correction of Adam's rates).
     """
-    optimizer = make_optimizer()
+    optimizer = training.make_optimizer(0.0, FLAGS.mapping_rate)
     if FLAGS.start_from:
         given, side = trained(FLAGS.start_from, generator)
     gamma = FLAGS.r1_gamma * FLAGS.resolution**2 / FLAGS.batch_size
@@ -417,14 +331,11 @@ def make_steps(generator, discriminator, replicated, sharded):
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)
         updates = jax.tree.map(lambda u: -FLAGS.learning_rate * rate * u, updates)
         params = optax.apply_updates(state.params, updates)
-        # Early on, a short memory: a tenth of what has been seen.
-        seen = (state.step + 1) * len(real)
-        decay = 0.5 ** (len(real) / jnp.minimum(FLAGS.ema_images, 0.1 * seen + 1))
+        average = training.averaged(
+            state.average, params["generator"], state.step, FLAGS.batch_size
+        )
         state = state._replace(
-            params=params,
-            average=optax.incremental_update(params["generator"], state.average, 1 - decay),
-            optimizer=optimizer_state,
-            step=state.step + 1,
+            params=params, average=average, optimizer=optimizer_state, step=state.step + 1
         )
         return state, metrics
 
@@ -469,107 +380,36 @@ def draw_latents(generator, params, key, count, mixing):
     return jnp.where(first, *w), noise
 
 
-def random_noise(generator, key, count):
-    keys = jax.random.split(key, len(generator.noise_shapes))
-    shapes = [(count, *shape) for shape in generator.noise_shapes]
-    return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
-
-
 def synthesize(generator, params, w, noise):
     return generator.apply({"params": params}, w, noise, method="synthesis")
 
 
 def make_quality(source, draw, generator, output):
-    """`quality(params)` → figures of a generator, and its first 64 samples, in [0, 1].
-
-    Samples are compared with as many images of the training data. Before that, so are held-out
-    ones, for floor.csv.
-    """
+    """`quality(images)` as in training.py, and `samples(params, i)`, batch i of them, in [0, 1]."""
     key = random_key("quality")
-    batches = range(-(-FLAGS.quality_images // FLAGS.batch_size))
 
-    def pictures_of(batch):
-        """Of images `batch(i)`: those of all batches, rounded as files hold them."""
-        return np.concatenate([metrics.as_saved((np.asarray(batch(i)) + 1) / 2) for i in batches])
+    def labelled(key, i):
+        faces, attributes = draw(source.train, key, i)
+        return (faces + 1) / 2, attributes
 
-    if FLAGS.data == "faces" and not FLAGS.data_dir:
-
-        def labelled(key, i):
-            faces, attributes = draw(source.train, key, i)
-            return (faces + 1) / 2, attributes
-
-        path = expanded(FLAGS.reader) if FLAGS.reader else output / "reader.npz"
-        weights = reader.stored(path, labelled, random_key("reader"), FLAGS.reader_steps)
-        features = functools.partial(reader.features, weights)
-    else:
-        features = metrics.frechet_features
-
-    def compared(pictures):
-        found = features(pictures)
-        precision, recall = metrics.precision_recall(true, found)
-        distance = float(metrics.frechet(true, found))
-        return {"frechet": distance, "precision": precision, "recall": recall}
-
-    true = features(pictures_of(lambda i: draw(source.train, key, i)[0]))
-    if not (output / "floor.csv").is_file():
-        held_out = pictures_of(lambda i: draw(source.held_out, key, i)[0])
-        append_row(output / "floor.csv", {"images": len(held_out), **compared(held_out)})
+    def pictures_of(source):
+        return training.all_batches(lambda i: (draw(source, key, i)[0] + 1) / 2)
 
     @jax.jit
     def samples(params, i):
         latents = draw_latents(
             generator, params, jax.random.fold_in(key, i), FLAGS.batch_size, mixing=0.0
         )
-        return synthesize(generator, params, *latents)
+        return (synthesize(generator, params, *latents) + 1) / 2
 
-    def quality(params):
-        pictures = pictures_of(functools.partial(samples, params))
-        return compared(pictures), pictures[:64]
-
-    return quality
-
-
-def export(folder, generator, discriminator, state, final):
-    """The averaged generator with its latent fit, and the discriminator, for the search.
-
-    Before the end, a fit to fewer samples has to do.
-    """
-    samples = 1_000_000 if final else 20_000
-    fit = fit_latents(generator, state.average, jax.random.key(0), samples)
-
-    def stored(path, leaf):  # nearly all is in the kernels, and the rest needs its digits
-        return leaf.astype(FLAGS.export_dtype) if path[-1].key == "kernel" else leaf
-
-    networks = {
-        "generator": (generator, state.average | {"latent_fit": fit}),
-        "discriminator": (discriminator, state.params["discriminator"]),
-    }
-    checkpoint.save(
-        folder,
-        **{
-            name: (module, jax.tree_util.tree_map_with_path(stored, params))
-            for name, (module, params) in networks.items()
-        },
+    of_faces = FLAGS.data == "faces" and not FLAGS.data_dir
+    quality = training.make_quality(
+        output,
+        pictures_of(source.train),
+        functools.partial(pictures_of, source.held_out),
+        labelled if of_faces else None,
     )
-
-
-def random_key(use):
-    return jax.random.fold_in(jax.random.key(FLAGS.seed), RANDOM.index(use))
-
-
-def means(rows):
-    """Of each of `LOSSES`, over the steps that have it; NaN if none has."""
-    found = {name: [float(row[name]) for row in rows if name in row] for name in LOSSES}
-    return {name: float(np.mean(values)) if values else np.nan for name, values in found.items()}
-
-
-def append_row(path, row):
-    """Add a row to a CSV file, with a header if the file is new."""
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerow(row)
+    return quality, samples
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
@@ -22,7 +24,9 @@ class StyleNetwork(nn.Module):
     An architecture has `activation_gain`, of the mapping's leaky ReLUs, its `noise_shapes`, and in
     `setup` a `synthesis_network`. Unless it says otherwise, `channels` are those at side 4, 8, …,
     `resolution`. Latents z have `z_size` coordinates, the layers of the mapping network
-    `mapping_width`, style vectors w `latent_size`, which the others are by default.
+    `mapping_width`, style vectors w `latent_size`, which the others are by default. Where latents
+    are attributes, with kinds of so many each, the mapping network sees `attribute_features`, and
+    else their direction alone.
     """
 
     activation_gain: ClassVar[float]
@@ -33,6 +37,7 @@ class StyleNetwork(nn.Module):
     mapping_layers: int = 8
     z_size: int = 0
     mapping_width: int = 0
+    attribute_kinds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self.z_size = self.z_size or self.latent_size
@@ -64,6 +69,7 @@ class StyleNetwork(nn.Module):
             self.mapping_layers,
             self.activation_gain,
             self.mapping_width,
+            self.attribute_kinds,
             name="mapping",
         )
 
@@ -88,16 +94,35 @@ class Mapping(nn.Module):
     layers: int
     activation_gain: float
     width: int
+    attribute_kinds: tuple[int, ...]
 
     @nn.compact
     def __call__(self, z: Float[Array, "n z_size"]) -> Float[Array, "n d"]:
-        x = pixel_norm(z)
+        kinds = self.attribute_kinds
+        x = attribute_features(z, kinds) if kinds else pixel_norm(z)
         gain = SQRT2 / self.activation_gain
         for i in range(self.layers):
             width = self.width if i < self.layers - 1 else self.latent_size
             dense = Dense(width, gain=gain, lr_multiplier=0.01, name=f"dense_{i}")
             x = leaky_relu(dense(x), self.activation_gain)
         return x
+
+
+def attribute_features(
+    z: Float[AnyArray, "n z_size"], kinds: tuple[int, ...]
+) -> Float[Array, "n features"]:
+    """What Gaussian coordinates say of attributes: 4 features of a number, k of one of k kinds.
+
+    The first coordinates are numbers. They come as z itself, as t = 2Φ(z) − 1, which is uniform in
+    [−1, 1], and as cos πt and sin πt, since some numbers are angles. The others come in groups of
+    sizes `kinds`: the largest of a group says of which kind something is, and softmax(8z), which
+    the network sees, nearly tells it.
+    """
+    ends = z.shape[-1] - sum(kinds) + np.cumsum([0, *kinds])
+    numbers, *groups = jnp.split(z, ends[:-1], axis=-1)
+    t = 2 * jax.scipy.special.ndtr(numbers) - 1
+    features = [numbers, t, jnp.cos(np.pi * t), jnp.sin(np.pi * t)]
+    return jnp.concatenate(features + [jax.nn.softmax(8 * group) for group in groups], axis=-1)
 
 
 def truncate(

@@ -7,7 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from faces import HAIR, KINDS, RANGES, Attributes, draw, face, sample_attributes
+from faces import (
+    HAIR,
+    KINDS,
+    LATENTS,
+    NUMBERS,
+    RANGES,
+    Attributes,
+    attributes_of,
+    draw,
+    face,
+    sample_attributes,
+)
 
 BATCH = 12
 SAMPLE = jax.jit(jax.vmap(sample_attributes))
@@ -24,9 +35,16 @@ def drawn(attributes):
     return np.concatenate(batches)[:count]
 
 
-@pytest.fixture(scope="module")
-def attributes():
-    return SAMPLE(jax.random.split(jax.random.key(7), 4000))
+@pytest.fixture(scope="module", params=["sampled", "of latents"])
+def attributes(request):
+    if request.param == "sampled":
+        return SAMPLE(jax.random.split(jax.random.key(7), 4000))
+    z_key, texture_key = jax.random.split(jax.random.key(8))
+    z, textures = (
+        jax.random.normal(z_key, (4000, LATENTS)),
+        jax.random.uniform(texture_key, (4000,)),
+    )
+    return jax.jit(jax.vmap(attributes_of))(z, textures)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +100,20 @@ def test_kinds_are_even(attributes):
         share = np.bincount(getattr(attributes, name), minlength=len(distinct)) / 4000
         expected = [kinds.count(kind) / len(kinds) for kind in distinct]
         np.testing.assert_allclose(share, expected, atol=0.035, err_msg=name)
+
+
+def test_a_latent_is_read_as_numbers_and_kinds():
+    z = np.zeros(LATENTS, np.float32)
+    z[NUMBERS.index("skin")], z[NUMBERS.index("yaw")] = 9, -9
+    groups = np.split(z[len(NUMBERS) :], np.cumsum([len(kinds) for kinds in KINDS.values()])[:-1])
+    for group, entry in zip(groups, (3, 2, 3, 1, 0), strict=True):  # views of z
+        group[entry] = 1
+    found = attributes_of(z, 0.25)
+    assert (found.skin, found.yaw, found.texture) == (1, -0.5, 0.25)
+    assert found.background_angle == pytest.approx(0, abs=1e-6)
+    # Of the entries for facial hair four say none, of those for glasses two.
+    kinds = [int(getattr(found, name)) for name in KINDS]
+    assert kinds == [3, 0, 2, 1, 0]
 
 
 def test_attributes_are_independent(attributes):

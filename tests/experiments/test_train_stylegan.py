@@ -158,7 +158,7 @@ assert traced == [8], traced
 
 def test_schedules_and_bad_settings(tmp_path):
     code = """
-import json, pathlib, jax, train_stylegan as t
+import json, pathlib, sys, jax, training, train_stylegan as t
 def at(*flags):
     t.FLAGS.unparse_flags()
     for name in t.FLAGS:
@@ -167,16 +167,16 @@ def at(*flags):
 at()
 t.settle()
 kinds = [t.step_kind(i) for i in range(32)]
-rates = [t.rate_factor(x, 99) for x in (0, 0.8, 0.9, 1)]
+rates = [training.rate_factor(x, 99) for x in (0, 0.8, 0.9, 1)]
 at("--finish", "--stop_minutes=10")
-rates += [t.rate_factor(0.5, 9), t.rate_factor(0.95, 3), t.rate_factor(1, 11)]
+rates += [training.rate_factor(*x) for x in ((0.5, 9), (0.95, 3), (1, 11))]
 at("--data=galaxies", "--r1_gamma=1")
 t.settle()
 settings = [t.FLAGS.r1_gamma, t.FLAGS.path_weight, t.FLAGS.ada_images]
 at("--mapping_rate=10", "--noise_rate=0.5")
 networks = {"mapping": 1.0, "synthesis": {"conv": 1.0, "noise_strength": 1.0}}, {"conv": 1.0}
 params = dict(zip(("generator", "discriminator"), networks))
-optimizer = t.make_optimizer()
+optimizer = training.make_optimizer(0.0, t.FLAGS.mapping_rate)
 updates, _ = optimizer.update(params, optimizer.init(params))
 complaints = []
 bad = "--batch_size=6", "--path_interval=32", "--channels=6,4", "--data_dir=nowhere", "--finish"
@@ -189,7 +189,7 @@ for flags in bad:
 for flags in (["--data=tissue"], ["--data=tissue", "--images=9"], ["--data=galaxies"]):
     at(*flags)
     try:
-        t.claim(pathlib.Path("claimed.json"))
+        training.claim(pathlib.Path("claimed.json"), t)
     except ValueError as error:
         complaints.append("train_stylegan: " + str(error))
 updates = jax.tree.map(lambda x: round(float(x), 4), updates)

@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import DATA, golden, relative_error
@@ -82,6 +83,28 @@ def test_a_stylegan_comes_back_and_replaces_what_was_there(copied):
     loaded, loaded_params = checkpoint.load_network(copied)
     assert loaded == network
     assert_same(loaded_params, params)
+
+
+@pytest.mark.parametrize("space", ["w", "z"])
+def test_a_generator_of_attributes_comes_back(tmp_path, space):
+    """Two numbers, a kind of three and one of two."""
+    sizes = {"latent_size": 5, "mapping_layers": 2, "z_size": 7, "mapping_width": 6}
+    network = StyleGAN2(8, (4, 3), attribute_kinds=(3, 2), **sizes)
+    noise = [np.zeros((1, *shape), np.float32) for shape in network.noise_shapes]
+    params = random_params(network, np.zeros((1, 7), np.float32), noise)
+    fit = fit_latents(network, params, jax.random.key(0), 100, 50)
+    checkpoint.save(tmp_path, generator=(network, params | {"latent_fit": fit}))
+    assert checkpoint.load_network(tmp_path)[0] == network
+    generator, loaded = checkpoint.load(tmp_path, space=space, tile_latent=True)
+    style = jnp.array([[0.3, -1, 2, 0, 0, -1, 1]])[:, : None if space == "z" else 5]
+    latents = {"style": style}
+    w = generator.styles(loaded, latents)
+    assert w.shape == (network.num_layers, 5)
+    if space == "z":
+        expected = network.apply({"params": params}, style, method="mapping")
+        assert relative_error(w[0], expected[0]) <= 1e-6
+        # Not the direction of z alone counts.
+        assert relative_error(generator.styles(loaded, {"style": 2 * style}), w) > 1e-3
 
 
 def test_a_loaded_generator_is_that_of_its_network_and_can_be_compiled(saved):

@@ -13,7 +13,7 @@ from pulse_jax.generators.official import read
 from pulse_jax.generators.official.ada import from_ada
 from pulse_jax.generators.official.parameters import hwio, persistent_modules, persistent_state
 from pulse_jax.generators.official.rosinality import from_rosinality
-from pulse_jax.generators.style_network import truncate
+from pulse_jax.generators.style_network import attribute_features, truncate
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2, minibatch_deviation
 
 both_precisions = pytest.mark.parametrize(
@@ -118,6 +118,16 @@ def test_mapping_and_truncation_equal_the_reference(program, x64, dtype, bound):
             truncated = truncate(w, params["latent_average"], psi, layers)
             assert truncated.dtype == dtype
             assert relative_error(truncated, arrays[name]) <= bound, name
+
+
+def test_attributes_are_seen_as_numbers_and_kinds():
+    z = np.float32([[0, 0.6744898, 3, 0, 0, -1, 1], [-9, 9, 0, 0, 0, 0, 0]])
+    found = attribute_features(z, (3, 2))
+    numbers = [[0, 0.6744898, 0, 0.5, 1, 0, 0, 1], [-9, 9, -1, 1, -1, -1, 0, 0]]
+    kinds = [[1, 0, 0, 0, 1], [1 / 3, 1 / 3, 1 / 3, 1 / 2, 1 / 2]]
+    np.testing.assert_allclose(found, np.concatenate([numbers, kinds], axis=1), atol=1e-6)
+    slightly = attribute_features(np.float32([[0, 0.1]]), (2,))
+    np.testing.assert_allclose(slightly, [[1 / (1 + np.exp(0.8)), 1 / (1 + np.exp(-0.8))]], 1e-6)
 
 
 @both_precisions

@@ -1,0 +1,324 @@
+"""Can a generator of drawn faces be learnt from the attributes that they are drawn from?
+
+A face is a function of its attributes, and these can be read as Gaussian variables z
+(`faces.attributes_of`). So the generator z → face can be learnt by regression: no adversary is
+needed, all of the data are covered, and each coordinate of z has a meaning. What z doesn't tell,
+such as where each hair lies, comes out blurred; a discriminator that joins in late sharpens it. The
+result is a StyleGAN 2 like any other, but for its mapping network, which sees attributes.
+
+Cheap first, and each stage starts from the one before. At half the side an image costs a third:
+
+    start="python experiments/train_decoder.py --pool=runs/pool64"
+    $start --output_dir=runs/decoder32 --start_from=faces64 --resolution=32 \\
+        --channels=128,128,96,64
+    $start --output_dir=runs/decoder64 --start_from=runs/decoder32/generator
+    $start --output_dir=runs/sharp64 --start_from=runs/decoder64/generator --discriminator=faces64
+    python experiments/train_decoder.py --output_dir=runs/decoder128 \\
+        --start_from=runs/sharp64/generator --resolution=128 --channels=128,128,96,64,32,16
+
+A start takes over all layers of the same name and sizes, from any StyleGAN 2. With --discriminator,
+the second stage: the discriminator of that generator, which goes on learning, and regression on the
+images from half the side down alone. --stop_minutes and --finish end a stage by the clock; an
+interrupted one goes on with the same command. One core computes 60 images of 32 pixels a second, 22
+of 64, or 8 of 64 with the discriminator.
+
+Every few minutes, a run writes `state/`, from which it goes on; faces that it was not trained on,
+and below them what it makes of their attributes; a row of metrics.csv, with the peak
+signal-to-noise ratio and the energy of the Laplacian (over the faces') of these, and the quality of
+samples as train_stylegan.py has it; and `generator/`, which the search takes as --generator.
+"""
+
+import sys
+from functools import partial
+from typing import Any, NamedTuple
+
+import faces
+import jax
+import jax.numpy as jnp
+import metrics
+import numpy as np
+import optax
+import pool
+import reader
+import training
+from absl import app, flags, logging
+from flax.traverse_util import flatten_dict, unflatten_dict
+from training import random_key, random_noise
+
+from pulse_jax import images
+from pulse_jax.files import expanded, one_line
+from pulse_jax.generators import checkpoint
+from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
+
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(training)
+flags.DEFINE_string("start_from", None, "A generator whose layers to take over.")
+flags.DEFINE_string("discriminator", None, "A generator whose discriminator joins in.")
+flags.DEFINE_string("pool", None, "Folder of faces, drawn if missing; default: in the output's.")
+flags.DEFINE_integer("pool_images", 32_768, "How many faces are drawn.", 64)
+flags.DEFINE_integer("mapping_width", 256, "Of the mapping network's layers.", lower_bound=1)
+flags.DEFINE_float("learning_rate", 2e-3, "Of Adam.")
+flags.DEFINE_float("noise_rate", 0.1, "Of the noise strengths, as a share of it.")
+flags.DEFINE_float("r1_gamma", 0.001, "Of the gradient penalty, as in train_stylegan.py.", 0)
+flags.DEFINE_float("regression_weight", 8.0, "Of the regression, beside the discriminator.", 0)
+flags.DEFINE_integer("ema_images", 3_000, "Half-life of the averaged generator, in images.", 1)
+
+# Times the hundredth of the rate at which StyleGAN's mapping network learns: about as fast as a
+# network whose weights are stored as they count. At ten, it hardly learns what attributes mean.
+MAPPING_RATE = 1000.0
+KINDS = tuple(map(len, faces.KINDS.values()))
+LEVELS = 4  # of the images' pyramid
+WARM_UP = 200  # steps
+SHOWN = 32
+LOSSES = "l1", "coarse_l1"
+ADVERSARIAL = "generator_loss", "discriminator_loss", "real_logit", "fake_logit", "r1"
+
+
+class TrainState(NamedTuple):
+    params: Any  # {"generator"}, and in the second stage {"discriminator"}
+    average: Any  # exponential moving average of the generator's
+    optimizer: optax.OptState
+    step: jax.Array
+
+
+def main(_):
+    logging.set_verbosity(logging.WARNING)  # Orbax tells its steps
+    try:
+        train()
+    except (ValueError, OSError) as error:
+        sys.exit(f"train_decoder: {one_line(error)}")
+
+
+def train():
+    minutes = training.stopwatch()
+    settle()
+    output = expanded(FLAGS.output_dir).absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    generator = make_generator()
+    discriminator = Discriminator(generator.channels)
+    start, steps = make_steps(generator, discriminator)
+    training.claim(output / "config.json", sys.modules[__name__])
+    with training.saved_states(output) as manager:
+        first = manager.latest_step() or 0
+        if first >= training.last_step():
+            return
+        known = pool.stored(
+            expanded(FLAGS.pool) if FLAGS.pool else output / "pool",
+            random_key("data"),
+            FLAGS.pool_images,
+            max(FLAGS.resolution, pool.SIDE),
+        )
+        state = jax.jit(start)(random_key("start"))
+        if first:
+            state = training.restored(manager, first, state)
+        quality, samples = make_quality(generator, known, output)
+        latents, true = held_out_faces(0)
+        render = jax.jit(lambda params: synthesize(generator, params, latents, random_key("start")))
+
+        def step(i, state, rate):
+            kind = "r1" if FLAGS.discriminator and i % FLAGS.r1_interval == 0 else "plain"
+            rate *= min(1, (i + 1) / WARM_UP)
+            return steps[kind](state, *batch(known, i), rate)
+
+        def report(state, row, final):
+            found = np.asarray(render(state.average))
+            sampled = training.all_batches(partial(samples, state.average))
+            energies = [metrics.laplacian_energy(x).mean() for x in (found, true)]
+            row |= {
+                "psnr": metrics.psnr(found, true).mean(),
+                "laplacian": energies[0] / energies[1],
+            }
+            training.append_row(output / "metrics.csv", row | quality(sampled))
+            rows = [x[k : k + 8] for k in range(0, SHOWN, 8) for x in (true, found)]
+            path = output / f"samples_{row['images']:08d}.png"
+            images.save_image(path, images.grid(rows))
+            networks = {"generator": (generator, state.average)}
+            if FLAGS.discriminator:
+                networks["discriminator"] = discriminator, state.params["discriminator"]
+            training.export(output / "generator", final, **networks)
+
+        names = LOSSES + (ADVERSARIAL if FLAGS.discriminator else ())
+        training.run(manager, minutes, first, state, step, names, report)
+
+
+def make_generator():
+    """Raises ValueError if the flags of its sizes don't fit each other."""
+    generator = StyleGAN2(
+        FLAGS.resolution,
+        tuple(int(c) for c in FLAGS.channels),
+        FLAGS.latent_size,
+        FLAGS.mapping_layers,
+        z_size=faces.LATENTS,
+        mapping_width=FLAGS.mapping_width,
+        attribute_kinds=KINDS,
+    )
+    generator.check_sizes()
+    return generator
+
+
+def settle():
+    """Raises ValueError for flags that can't be."""
+    unit = Discriminator.group_size
+    if FLAGS.batch_size % unit:
+        raise ValueError(f"--batch_size={FLAGS.batch_size} must be a multiple of {unit}")
+    if FLAGS.pool_images % FLAGS.batch_size:
+        raise ValueError(
+            f"--pool_images={FLAGS.pool_images} must be a multiple of "
+            f"--batch_size={FLAGS.batch_size}"
+        )
+    if FLAGS.finish and not FLAGS.stop_minutes:
+        raise ValueError("--finish takes --stop_minutes")
+
+
+def batch(known, i):
+    """Step i's latents, and faces in [0, 1]: each of the pool's once, then in another order."""
+    latents, pictures = known
+    epoch, at = divmod(i * FLAGS.batch_size, len(latents))
+    order = np.random.default_rng((FLAGS.seed, epoch)).permutation(len(latents))
+    chosen = order[at : at + FLAGS.batch_size]
+    return latents[chosen], in_size(pictures[chosen])
+
+
+def in_size(pictures):
+    """8 bits, as large as the generator's or larger by a power of 2 → [0, 1]."""
+    pictures = pictures.astype(np.float32) / 255
+    while pictures.shape[1] > FLAGS.resolution:
+        pictures = halved(pictures)
+    return pictures
+
+
+def halved(x):
+    """Images (N, 2H, 2W, 3), averaged over squares of four pixels."""
+    count, height, width, _ = x.shape
+    return x.reshape(count, height // 2, 2, width // 2, 2, 3).mean(axis=(2, 4))
+
+
+def distances(x, y):
+    """Mean absolute differences of two batches, at their side and at halves of it."""
+    found = [jnp.abs(x - y).mean()]
+    while len(found) < LEVELS:
+        x, y = halved(x), halved(y)
+        found.append(jnp.abs(x - y).mean())
+    return found
+
+
+def make_steps(generator, discriminator):
+    """`start(key) → state`, and of each kind `step(state, z, faces, rate) → state, losses`.
+
+    The generator's loss is the distance of the images to the faces (twice at the full side), or
+    with a discriminator the non-saturating logistic loss and the weighted distance without that at
+    the full side; there both networks learn from the same images. Rarely, R1 joins in.
+    """
+    optimizer = training.make_optimizer(0.0 if FLAGS.discriminator else 0.9, MAPPING_RATE)
+    if FLAGS.start_from:
+        _, given = checkpoint.read_network(checkpoint.find(FLAGS.start_from))
+    if FLAGS.discriminator:
+        _, judges = checkpoint.load_discriminator(FLAGS.discriminator)
+    gamma = FLAGS.r1_gamma * FLAGS.resolution**2 / FLAGS.batch_size
+
+    def judge(params, x):
+        return discriminator.apply({"params": params}, 2 * x - 1)
+
+    def losses(params, z, real, key, kind):
+        frozen = jax.lax.stop_gradient
+        fake = synthesize(generator, params["generator"], z, key)
+        full, *coarse = distances(fake, real)
+        found = {"l1": full, "coarse_l1": sum(coarse)}
+        if not FLAGS.discriminator:
+            return 2 * full + sum(coarse), found
+        fooled = judge(frozen(params["discriminator"]), fake)
+        real_logits = judge(params["discriminator"], real)
+        fake_logits = judge(params["discriminator"], frozen(fake))
+        found |= {
+            "generator_loss": jax.nn.softplus(-fooled).mean(),
+            "discriminator_loss": jax.nn.softplus(-real_logits).mean()
+            + jax.nn.softplus(fake_logits).mean(),
+            "real_logit": real_logits.mean(),
+            "fake_logit": fake_logits.mean(),
+        }
+        total = found["generator_loss"] + found["discriminator_loss"]
+        total += FLAGS.regression_weight * sum(coarse)
+        if kind == "r1":
+            gradient = jax.grad(lambda x: judge(params["discriminator"], (x + 1) / 2).sum())
+            found["r1"] = (gradient(2 * real - 1) ** 2).sum(axis=(1, 2, 3)).mean()
+            total += gamma / 2 * FLAGS.r1_interval * found["r1"]
+        return total, found
+
+    def step(state, z, real, rate, kind):
+        key = jax.random.fold_in(random_key("steps"), state.step)
+        gradient, found = jax.grad(losses, has_aux=True)(state.params, z, real, key, kind)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
+        updates = jax.tree.map(lambda u: -FLAGS.learning_rate * rate * u, updates)
+        params = optax.apply_updates(state.params, updates)
+        average = training.averaged(state.average, params["generator"], state.step, len(z))
+        return TrainState(params, average, optimizer_state, state.step + 1), found
+
+    def start(key):
+        generator_key, noise_key = jax.random.split(key)
+        noise = random_noise(generator, noise_key, 1)
+        own = generator.init(generator_key, jnp.zeros((1, faces.LATENTS)), noise)["params"]
+        params = {"generator": taken_over(given, own) if FLAGS.start_from else own}
+        if FLAGS.discriminator:
+            params["discriminator"] = judges
+        average = jax.tree.map(jnp.copy, params["generator"])
+        return TrainState(params, average, optimizer.init(params), jnp.int32(0))
+
+    kinds = ("plain", "r1") if FLAGS.discriminator else ("plain",)
+    return start, {kind: jax.jit(partial(step, kind=kind), donate_argnums=0) for kind in kinds}
+
+
+def taken_over(given, own):
+    """`own` parameters, but the `given` where both have them; a ToRGB that is new adds nothing."""
+    own, given = flatten_dict(own), flatten_dict(given)
+    for name, leaf in own.items():
+        if name in given and given[name].shape == leaf.shape:
+            own[name] = jnp.asarray(given[name])
+        elif name[-2:] == (f"{FLAGS.resolution}x{FLAGS.resolution}_to_rgb", "kernel"):
+            own[name] = jnp.zeros_like(leaf)
+    return unflatten_dict(own)
+
+
+def synthesize(generator, params, z, key):
+    """Images in [0, 1] of attributes z."""
+    noise = random_noise(generator, key, len(z))
+    return (generator.apply({"params": params}, z, noise) + 1) / 2
+
+
+def make_quality(generator, known, output):
+    """`quality(images)` as in training.py, and `samples(params, i)`, batch i of them, in [0, 1]."""
+    key = random_key("quality")
+    latents, pictures = known
+
+    def labelled(key, i):
+        chosen = np.asarray(
+            jax.random.randint(jax.random.fold_in(key, i), (reader.BATCH,), 0, len(latents))
+        )
+        return in_size(pictures[chosen]), attributes_of(latents[chosen])
+
+    def held_out():
+        chunks = range(1, 1 + -(-FLAGS.quality_images // pool.CHUNK))
+        return np.concatenate([held_out_faces(i)[1] for i in chunks])
+
+    # The reader has no use for the texture.
+    attributes_of = jax.jit(jax.vmap(partial(faces.attributes_of, texture=0.5)))
+
+    @jax.jit
+    def samples(params, i):
+        z_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
+        z = jax.random.normal(z_key, (FLAGS.batch_size, faces.LATENTS))
+        return synthesize(generator, params, z, noise_key)
+
+    train = in_size(pictures[: FLAGS.quality_images])
+    return training.make_quality(output, train, held_out, labelled), samples
+
+
+def held_out_faces(i):
+    """Latents and faces in [0, 1] of chunk i of those that nothing is trained on."""
+    key = jax.random.fold_in(random_key("quality"), i)
+    z, pictures = pool.draw(key, max(FLAGS.resolution, pool.SIDE))
+    return np.asarray(z), in_size(np.asarray(pictures))
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("output_dir")
+    app.run(main)

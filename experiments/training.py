@@ -1,0 +1,223 @@
+"""What the trainers have in common: flags, the loop that saves and stops, figures, the export."""
+
+import csv
+import functools
+import json
+import time
+from collections import deque
+
+import jax
+import jax.numpy as jnp
+import metrics
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import reader
+from absl import flags
+from tqdm import tqdm
+
+from pulse_jax.files import expanded, read_json, write
+from pulse_jax.generators import checkpoint, fit_latents
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("output_dir", None, "Folder for the state, the samples and the generator.")
+flags.DEFINE_integer("resolution", 64, "Side of the images.", lower_bound=8)
+flags.DEFINE_list("channels", "128,128,96,64,32", "Channels at side 4, 8, …, resolution.")
+flags.DEFINE_integer("latent_size", 128, "Coordinates of a style vector w.", lower_bound=1)
+flags.DEFINE_integer("mapping_layers", 4, "Dense layers from z to w.", lower_bound=1)
+flags.DEFINE_integer("images", 250_000, "Images to train on, from the start of the run.", 1)
+flags.DEFINE_integer("batch_size", 16, "Images in a step, on all devices together.", 4)
+flags.DEFINE_integer("r1_interval", 16, "Steps from one gradient penalty to the next.", 1)
+flags.DEFINE_integer("quality_images", 512, "On which the samples' quality is measured.", 64)
+flags.DEFINE_string("reader", None, "The reader's file; default: reader.npz in the output folder.")
+flags.DEFINE_integer("reader_steps", 2000, "Of its training, if it isn't there yet.", 1)
+flags.DEFINE_enum("export_dtype", "float32", ["float32", "bfloat16"], "Of kernels in generator/.")
+flags.DEFINE_float("save_minutes", 5.0, "From one saved state to the next.", 0)
+flags.DEFINE_float("stop_minutes", None, "Save and stop so long after the start.", 0)
+flags.DEFINE_bool("finish", False, "--stop_minutes is to be the run's end, by the clock.")
+flags.DEFINE_integer("seed", 0, "Of everything random.")
+
+# What a run may go on with otherwise than it began.
+OPEN = "output_dir", "images", "save_minutes", "stop_minutes", "finish", "export_dtype"
+IN_FLIGHT = 4  # steps that the host may be ahead of the devices
+RECENT = 100  # steps whose metrics a row averages
+RANDOM = "start", "data", "steps", "quality", "reader"  # each has a key of its own
+
+
+def random_key(use):
+    return jax.random.fold_in(jax.random.key(FLAGS.seed), RANDOM.index(use))
+
+
+def stopwatch():
+    """A function that tells the minutes since now."""
+    began = time.perf_counter()
+    return lambda: (time.perf_counter() - began) / 60
+
+
+def claim(path, module):
+    """Write the flags that a run of a script keeps, those that are key in its module.
+
+    Raises ValueError if its folder is of a run with others.
+    """
+    own = FLAGS.get_key_flags_for_module(module)
+    config = {flag.name: flag.value for flag in own if flag.name not in OPEN}
+    earlier = read_json(path) if path.is_file() else config
+    for name, value in config.items():
+        if earlier.get(name) != value:
+            raise ValueError(
+                f"--output_dir={path.parent} holds a run with --{name}={earlier.get(name)}, "
+                f"not {value}"
+            )
+    write(path, json.dumps(config, indent=2) + "\n")
+
+
+def last_step():
+    return -(-FLAGS.images // FLAGS.batch_size)
+
+
+def saved_states(output):
+    return ocp.CheckpointManager(
+        output / "state", options=ocp.CheckpointManagerOptions(max_to_keep=2)
+    )
+
+
+def restored(manager, step, state):
+    """The state that was saved after a step; `state` has its shapes."""
+    return manager.restore(step, args=ocp.args.StandardRestore(state))
+
+
+def run(manager, minutes, first, state, step, names, report):
+    """From step `first` to the last, or as far as the time allows; saves every few minutes.
+
+    `step(i, state, rate) → state, losses`, with a factor of the learning rate. After each save,
+    `report(state, row, final)` gets a row for metrics.csv: where the run is, and of each loss in
+    `names` its mean over the last steps that have it.
+    """
+    last, recent, saved = last_step(), deque(maxlen=RECENT), (first, minutes())
+    for i in tqdm(range(first, last), initial=first, total=last, unit="step", mininterval=1):
+        rate = np.float32(rate_factor(i / last, minutes()))
+        state, losses = step(i, state, rate)
+        recent.append(losses)
+        if len(recent) >= IN_FLIGHT:
+            jax.block_until_ready(recent[-IN_FLIGHT])
+        now = minutes()
+        stop = i + 1 == last or (FLAGS.stop_minutes is not None and now >= FLAGS.stop_minutes)
+        if not stop and now - saved[1] < FLAGS.save_minutes:
+            continue
+
+        jax.block_until_ready(state)
+        rate = (i + 1 - saved[0]) * FLAGS.batch_size / (60 * (minutes() - saved[1]))
+        manager.save(i + 1, args=ocp.args.StandardSave(state))
+        manager.wait_until_finished()
+        row = {"images": (i + 1) * FLAGS.batch_size, "minutes": now, "images_per_second": rate}
+        report(state, row | means(names, recent), stop)
+        saved = i + 1, minutes()
+        if stop:
+            break
+
+
+def rate_factor(done, minutes):
+    """Of the learning rate: 1, then falling to 0.1 over the last fifth of the run."""
+    if FLAGS.finish:
+        done = max(done, minutes / FLAGS.stop_minutes)
+    return 0.1 + 0.9 * min(1, max(0, (1 - done) / 0.2))
+
+
+def means(names, rows):
+    """Over the rows that have it; NaN if none has."""
+    found = {name: [float(row[name]) for row in rows if name in row] for name in names}
+    return {name: float(np.mean(values)) if values else np.nan for name, values in found.items()}
+
+
+def append_row(path, row):
+    """Add a row to a CSV file, with a header if the file is new."""
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def all_batches(batch):
+    """Images `batch(i)` of as many batches as quality is measured on, as 8-bit files hold them."""
+    count = -(-FLAGS.quality_images // FLAGS.batch_size)
+    return np.concatenate([metrics.as_saved(batch(i)) for i in range(count)])
+
+
+def make_quality(output, train, held_out, labelled=None):
+    """`quality(samples)` → figures of a generator's images (N, R, R, 3) in [0, 1].
+
+    They are compared with as many of the training data. Before that, so are held-out ones, what
+    `held_out()` gives, for floor.csv. `labelled(key, i)` gives faces and their attributes, for the
+    reader to learn from: the images are compared in its features, else in those of fixed wavelets.
+    """
+    features = metrics.frechet_features
+    if labelled:
+        path = expanded(FLAGS.reader) if FLAGS.reader else output / "reader.npz"
+        weights = reader.stored(path, labelled, random_key("reader"), FLAGS.reader_steps)
+        features = functools.partial(reader.features, weights)
+    true = features(train)
+
+    def quality(samples):
+        found = features(samples)
+        precision, recall = metrics.precision_recall(true, found)
+        distance = float(metrics.frechet(true, found))
+        return {"frechet": distance, "precision": precision, "recall": recall}
+
+    if not (output / "floor.csv").is_file():
+        pictures = held_out()
+        append_row(output / "floor.csv", {"images": len(pictures), **quality(pictures)})
+    return quality
+
+
+def make_optimizer(b1, mapping_rate):
+    """Adam, for a learning rate of 1; the noise strengths and the mapping learn at others."""
+
+    def part(path, _):
+        names = [entry.key for entry in path]
+        if names[-1] == "noise_strength":
+            return "noise"
+        return "mapping" if names[1] == "mapping" else "rest"
+
+    rates = {"noise": FLAGS.noise_rate, "mapping": mapping_rate, "rest": 1.0}
+    return optax.chain(
+        optax.scale_by_adam(b1=b1, b2=0.99),
+        optax.partition(
+            {name: optax.scale(rate) for name, rate in rates.items()},
+            lambda params: jax.tree_util.tree_map_with_path(part, params),
+        ),
+    )
+
+
+def averaged(average, params, step, count):
+    """The moving average after one more step; early on, over a tenth of what has been seen."""
+    memory = jnp.minimum(FLAGS.ema_images, 0.1 * (step + 1) * count + 1)
+    return optax.incremental_update(params, average, 1 - 0.5 ** (count / memory))
+
+
+def random_noise(generator, key, count):
+    keys = jax.random.split(key, len(generator.noise_shapes))
+    shapes = [(count, *shape) for shape in generator.noise_shapes]
+    return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+
+
+def export(folder, final, generator, **others):
+    """Networks, each (module, params), for the search; the generator with its latent fit.
+
+    Before the end, a fit to fewer samples has to do.
+    """
+    samples = 1_000_000 if final else 20_000
+    module, params = generator
+    fit = fit_latents(module, params, jax.random.key(0), samples)
+
+    def stored(path, leaf):  # nearly all is in the kernels, and the rest needs its digits
+        return leaf.astype(FLAGS.export_dtype) if path[-1].key == "kernel" else leaf
+
+    networks = {"generator": (module, params | {"latent_fit": fit}), **others}
+    checkpoint.save(
+        folder,
+        **{
+            name: (module, jax.tree_util.tree_map_with_path(stored, params))
+            for name, (module, params) in networks.items()
+        },
+    )
