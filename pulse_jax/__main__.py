@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import secrets
 import shlex
 import sys
@@ -25,13 +26,15 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
+from tqdm import tqdm
 
 import pulse_jax
 from pulse_jax import batch, images, operators, optimizers, report, results, schemes, starts
 from pulse_jax.console import check_devices, make_output_safe
 from pulse_jax.files import counted, expanded, held, one_line, read_json, write
 from pulse_jax.generators import NOISE_TYPES, SPACES, checkpoint, style_generator
-from pulse_jax.generators.plug_in import is_plug_in, plug_in
+from pulse_jax.generators.digests import network_digest
+from pulse_jax.generators.plug_in import is_plug_in, plug_in, source_digest
 from pulse_jax.losses import Loss
 from pulse_jax.progress import Progress, compilation_told
 from pulse_jax.results import Picture, Restart, attempt, save
@@ -149,6 +152,10 @@ flags.DEFINE_integer("process_id", None, "Which of them this is, where not detec
 STYLE_FLAGS = ("noise_type", "num_trainable_noise_layers", "bad_noise_layers", "tile_latent")
 STYLE_FLAGS += ("equal_start", "space", "joint_sphere", "exact_radius", "dtype")
 PROCESS = ("coordinator_address", "num_processes", "process_id")
+# Beside the flags, what changes bytes: JAX's configuration, and variables that its libraries read.
+CONFIGURATION = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
+CONFIGURATION += ("jax_random_seed_offset", "jax_default_matmul_precision")
+VARIABLES = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 # What the results don't depend on.
 INDIFFERENT = ("output_dir", "cache_dir", "resume", "distributed", *PROCESS)
 
@@ -194,14 +201,16 @@ def upsample(at_end):
     try:
         connect()
         check_devices()
-        use_cache(expanded(FLAGS.cache_dir))
+        at_end.enter_context(used_cache(expanded(FLAGS.cache_dir)))
         at_end.enter_context(compilation_told())
         value_range = parse_range(FLAGS.value_range)
         degradation = told(make_degradation)
         generator, params = make_generator()
         check_start()
         loss, optimizer_for = make_loss(generator), make_optimizer()
-        pictures, failures = read_pictures(output, generator, degradation, value_range)
+        pictures, failures = read_pictures(
+            output, generator, network_digest(params), degradation, value_range
+        )
         if not pictures:
             sys.exit(1)  # why has been told
         earlier = open_output(output, at_end)
@@ -346,15 +355,36 @@ def connect():
         raise ValueError(f"--distributed: {one_line(error)}") from error
 
 
-def use_cache(cache):
-    """Keep compiled programs in a folder, even the quickest to compile: they are many."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # only costs time
-        print(f"--cache_dir={cache} can't be used: {one_line(error)}", file=sys.stderr)
-    else:
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+@contextlib.contextmanager
+def used_cache(cache):
+    """Keep compiled programs in a folder, even the quickest to compile: they are many.
+
+    If that fails, which only costs time, it is told in a line, once for all programs.
+    """
+
+    def tell(reason):
+        tqdm.write(f"--cache_dir={cache} can't be used: {one_line(reason)}", file=sys.stderr)
+
+    def show(message, *others, **options):
+        nonlocal failed
+        _, of_cache, told = str(message).partition("persistent compilation cache entry for ")
+        if not of_cache:
+            shown(message, *others, **options)
+        elif not failed:
+            failed = True
+            tell(told.partition(": ")[2])  # after the program's name
+
+    failed = False
+    with warnings.catch_warnings():
+        shown, warnings.showwarning = warnings.showwarning, show
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            tell(error)
+        else:
+            jax.config.update("jax_compilation_cache_dir", str(cache))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        yield
 
 
 def told(function, *arguments):
@@ -481,8 +511,11 @@ def make_optimizer():
     return lambda seed: scheme(pulse_jax.OPTIMIZERS[name](schedule))
 
 
-def read_pictures(output, generator, degradation, value_range):
-    """The pictures that can be used, and a line, printed too, for each that can't."""
+def read_pictures(output, generator, networks, degradation, value_range):
+    """The pictures that can be used, and a line, printed too, for each that can't.
+
+    `networks`: the digest of the generator's.
+    """
     if FLAGS.input_dir is None:
         folder = checkpoint.bundled().get(FLAGS.generator, expanded(FLAGS.generator))
         folder /= "examples"
@@ -496,7 +529,7 @@ def read_pictures(output, generator, degradation, value_range):
     # The folder of a picture's results keeps its suffix, where its name would else be taken.
     taken = Counter(path.stem for path in paths)
     taken.update([*results.OF_THE_RUN, *(path.name for path in paths)])
-    pictures = []
+    pictures, unsigned = [], []
 
     def read(path):
         target = read_target(path, generator.resolution, degradation, value_range)
@@ -509,10 +542,16 @@ def read_pictures(output, generator, degradation, value_range):
             print(
                 one_line(f"{path} is faint: {faint}; a smaller --eps than {FLAGS.eps:g} asks more")
             )
-        start = read_start(name, generator)
-        pictures.append(Picture(path, target, variance, output / name, start))
+        start = None
+        if FLAGS.init_from is not None:
+            start, signed = read_start(name, generator, networks)
+            unsigned.extend([] if signed else [path])
+        pictures.append(Picture(path, target, variance, output / name, networks, start))
 
     failures = [complaint for path in paths if (complaint := attempt(read, path))]
+    if unsigned:
+        told = f"--init_from={FLAGS.init_from} doesn't tell the generator that it is of"
+        print(f"{told}: taken for {FLAGS.generator}'s")
     return pictures, failures
 
 
@@ -541,20 +580,22 @@ def check_start():
         raise ValueError(f"{told} --space={space}, not {FLAGS.space}")
 
 
-def read_start(name, generator):
-    """(latents, frozen) of the restarts that `--init_from` has for a picture, None without it."""
-    if FLAGS.init_from is None:
-        return None
+def read_start(name, generator, networks):
+    """(latents, frozen) of the restarts that `--init_from` has for a picture.
+
+    And whether their file tells that they are of these `networks`.
+    """
     given = expanded(FLAGS.init_from)
     choices = [given / "latents.npz", given / name / "latents.npz"] if given.is_dir() else [given]
     path = next((choice for choice in choices if choice.is_file()), choices[-1])
-    start = starts.load_latents(path, generator)
+    start, found = starts.read_latents(path, generator)
+    starts.check_networks(path, found, networks)
     count = len(jax.tree.leaves(start)[0])
     if count < (FLAGS.pick or FLAGS.restarts):
         flag = f"--pick={FLAGS.pick}" if FLAGS.pick else f"--restarts={FLAGS.restarts}"
         there = counted(count, "restart")
         raise ValueError(f"{flag}: {path} holds {there}; with --pick all start from one")
-    return start
+    return start, found is not None
 
 
 def read_target(path, resolution, degradation, value_range):
@@ -654,23 +695,38 @@ def configure(output, earlier, seed, generator, params, searches, pictures):
         name, _, file = link.partition(":")
         if name == "mask" and Path(file).is_file():
             config[f"SHA-256 of {file}"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    if is_plug_in(FLAGS.generator):
+        config["SHA-256 of the plug-in"] = source_digest(FLAGS.generator)
     config["device"] = jax.devices()[0].device_kind
+    config |= {name.upper(): jax.config.values[name] for name in CONFIGURATION}
+    config |= {name: os.environ.get(name) for name in VARIABLES}
+    config["XLA_FLAGS"] = xla_flags()
     config["pulse_jax"] = pulse_jax.__version__
     config |= {name: importlib.metadata.version(name) for name in packages}
     if earlier and not FLAGS.resume:
         raise ValueError(f"--noresume: --output_dir={output} holds results already")
     for name, value in config.items():
         if earlier and earlier.get(name) != value:
-            raise ValueError(
-                f"--output_dir={output} holds results of other settings: "
-                f"{name} was {earlier.get(name)}, not {value}"
-            )
+            told = f"other settings: {name} was {earlier.get(name)}, not {value}"
+            if name not in earlier:
+                told = f"an older version, which didn't note {name}"
+            raise ValueError(f"--output_dir={output} holds results of {told}")
     slots = earlier.get("slots") if any(output.glob("*/parts/*")) else None
     slots = agreed(slots or choose_slots(generator, params, searches, pictures))
     FLAGS.seed = seed  # from here on, what restarts are drawn with
     config |= {"seed": seed, "slots": slots}
     write_config(output, config)
     return config
+
+
+def xla_flags():
+    """Those of the variable XLA_FLAGS that may change bytes: not where XLA tells what it does.
+
+    Nor, as with devices that are there, how many a CPU is divided into.
+    """
+    without = ("--xla_dump_", "--xla_force_host_platform_device_count=")
+    given = os.environ.get("XLA_FLAGS", "").split()
+    return " ".join(flag for flag in given if not flag.startswith(without)) or None
 
 
 def write_config(output, config):

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from pulse_jax import curves, images, video
 from pulse_jax.files import load_arrays, one_line, write
+from pulse_jax.starts import GENERATOR
 
 # What a run writes beside the pictures' folders.
 OF_THE_RUN = ("config.json", "index.html", "results.csv", "timings.csv")
@@ -37,6 +38,7 @@ class Picture:
     target: np.ndarray  # (h, h, 3) in [0, 1]
     variance: float  # of its pixels, as far as the operator shows them
     folder: Path  # for its results
+    networks: str  # the digest of the generator's
     start: tuple | None = None  # (latents, frozen) of an earlier run's restarts
     rows: dict = field(default_factory=dict)  # restart → its row of the table
     error: str = ""  # why its results can't be saved
@@ -201,6 +203,7 @@ def finish(picture, resolution, eps):
     parts = overview(picture, resolution, eps)
     names = [name for name in parts[0] if name not in ("row", "curve")]
     latents = {name: np.stack([part[name] for part in parts]) for name in names}
+    latents[GENERATOR] = picture.networks
     write(picture.folder / "latents.npz", _npz(latents))
     rows = [picture.rows[restart] for restart in sorted(picture.rows)]
     frames = [sorted(picture.folder.glob(f"parts/{int(row['restart']):06d}.*.png")) for row in rows]

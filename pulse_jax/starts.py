@@ -4,15 +4,18 @@ Latents are pytrees as a `Generator` samples them: axis 0 of a leaf counts spher
 """
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
 
 from pulse_jax import sphere
 from pulse_jax.files import load_arrays
+from pulse_jax.generators.digests import network_digest
 
+GENERATOR = "generator"  # where files with latents hold its `network_digest`
 # Of files with latents: what else they hold, and an argument of `numpy.savez`.
-RESERVED = "row", "curve", "file"
+RESERVED = GENERATOR, "row", "curve", "file"
 
 
 def interpolate(a, b, frames):
@@ -86,12 +89,25 @@ def by_name(latents, frozen):
     return latents | frozen
 
 
-def load_latents(path, generator):
+def load_latents(path, generator, params=None):
     """(latents, frozen) of all restarts in a `latents.npz`; axis 0 of each leaf counts them.
 
     What is frozen and what isn't is as `generator` has it, whatever it was when they were found.
-    Raises ValueError, naming the file, where it can't be read or is of other shapes.
+    With the generator's `params`, it is made sure that they were found with the same networks;
+    files of older versions don't tell, which a line on stderr says.
+
+    Raises ValueError, naming the file, where it can't be read, or is of other shapes or networks.
     """
+    start, networks = read_latents(path, generator)
+    if params is not None:
+        check_networks(path, networks, network_digest(params))
+        if networks is None:
+            print(f"{path}: doesn't tell the generator that it is of", file=sys.stderr)
+    return start
+
+
+def read_latents(path, generator):
+    """What `load_latents` returns, and the digest of the networks, None if the file has none."""
     arrays = load_arrays(path)
     trees = jax.eval_shape(generator.sample, jax.random.key(0))
     wanted = by_name(*trees)
@@ -105,7 +121,17 @@ def load_latents(path, generator):
         leaves = [arrays[name] for name in _by_name(tree, root)]
         return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
-    return fill(trees[0], "latents"), fill(trees[1], "frozen")
+    networks = str(arrays[GENERATOR]) if GENERATOR in arrays else None
+    return (fill(trees[0], "latents"), fill(trees[1], "frozen")), networks
+
+
+def check_networks(path, found, wanted):
+    """Raises ValueError if latents are of other networks than they are to be used with."""
+    if found not in (None, wanted):
+        raise ValueError(
+            f"{path}: is of another generator, whose networks' SHA-256 is {found[:8]}…, not "
+            f"{wanted[:8]}…"
+        )
 
 
 def _by_name(tree, root):

@@ -19,6 +19,7 @@ from pulse_jax import __main__ as command
 from pulse_jax import batch, convert, images
 from pulse_jax.files import held
 from pulse_jax.generators import checkpoint
+from pulse_jax.generators.digests import network_digest
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,6 +54,7 @@ def test_what_is_written(run, generator, tmp_path, capsys):
     module, params = pulse_jax.load(generator)
     with np.load(output / "a" / "latents.npz") as file:
         latents = dict(file)
+    assert latents.pop("generator") == network_digest(params)
     assert len(latents["style"]) == 3
     again = jax.vmap(lambda latents: module.synthesize(params, latents, {}))(latents)
     for k, image in enumerate(again, 1):

@@ -12,6 +12,7 @@ from experiment_helpers import linear
 
 import pulse_jax
 from pulse_jax import images, starts
+from pulse_jax.generators.digests import network_digest
 
 GENERATOR = "experiment_helpers:linear"
 
@@ -124,6 +125,24 @@ def test_latents_come_back_from_a_file(tmp_path):
         pulse_jax.load_latents(path, generator)
 
 
+def test_latents_of_another_generator_are_refused(tmp_path, capsys):
+    generator, params = linear()
+    params["latent_fit"] = {"mean": np.zeros(8)}
+    arrays = starts.by_name(*jax.vmap(generator.sample)(jax.random.split(jax.random.key(0), 3)))
+    path = tmp_path / "latents.npz"
+    np.savez(path, **arrays, generator=network_digest(params))
+    pulse_jax.load_latents(path, generator, params)
+    pulse_jax.load_latents(path, generator, params | {"latent_fit": {"mean": np.full(8, 1e-7)}})
+    assert not capsys.readouterr().err
+    other = params | {"basis": -params["basis"]}
+    with pytest.raises(ValueError, match=r"latents\.npz: is of another generator"):
+        pulse_jax.load_latents(path, generator, other)
+    pulse_jax.load_latents(path, generator)
+    np.savez(path, **arrays)
+    pulse_jax.load_latents(path, generator, other)
+    assert capsys.readouterr().err == f"{path}: doesn't tell the generator that it is of\n"
+
+
 # --- The command. ---
 
 
@@ -176,10 +195,30 @@ def test_results_of_another_start_are_left_alone(run, first, tmp_path, capsys):
     before = contents(output / "a")
     with np.load(first / "a" / "latents.npz") as file:
         arrays = dict(file)
-    np.savez(first / "a" / "latents.npz", style=-arrays["style"])
+    np.savez(first / "a" / "latents.npz", **arrays | {"style": -arrays["style"]})
     line = fails(run, capsys, *flags)
     assert f"{output / 'a'} holds results of another picture or start" in line
     assert contents(output / "a") == before
+
+
+def test_results_of_another_generator_start_nothing(run, first, tmp_path, capsys):
+    """Those of older versions, which don't tell of which they are, do, with one line for all."""
+    flags = f"--input_dir={tmp_path / 'in'}", f"--init_from={first}"
+    for name in ("a", "b"):
+        with np.load(first / name / "latents.npz") as file:
+            arrays = dict(file)
+        wanted = arrays.pop("generator")
+        np.savez(first / name / "latents.npz", **arrays, generator="0123456789abcdef")
+    with pytest.raises(SystemExit):
+        run(*flags, output="out")
+    told = capsys.readouterr().err
+    assert told.count("latents.npz: is of another generator") == 2
+    assert told.count(f"SHA-256 is 01234567…, not {str(wanted)[:8]}…") == 2
+    assert not (tmp_path / "out").exists()
+    for name in ("a", "b"):
+        np.savez(first / name / "latents.npz", **arrays)
+    run(*flags, output="out")
+    assert capsys.readouterr().out.count("doesn't tell the generator that it is of") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,21 @@
 """The command on other systems: with other outputs, devices and settings of JAX, other Pythons."""
 
 import errno
+import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import warnings
+from functools import partial
 from pathlib import Path
 
 import jax
 import pytest
-from command_helpers import read_rows, write_picture
+from command_helpers import fails, read_rows, write_picture
 
+from pulse_jax import __main__ as command
 from pulse_jax import files
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +121,103 @@ def test_variables_of_jax_are_told_as_such(code, variable):
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("pulse_jax") and name in line and value in line
+
+
+# --- Where compiled programs are kept. ---
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder in which nobody can write")
+def test_a_cache_that_cannot_be_written_costs_one_line(flags, tmp_path):
+    result = python(UPSAMPLE, *flags, "--cache_dir=/proc")
+    assert result.returncode == 0
+    told = [line for line in result.stderr.splitlines() if "cache" in line or "Warning" in line]
+    assert len(told) == 1 and told[0].startswith("--cache_dir=/proc can't be used: "), told
+    assert "No such file" in told[0]
+
+
+def test_a_file_in_the_place_of_the_cache_costs_one_line(run, tmp_path, capsys):
+    write_picture(tmp_path / "in" / "a.png")
+    (tmp_path / "cache").write_text("")
+    folders = f"--input_dir={tmp_path / 'in'}", f"--cache_dir={tmp_path / 'cache'}"
+    run(*folders, generator="experiment_helpers:linear")
+    told = capsys.readouterr().err
+    assert told.count("cache_dir") == 1
+    assert f"--cache_dir={tmp_path / 'cache'} can't be used: File exists" in told
+
+
+def test_other_warnings_are_shown_as_ever():
+    with command.used_cache(Path("/proc")), pytest.warns(UserWarning, match="of something else"):
+        warnings.warn("of something else", stacklevel=1)
+
+
+# --- What changes bytes. ---
+
+
+@pytest.fixture
+def done(run, tmp_path):
+    """A run to be resumed, in a function of flags."""
+    write_picture(tmp_path / "in" / "a.png")
+    run = partial(run, f"--input_dir={tmp_path / 'in'}", generator="experiment_helpers:linear")
+    run()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jax_enable_x64", True),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_threefry_partitionable", False),
+        ("jax_random_seed_offset", 1),
+        ("jax_default_matmul_precision", "bfloat16"),
+    ],
+)
+def test_a_resume_under_another_configuration_is_refused(done, capsys, name, value):
+    before = jax.config.values[name]
+    jax.config.update(name, value)
+    try:
+        line = fails(done, capsys)
+    finally:
+        jax.config.update(name, before)
+    assert f"{name.upper()} was {before}, not {value}" in line
+    done()
+
+
+@pytest.mark.parametrize("name", ["XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE"])
+def test_a_resume_under_other_variables_is_refused(done, capsys, monkeypatch, name):
+    monkeypatch.setenv(name, "--some=1 --other=2")
+    assert f"{name} was None, not --some=1 --other=2" in fails(done, capsys)
+
+
+def test_flags_of_xla_that_change_nothing_do_not_matter(done, monkeypatch):
+    flags = "--xla_force_host_platform_device_count=2 --xla_dump_to=/tmp/a --xla_dump_hlo_as_text"
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    done()
+
+
+def test_results_of_a_version_that_noted_less_are_left_alone(done, capsys):
+    path = done() / "config.json"
+    config = json.loads(path.read_text())
+    del config["JAX_ENABLE_X64"]
+    path.write_text(json.dumps(config))
+    line = fails(done, capsys)
+    assert "holds results of an older version, which didn't note JAX_ENABLE_X64" in line
+
+
+def test_a_plug_in_that_has_changed_is_another(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    write_picture(tmp_path / "in" / "a.png")
+    path = tmp_path / "plug_in_that_changes.py"
+    path.write_text("from experiment_helpers import linear as make\n")
+    folder = f"--input_dir={tmp_path / 'in'}"
+    run = partial(run, folder, generator="plug_in_that_changes:make")
+    run()
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert config["SHA-256 of the plug-in"] == sha256
+    path.write_text("from experiment_helpers import linear as make  # changed\n")
+    line = fails(run, capsys)
+    assert f"SHA-256 of the plug-in was {sha256}, not " in line
 
 
 # --- What Python lacks on Windows. ---

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from pulse_jax.files import expanded, near, one_line, write
 from pulse_jax.generators import fit_latents, official, published, style_generator
+from pulse_jax.generators.digests import digest as digest
 from pulse_jax.generators.plug_in import is_plug_in, plug_in
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
@@ -161,16 +162,6 @@ def save(folder, **networks):
         entry["files"] = {f.relative_to(folder).as_posix(): _sha256(f.read_bytes()) for f in files}
         spec[name] = entry | {"sha256": _sha256(json.dumps(entry).encode())}
     write(folder / "spec.json", json.dumps(spec, indent=2) + "\n")
-
-
-def digest(params):
-    """SHA-256 over the names, shapes, types and values of a tree of parameters, in hexadecimal."""
-    result = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        leaf = np.asarray(leaf)
-        result.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}\n".encode())
-        result.update(leaf.tobytes())
-    return result.hexdigest()
 
 
 def _checkpointer():

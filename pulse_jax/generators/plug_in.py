@@ -1,10 +1,12 @@
 """Generators of other programs, named as module:callable."""
 
+import hashlib
 import importlib
 import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -49,6 +51,17 @@ def plug_in(name: str) -> tuple[Generator, Params]:
     except ValueError as error:
         raise ValueError(f"generator {name!r}: {error}") from error
     return made
+
+
+def source_digest(name: str) -> str | None:
+    """SHA-256 of the file that defines a plug-in's module; None where there is no such file.
+
+    Raises OSError if it can't be read.
+    """
+    path = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
+    if path is None or not os.path.isfile(path):
+        return None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _attempt(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
