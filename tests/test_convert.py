@@ -168,6 +168,19 @@ def test_several_sources_are_each_done_on_their_own(command, capsys):
         assert text in line
 
 
+def test_what_is_in_place_of_weights_is_told_alike_everywhere(command, capsys, run):
+    Path("page.pkl").write_text("<!DOCTYPE html><title>Sign in</title>")
+    line = "page.pkl: a web page saved in place of the weights: download the file itself"
+    assert command("page.pkl") == 1
+    assert capsys.readouterr().err == f"pulse_jax_convert: {line}\n"
+    with pytest.raises(ValueError) as error:
+        pulse_jax.load("page.pkl")
+    assert str(error.value) == line
+    with pytest.raises(SystemExit) as exit:
+        run(generator="page.pkl")
+    assert str(exit.value.code) == f"pulse_jax: {line}"
+
+
 def test_by_default_the_folder_has_the_name_of_the_source(command):
     Path("in/gan.v1").mkdir(parents=True)
     shutil.copy(DATA / "sg3R.pkl", "in/stylegan3-r.32x32.pkl")

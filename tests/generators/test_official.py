@@ -11,7 +11,7 @@ from helpers import DATA, golden, relative_error
 
 from pulse_jax.generators import fit_latents, official, style_generator
 from pulse_jax.generators.official import from_pulse, read, read_network
-from pulse_jax.generators.official.parameters import persistent_modules
+from pulse_jax.generators.official.parameters import persistent_modules, persistent_state
 from pulse_jax.generators.official.tensorflow import from_tensorflow
 from pulse_jax.generators.official.unpickle import Instance
 from pulse_jax.generators.style_network import truncate
@@ -188,6 +188,68 @@ def test_the_latents_of_a_network_whose_z_is_larger_than_w_are_fitted():
     assert latents["style"].shape == (12, 32)
 
 
+# A generator alone, and in wrappers.
+
+
+def module(**parts):
+    """A PyTorch module with these in it; arrays are its parameters."""
+    arrays = {name: part for name, part in parts.items() if not isinstance(part, Instance)}
+    modules = {name: part for name, part in parts.items() if isinstance(part, Instance)}
+    state = {"_parameters": arrays, "_buffers": {}, "_modules": modules}
+    return Instance("Module", state)
+
+
+def as_module(state):
+    """The module whose state dict that is."""
+    inner = {}
+    for name, value in state.items():
+        first, _, rest = name.partition(".")
+        if rest:
+            inner.setdefault(first, {})[rest] = value
+        else:
+            inner[first] = value
+    parts = {k: as_module(v) if isinstance(v, dict) else v for k, v in inner.items()}
+    return module(**parts)
+
+
+def prefixed(state, prefix="module."):
+    return {prefix + name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("sg1_tf.pkl", lambda tree: tree[2]),
+        ("sg2_tf.pkl", lambda tree: tree[2]),
+        ("sg2ada_fp16cfg.pkl", lambda tree: tree["G_ema"]),
+        ("sg2ada_fp16cfg.pkl", lambda tree: {"G_ema": module(module=tree["G_ema"])}),
+        ("sg3R.pkl", lambda tree: tree["G_ema"]),
+        ("rosinality_train.pt", lambda tree: tree["g_ema"]),
+        ("rosinality_train.pt", lambda tree: as_module(tree["g_ema"])),
+        ("rosinality_train.pt", lambda tree: prefixed(tree["g_ema"])),
+        ("rosinality.pt", lambda tree: tree | {"g_ema": as_module(tree["g_ema"])}),
+        ("rosinality.pt", lambda tree: tree | {"g_ema": prefixed(tree["g_ema"])}),
+        ("rosinality.pt", lambda tree: tree | {"g_ema": prefixed(tree["g_ema"], "_orig_mod.")}),
+    ],
+)
+def test_a_generator_alone_or_in_a_wrapper_is_the_same(name, change, monkeypatch):
+    monkeypatch.setattr(official, "checked", lambda network, params: params)
+    network, params = read_network(DATA / name)
+    tree = change(read(DATA / name))
+    monkeypatch.setattr(official, "read", lambda path: tree)
+    other_network, other_params = read_network("network.pkl")
+    assert other_network == network
+    jax.tree.map(np.testing.assert_array_equal, other_params, params)
+
+
+def test_state_dicts_of_pulse_in_a_wrapper():
+    synthesis, mapping = pulse_states()
+    network, params = from_pulse(synthesis, mapping)
+    wrapped_network, wrapped = from_pulse(prefixed(synthesis), prefixed(mapping, "_orig_mod."))
+    assert wrapped_network == network
+    jax.tree.map(np.testing.assert_array_equal, wrapped, params)
+
+
 # What is refused.
 
 
@@ -348,6 +410,8 @@ def test_state_dicts_of_rosinality_that_do_not_fit(entry, value, reason, monkeyp
         ({"dense0.weight": 1}, "PULSE's mapping network"),
         ({"mean": 1, "std": 1}, "PULSE's latent fit"),
         ({"model": 1, "epoch": 2}, "'model', 'epoch'"),
+        ({"G": 1, "D": 2}, "the generator 'G' without its moving average, 'G_ema'"),
+        ({"g": {}, "d": {}}, "the generator 'g' without its moving average, 'g_ema'"),
         ([1], "a list"),
         (np.zeros(3), "a ndarray"),
         ({}, "no generator"),
@@ -355,6 +419,66 @@ def test_state_dicts_of_rosinality_that_do_not_fit(entry, value, reason, monkeyp
 )
 def test_what_holds_no_generator_is_said(tree, reason, monkeypatch):
     assert reason in refused(tree, monkeypatch)
+
+
+def test_state_dicts_without_their_architecture(monkeypatch):
+    root = read(DATA / "sg2ada_fp16cfg.pkl")["G_ema"]
+    state = persistent_state(persistent_modules(root))
+    for tree in (state, {"G": state, "D": state, "G_ema": state}, {"g_ema": state}):
+        reason = refused(tree, monkeypatch)
+        assert reason.startswith("holds no generator, but state dicts ('")
+        assert "lack the network's architecture: save the network itself" in reason
+
+
+def rectangular(array):
+    return array[..., :2]
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("sg1_tf.pkl", "4x4/Const/const"),
+        ("sg2_tf.pkl", "4x4/Const/const"),
+        ("sg2ada_fp16cfg.pkl", "const"),
+        ("rosinality.pt", "input.input"),
+    ],
+)
+def test_networks_of_which_the_learned_input_is_not_square(name, entry, monkeypatch):
+    match read(DATA / name):
+        case (_, _, tree):
+            state = tree.state["components"]["synthesis"].state
+            variables = dict(state["variables"])
+            variables[entry] = rectangular(variables[entry])
+            state["variables"] = list(variables.items())
+        case {"G_ema": tree}:
+            parameters = persistent_modules(tree)["synthesis.b4"]["_parameters"]
+            parameters[entry] = rectangular(parameters[entry])
+        case tree:
+            tree["g_ema"][entry] = rectangular(tree["g_ema"][entry])
+    reason = "the network isn't square, which it must be: its learned input is 4×2"
+    assert refused(tree, monkeypatch) == reason
+
+
+def test_networks_of_pulse_that_are_not_square():
+    synthesis, mapping = pulse_states()
+    synthesis["blocks.4x4.const"] = rectangular(synthesis["blocks.4x4.const"])
+    with pytest.raises(ValueError, match=r"isn't square, .* its learned input is 4×2"):
+        from_pulse(synthesis, mapping)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "setting", "value"),
+    [
+        ("sg2ada_fp16cfg.pkl", "", "img_resolution", [32, 16]),
+        ("sg2ada_fp16cfg.pkl", "", "init_res", (4, 3)),
+        ("sg3R.pkl", "synthesis", "img_resolution", [32, 16]),
+        ("sg3R.pkl", "synthesis.input", "size", np.array([18, 36])),
+    ],
+)
+def test_networks_that_say_that_they_are_not_square(name, part, setting, value, monkeypatch):
+    tree = read(DATA / name)
+    persistent_modules(tree["G_ema"])[part][setting] = value
+    assert re.search("^the network isn't square, .*×", refused(tree, monkeypatch))
 
 
 def test_other_networks_of_tensorflow_are_refused(monkeypatch):
