@@ -3,7 +3,7 @@
     pulse_jax                                    # the examples of the bundled generator
     pulse_jax --input_dir=small --output_dir=large --restarts=16
 
-The flags of PULSE's run.py go by their own names; what differs is said at the flag.
+The flags of PULSE's run.py work under their own names.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 import pulse_jax
 from pulse_jax import batch, images, operators, optimizers, report, results, schemes, starts
-from pulse_jax.console import check_devices, make_output_safe
+from pulse_jax.console import check_devices, described, make_output_safe
 from pulse_jax.files import counted, expanded, held, one_line, read_json, write
 from pulse_jax.generators import NOISE_TYPES, SPACES, checkpoint, style_generator
 from pulse_jax.generators.digests import network_digest
@@ -41,114 +41,189 @@ from pulse_jax.results import Picture, Restart, attempt, save
 from pulse_jax.search import STATUS, fitting_slots, is_out_of_memory
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("input_dir", None, "Folder of square pictures; default: the examples.")
-flags.DEFINE_string("output_dir", "runs", "Folder for the results.")
-flags.DEFINE_string("cache_dir", "~/.cache/pulse_jax", "Folder for compiled programs.")
+flags.DEFINE_string(
+    "input_dir",
+    None,
+    "The square pictures in this folder are upsampled. Without it, the generator's examples are.",
+)
+flags.DEFINE_string("output_dir", "runs", "The results are written into this folder.")
 flags.DEFINE_string(
     "generator",
     "faces64",
-    "A bundled or published one's name, a folder or file that holds one, or module:callable.",
+    "This generator makes the images: a bundled or published one's name, a folder or file that "
+    "holds one, or module:callable of your own.",
 )
-flags.DEFINE_string(
-    "operator",
-    "bicubic",
-    "How pictures are degraded, from left to right, as in blur:2,bicubic; a downscaler takes what "
-    f"is left of the factor. Of {', '.join(pulse_jax.OPERATORS)}.",
-)
-flags.DEFINE_string(
-    "scheme", "rescale", f"How latents keep to the sphere: {', '.join(pulse_jax.SCHEMES)}."
-)
-flags.DEFINE_integer("input_size", None, "First bring larger pictures to this side.", 1)
-flags.DEFINE_string(
-    "value_range",
-    None,
-    "LOW,HIGH: the values that are black and white in grey pictures of more than 8 bits; or auto: "
-    "the lowest and the highest of each picture. By default the file says it.",
-)
-flags.DEFINE_integer("restarts", 8, "Results for each picture.", lower_bound=1)
-flags.DEFINE_alias("duplicates", "restarts")
-flags.DEFINE_string(
-    "batch_size",
-    "auto",
-    "Restarts searched at once on each device; auto: what fits, at most 8 on a CPU, else 256 or "
-    "16 megapixels.",
-)
+flags.DEFINE_integer("input_size", None, "Larger pictures are first brought to this side.", 1)
 flags.DEFINE_integer(
-    "seed", None, "Of everything random; default: a new one, which is told.", 0, 2**32 - 1
+    "restarts",
+    8,
+    "Each picture gets this many results. The flag is also called --duplicates.",
+    lower_bound=1,
 )
-flags.DEFINE_string(
-    "loss_str",
-    "100*L2+0.05*GEOCROSS",
-    "Weighted sum of L2, L1 and GEOCROSS; default without style vectors: 100*L2.",
-)
+flags.DEFINE_alias("duplicates", "restarts")
 flags.DEFINE_float(
     "eps",
     1e-3,
-    "Mean squared error, of values from 0 to 1, that is good enough to stop lowering.",
+    "A result is good enough if the mean squared difference between the picture and the result, "
+    "downscaled, is at most this, for values from 0 to 1.",
     0,
 )
-flags.DEFINE_enum(
-    "noise_type",
-    "trainable",
-    NOISE_TYPES,
-    "Noise maps: none, drawn once, searched as well, or so with mean 0.",
-)
-flags.DEFINE_integer("num_trainable_noise_layers", 5, "How many of them are searched.", 0)
-flags.DEFINE_string("bad_noise_layers", None, "Those without noise, as in 3.17; default: the last.")
-flags.DEFINE_bool("tile_latent", False, "Search one style for all layers instead of one for each.")
-flags.DEFINE_bool("equal_start", None, "Start with the same style in all layers.")
-flags.DEFINE_enum(
-    "space",
-    "w",
-    SPACES,
-    "Styles whitened by coordinate, by their whole covariance, or the mapping network's input.",
-)
-flags.DEFINE_bool("joint_sphere", False, "Search all layers' styles on one sphere.")
-flags.DEFINE_bool("exact_radius", False, "Start at norm √d, not at the Gaussian sample's.")
-flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the generator's activations.")
+flags.DEFINE_integer("steps", 100, "Each restart makes at most this many steps.", lower_bound=1)
 flags.DEFINE_enum(
     "recipe",
     "fast",
     list(pulse_jax.RECIPES),
-    "Default of "
-    + " and of ".join(
-        f"{', '.join(f'--{flag}={value}' for flag, value in values.items())} ({name})"
+    "A recipe sets the defaults of other flags: "
+    + "; ".join(
+        f"{name} sets {', '.join(f'--{flag}={value}' for flag, value in values.items())}"
         for name, values in pulse_jax.RECIPES.items()
     )
     + ".",
+)
+flags.DEFINE_integer(
+    "seed",
+    None,
+    "All that is random depends on this number. Without it, a new one is drawn and told.",
+    0,
+    2**32 - 1,
+)
+flags.DEFINE_string(
+    "batch_size",
+    "auto",
+    "This many restarts are searched at once on each device. With auto, it is what fits into "
+    "memory, up to 8 on a CPU, else up to 256 or 16 megapixels.",
+)
+
+flags.DEFINE_string(
+    "operator",
+    "bicubic",
+    "Pictures are taken to have been degraded in this way, from left to right, as in "
+    "blur:2,bicubic. A downscaler takes what is left of the factor. The choices are "
+    f"{', '.join(pulse_jax.OPERATORS)}.",
+)
+flags.DEFINE_string(
+    "value_range",
+    None,
+    "In grey pictures of more than 8 bits, LOW,HIGH are the values that are black and white. With "
+    "auto, they are each picture's lowest and highest. Without it, the file says them.",
+)
+
+flags.DEFINE_string(
+    "init_from",
+    None,
+    "Restarts begin at earlier results instead of at random. This is a latents.npz, its folder, or "
+    "the output folder of a run, from which each picture takes the results of its own name.",
+)
+flags.DEFINE_integer(
+    "pick",
+    None,
+    "All restarts begin at the earlier result of this number. Without it, each begins at its own.",
+    1,
+)
+flags.DEFINE_float(
+    "vary",
+    0.0,
+    "Each restart begins this many degrees away from the earlier result, in a random direction.",
+    0,
+    180,
+)
+
+flags.DEFINE_bool(
+    "resume",
+    True,
+    "A run goes on with the results that the output folder holds. With --noresume, it must hold "
+    "none.",
+)
+flags.DEFINE_bool(
+    "save_intermediate", False, "The best image so far is also written, at every step."
+)
+flags.DEFINE_bool("save_video", False, "A video of each picture's searches is also written.")
+flags.DEFINE_string("cache_dir", "~/.cache/pulse_jax", "Compiled programs are kept in this folder.")
+
+flags.DEFINE_string(
+    "loss_str",
+    "100*L2+0.05*GEOCROSS",
+    "The search lowers this weighted sum of L2, L1 and GEOCROSS. For generators without style "
+    "vectors, the default is 100*L2.",
 )
 flags.DEFINE_enum(
     "opt_name",
     None,
     [*pulse_jax.OPTIMIZERS, *pulse_jax.SAMPLERS],
-    "Optimiser, or sampler (with --lr_schedule=fixed --nostop_at_eps).",
+    "This optimiser lowers the loss. The samplers go with --lr_schedule=fixed --nostop_at_eps: "
+    f"they are {' and '.join(pulse_jax.SAMPLERS)}.",
 )
-flags.DEFINE_float("temperature", 0.01, "Of a sampler, in the unit of the loss.", 0)
-flags.DEFINE_float("learning_rate", 0.4, "Largest learning rate.")
-flags.DEFINE_integer("steps", 100, "Steps of each restart.", lower_bound=1)
-flags.DEFINE_enum(
-    "lr_schedule", "linear1cycledrop", list(pulse_jax.SCHEDULES), "Course of the learning rate."
-)
-flags.DEFINE_bool("stop_at_eps", None, "Stop a restart once it has met --eps.")
-flags.DEFINE_bool("save_intermediate", False, "Also write the best image so far at every step.")
-flags.DEFINE_bool("save_video", False, "Also write a video of each picture's searches.")
+flags.DEFINE_float("temperature", 0.01, "A sampler has this temperature, in units of the loss.", 0)
 flags.DEFINE_string(
-    "init_from",
+    "scheme",
+    "rescale",
+    "This keeps latents where they belong, on their spheres. The choices are "
+    f"{', '.join(pulse_jax.SCHEMES)}.",
+)
+flags.DEFINE_float("learning_rate", 0.4, "The learning rate is at most this.")
+flags.DEFINE_enum(
+    "lr_schedule",
+    "linear1cycledrop",
+    list(pulse_jax.SCHEDULES),
+    "The learning rate takes this course.",
+)
+flags.DEFINE_bool("stop_at_eps", None, "A restart ends as soon as it has met --eps.")
+
+flags.DEFINE_enum(
+    "noise_type",
+    "trainable",
+    NOISE_TYPES,
+    "Noise maps are left out (zero), drawn once (fixed), searched as well (trainable), or searched "
+    "with a mean of 0 (normalised).",
+)
+flags.DEFINE_integer(
+    "num_trainable_noise_layers", 5, "The noise maps of this many layers are searched.", 0
+)
+flags.DEFINE_string(
+    "bad_noise_layers",
     None,
-    "Start from results instead of at random: a latents.npz, its folder, or the output folder of "
-    "an earlier run, from which each picture takes those of its own name.",
+    "Layers of these numbers get no noise, as in 3.17. Without it, the last one gets none.",
 )
-flags.DEFINE_integer("pick", None, "Start all from this restart; default: each from its own.", 1)
-flags.DEFINE_float("vary", 0.0, "Turn each start by so many degrees in a random direction.", 0, 180)
+flags.DEFINE_bool("tile_latent", False, "All layers share one style, which is searched.")
+flags.DEFINE_bool("equal_start", None, "A restart begins with the same style in all layers.")
+flags.DEFINE_enum(
+    "space",
+    "w",
+    SPACES,
+    "Styles are searched whitened by coordinate (w), whitened by their whole covariance (w_full), "
+    "or as the mapping network's input (z).",
+)
+flags.DEFINE_bool("joint_sphere", False, "The styles of all layers are searched on one sphere.")
 flags.DEFINE_bool(
-    "resume", True, "Go on with what the output folder holds; else it must hold no results."
+    "exact_radius", False, "A restart begins at norm √d, instead of at that of its Gaussian sample."
+)
+flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "The generator computes with this type."
 )
 
-flags.DEFINE_bool("distributed", False, "Share the work with other processes, into one folder.")
-flags.DEFINE_string("coordinator_address", None, "Host:port of process 0, where not detected.")
-flags.DEFINE_integer("num_processes", None, "How many there are, where not detected.", 1)
-flags.DEFINE_integer("process_id", None, "Which of them this is, where not detected.", 0)
+flags.DEFINE_bool(
+    "distributed", False, "The work is shared with other processes that write to the same folder."
+)
+flags.DEFINE_string(
+    "coordinator_address", None, "Process 0 is at this host:port. Most clusters tell it themselves."
+)
+flags.DEFINE_integer(
+    "num_processes", None, "There are this many processes. Most clusters tell it themselves.", 1
+)
+flags.DEFINE_integer(
+    "process_id", None, "This process has this number. Most clusters tell it themselves.", 0
+)
 
+# What --help says before the flags that begin here.
+HEADINGS = {
+    "input_dir": "The flags that most people need, each with its default",
+    "operator": "How pictures are read and degraded",
+    "init_from": "Where restarts begin, if not at random",
+    "resume": "What is kept",
+    "loss_str": "How restarts are searched",
+    "noise_type": "What is searched, for StyleGANs",
+    "distributed": "Several processes",
+}
 STYLE_FLAGS = ("noise_type", "num_trainable_noise_layers", "bad_noise_layers", "tile_latent")
 STYLE_FLAGS += ("equal_start", "space", "joint_sphere", "exact_radius", "dtype")
 PROCESS = ("coordinator_address", "num_processes", "process_id")
@@ -162,8 +237,6 @@ INDIFFERENT = ("output_dir", "cache_dir", "resume", "distributed", *PROCESS)
 
 def main():
     """The console script: flags in, files out."""
-    for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__]):
-        FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # what --help lists
     try:
         app.run(run, flags_parser=parse)
     except KeyboardInterrupt:
@@ -173,7 +246,9 @@ def main():
 def parse(argv):
     """absl's parser, with errors in one line."""
     if {"-h", "-help", "--help"} & set(argv):
-        print(__doc__, FLAGS.main_module_help(), sep="\n")
+        own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
+        own = [flag for flag in own if flag.name != "duplicates"]  # told at --restarts
+        print(__doc__, described(own, HEADINGS), sep="\n")
         sys.exit(0)
     if "--version" in argv:
         print("pulse_jax", pulse_jax.__version__)

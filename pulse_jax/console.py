@@ -5,7 +5,8 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
 
@@ -33,6 +34,22 @@ def make_output_safe() -> None:
         stream = getattr(sys, name) or os.fdopen(number, "w", closefd=False)
         stream.reconfigure(errors="backslashreplace", line_buffering=True)
         setattr(sys, name, _Output(stream))
+
+
+def described(flags: Iterable[Any], headings: Mapping[str, str]) -> str:
+    """What flags of absl do, for --help: those with a text, each after the heading at its name."""
+    lines = []
+    for flag in flags:
+        if flag.name in headings:
+            lines += [f"{headings[flag.name]}:", ""]
+        # absl puts the choices of an enumeration before the text: "<fast|original>: …".
+        choices, _, text = flag.help.rpartition(">: ")
+        if text:
+            default = "" if flag.default is None else f"={flag.default}"
+            indent = 8 * " "
+            filled = textwrap.fill(text, 92, initial_indent=indent, subsequent_indent=indent)
+            lines += [f"    --{flag.name}{default}{choices and f' {choices}>'}", filled, ""]
+    return "\n".join(lines)
 
 
 def check_devices() -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags, logging
 
 import pulse_jax
-from pulse_jax.console import check_devices, make_output_safe
+from pulse_jax.console import check_devices, described, make_output_safe
 from pulse_jax.files import expanded, one_line
 from pulse_jax.generators import checkpoint, published
 
@@ -60,20 +60,21 @@ def parse(argv):
     flags.DEFINE_string(
         "output",
         None,
-        "Folder for the generator; with several sources, for their folders. "
-        "Default: a new one in the current folder, with the source's name.",
+        "The generator is written into this folder; of several sources, each into a folder in it. "
+        "Without it, that is a new folder in the current one, with the source's name.",
         flag_values=values,
     )
     flags.DEFINE_enum(
         "dtype",
         "float32",
         ["float32", "bfloat16"],
-        "Of the kernels on disk. bfloat16 halves them; images then differ by some 8-bit steps.",
+        "Kernels have this type on disk. With bfloat16, they take half of the space, and images "
+        "differ by some 8-bit steps.",
         flag_values=values,
     )
     if {"-h", "-help", "--help"} & set(argv):
-        own = values.module_help(values.find_module_defining_flag("output"))
-        print(__doc__, own, "\nPublished generators:", sep="\n")
+        own = [values["output"], values["dtype"]]
+        print(__doc__, described(own, {"output": "Flags"}), "Published generators:", sep="\n")
         for name, model in published.PUBLISHED.items():
             print(f"  {name}: {model.domain}, {model.architecture}, {model.licence}")
         sys.exit(0)

@@ -32,14 +32,14 @@ STRETCH = '<label><input type="checkbox" class="stretch"> Stretch dark tones</la
 TERMS = {
     "restart": "A restart is one search, from a starting point of its own. Restarts of the same "
     "input end in different images.",
-    "l2": "l2 is the mean squared difference between the input and the result made small again, "
-    "for values from 0 to 1. At 0 they are equal; at 0.001 they differ by 8 of 255, as the root of "
-    "the mean square.",
+    "l2": "The result goes through --operator=$operator, as the input has, and they are compared. "
+    "l2 is the mean squared difference, for values from 0 to 1: at 0 they are equal, at 0.001 they "
+    "differ by 8 of 255, as the root of the mean square.",
     "l2 relative": "The l2 as a share of the input's own variance: near 1, a flat image would fit "
     "as well.",
     "eps": "eps is the l2 that is good enough. It is $eps in this run, and --eps sets it.",
-    "loss": "The loss is what the search lowers: $loss. L2 pulls the result towards the input, and "
-    "GEOCROSS keeps its style alike at all scales, as real images have it.",
+    "loss": "The loss is what the search lowers: $loss_str. L2 pulls the result towards the input, "
+    "and GEOCROSS keeps its style alike at all scales, as real images have it.",
     "best step": "The step of the search that the image is from: the best that it came by.",
     "steps": "The number of steps that the search made.",
     "status": "A restart has converged if the l2 of its image, as it is saved, is at most eps. One "
@@ -137,12 +137,12 @@ def term(name):
 
 
 def definitions(config):
+    """What the terms mean in this run; each is hidden until it is asked for."""
+    values = {name: config[f"--{name}"] for name in ("eps", "loss_str", "operator")}
+    meanings = {name: string.Template(told).substitute(values) for name, told in TERMS.items()}
     return "\n".join(
-        f'<div popover id="{identifier(name)}">{text(meaning)}</div>'
-        for name, template in TERMS.items()
-        for meaning in [
-            string.Template(template).substitute(eps=config["--eps"], loss=config["--loss_str"])
-        ]
+        f'<div popover id="{identifier(name)}">{text(told)}</div>'
+        for name, told in meanings.items()
     )
 
 

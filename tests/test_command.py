@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -468,6 +469,25 @@ def test_the_version(door, capsys):
         door.parse(["here", "--version"])
     assert not exit.value.code
     assert capsys.readouterr().out.split()[1:] == [pulse_jax.__version__]
+
+
+def test_the_help_has_whole_sentences_in_groups(capsys):
+    with pytest.raises(SystemExit) as exit:
+        command.parse(["pulse_jax", "--help"])
+    assert not exit.value.code
+    told = capsys.readouterr().out
+    groups = re.split(r"^(\S.*):\n", told.partition("The flags that most")[2], flags=re.MULTILINE)
+    first = re.findall(r"^    --(\w+)", groups[0], re.MULTILINE)
+    assert len(first) == 10 and {"input_dir", "output_dir", "generator", "restarts"} <= set(first)
+    assert groups[1::2] == list(command.HEADINGS.values())[1:]
+    own = command.FLAGS.get_key_flags_for_module(command)
+    names = re.findall(r"^    --(\w+)", told, re.MULTILINE)
+    assert sorted(names) == sorted({flag.name for flag in own} - {"duplicates"})
+    for flag in own:
+        sentences = re.sub(r"^<.*>: ", "", flag.help)
+        assert re.fullmatch(r"[A-Z].* .*\.", sentences) or flag.name == "duplicates"
+        assert " ".join(sentences.split()) in " ".join(told.split()) or flag.name == "duplicates"
+    assert max(map(len, told.splitlines())) <= 100
 
 
 def test_one_picture_is_told_as_one(run, tmp_path, capsys):

@@ -48,13 +48,18 @@ for (const picture of all(".picture")) {
   show("right", 1);  // the best
   wipe(0);
 
-  find(".fullview").addEventListener("click", () => {
-    const home = stage.parentNode;
+  const home = stage.parentNode, full = find(".fullview");
+  full.addEventListener("click", () => {
+    if (dialog.open) return dialog.close();
     dialog.className = picture.classList.contains("stretched") ? "stretched" : "";
     dialog.style.cssText = picture.style.cssText;
     dialog.append(stage);
+    full.textContent = "Close";
     dialog.showModal();
-    dialog.addEventListener("close", () => home.prepend(stage), {once: true});
+    dialog.addEventListener("close", () => {
+      home.prepend(stage);
+      full.textContent = "Full view";
+    }, {once: true});
   });
   stage.querySelector(".stretch")?.addEventListener("change", event => {
     for (const root of [picture, dialog]) root.classList.toggle("stretched", event.target.checked);
