@@ -133,7 +133,7 @@ class Folder:
             rows = [dict(row) for row in compute()]
             self.timings.append({"cell": cell, "seconds": time.perf_counter() - began})
             write(path, as_csv(rows))
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
     def arrays(self, cell, compute):

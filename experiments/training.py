@@ -131,7 +131,7 @@ def means(names, rows):
 
 def append_row(path, row):
     """Add a row to a CSV file, with a header if the file is new."""
-    with path.open("a", newline="") as file:
+    with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, row)
         if file.tell() == 0:
             writer.writeheader()

@@ -255,7 +255,10 @@ def noted_signals():
         reset()
         tqdm.write("pulse_jax: finishing the step", file=sys.stderr)
 
-    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in earlier.items():
+        if handler != signal.SIG_IGN:  # as in the background of a script, which Ctrl-C is not for
+            signal.signal(number, handle)
 
     def reset():
         for number, handler in earlier.items():

@@ -16,7 +16,7 @@ import pytest
 from command_helpers import fails, read_rows, write_picture
 
 from pulse_jax import __main__ as command
-from pulse_jax import files
+from pulse_jax import batch, files
 
 ROOT = Path(__file__).parents[1]
 PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
@@ -101,6 +101,17 @@ def test_an_interrupt_during_the_imports_is_silent(tmp_path, code):
     result = python(code, PYTHONPATH=os.pathsep.join((str(tmp_path), PYTHONPATH)))
     assert (result.stdout, result.stderr) == ("", "")
     assert result.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with batch.noted_signals() as noted:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not noted
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 without_gpu = pytest.mark.skipif(jax.default_backend() == "gpu", reason="it works here")
@@ -231,9 +242,12 @@ del os.sysconf
 
 
 def test_a_search_without_what_windows_lacks(flags, tmp_path):
-    result = python(WINDOWS, *flags, "--steps=30")
+    """Nor does it read or write text in whatever encoding the system has."""
+    result = python(WINDOWS, *flags, "--steps=30", PYTHONWARNDEFAULTENCODING="1")
     assert result.returncode == 0, result.stderr
     assert len(read_rows(tmp_path / "out")) == 1
+    own = [line for line in result.stderr.splitlines() if f"{ROOT / 'pulse_jax'}" in line]
+    assert not own
 
 
 def test_files_are_synced_with_leave_to_write_them(tmp_path, monkeypatch):
