@@ -19,7 +19,6 @@ from PIL import (
     ImageCms,
     ImageFile,
     TiffImagePlugin,
-    TiffTags,
     UnidentifiedImageError,
 )
 
@@ -211,6 +210,11 @@ def _read(
     else:
         if re.search(r";16[BLN]|'RGB', \d{4}", tiles):  # PNG and TIFF, PPM
             notes.append("of its 16-bit colours the upper 8 bits are read")
+        key = image.info.get("transparency")  # as stored, where Pillow has scaled the pixels
+        if isinstance(key, int) and (depth := re.search(r"'L;([24])'", tiles)):
+            image.info["transparency"] = key * 255 // (2 ** int(depth[1]) - 1)
+        elif isinstance(key, tuple) and ";16B" in tiles:
+            image.info["transparency"] = tuple(value >> 8 for value in key)
         colour, alpha = _colours(image, notes)
     if alpha is not None and not alpha.any():
         notes.append("its alpha channel is 0 everywhere and is taken for absent")
@@ -228,12 +232,6 @@ def _open(stream: _Stream, suffix: str) -> tuple[Image.Image, str]:
     # From a stream, as Pillow maps a path into memory and then garbles rotated TIFFs.
     image = Image.open(stream, formats=_formats(suffix))
     tiles = str(image.tile)
-    if image.format == "TIFF":
-        # Decoding reads EXIF's further tables too, which needn't be in order.
-        with contextlib.suppress(Exception):
-            exif = image.getexif()
-            for tag in TiffTags.TAGS_V2_GROUPS:
-                exif.pop(tag, None)
     image.load()
     return image, tiles
 
@@ -346,16 +344,11 @@ def _colours(
     image: Image.Image, notes: list[str]
 ) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 1"] | None]:
     """Colour in [0, 1] of any other image, and alpha, if any."""
-    icc = image.info.get("icc_profile")
-    if image.mode == "LAB":
-        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        image = ImageCms.buildTransform(*profiles, "LAB", "RGB").apply(image)
-        icc = None
     rgba = image.convert("RGBA")
     opaque = image if image.mode == "CMYK" else rgba.convert("RGB")
     if image.mode in ("1", "L", "LA", "La"):
         opaque = opaque.convert("L")
-    converted = _in_srgb(opaque, icc, notes)
+    converted = _in_srgb(opaque, image.info.get("icc_profile"), notes)
     colour = np.asarray(rgba.convert("RGB") if converted is None else converted, np.float32) / 255
     if not image.has_transparency_data:
         return colour, None
