@@ -318,7 +318,9 @@ def upsample(at_end):
         with batch.noted_signals() as signals:
             timings = search_pictures(jobs, generator, params, searches, config, output, signals)
         if signals:
-            stopped = "stopped"
+            done = sum(len(picture.rows) for picture in usable)
+            total = counted(len(usable) * FLAGS.restarts, "restart")
+            stopped = f"stopped when {done} of {total} were done"
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise

@@ -280,6 +280,13 @@ def test_a_download_that_fails_is_told(command, monkeypatch, capsys):
     assert not published.folder("ffhq1024").exists()
 
 
+def test_names_of_published_generators_that_are_near_are_listed():
+    with pytest.raises(ValueError, match=r"'ffhq102'; did you mean ffhq1024 or "):
+        published.fetch("ffhq102")
+    with pytest.raises(ValueError, match=r"'nothing': they are ffhq1024, "):
+        published.fetch("nothing")
+
+
 # The command itself.
 
 

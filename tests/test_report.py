@@ -197,6 +197,7 @@ addEventListener("load", async () => {
     select.value = value;
     select.dispatchEvent(new Event("change"));
   };
+  told.packs = [...document.querySelectorAll(".pack")].map(button => button.checkVisibility());
   told.broken = images.filter(image => !image.naturalWidth).length;
   told.overflow = document.documentElement.scrollWidth - innerWidth;
   told.shown = find("span.right").textContent;
@@ -265,11 +266,11 @@ addEventListener("load", async () => {
 </script>"""
 
 
-def browse(page, folder, width, dark):
+def browse(page, folder, width, dark, visit=VISIT):
     """(what the visit told, a screenshot) of a page in a window."""
     page = page.with_name("visited.html")
     content = page.with_name("index.html").read_text(encoding="utf-8")
-    page.write_text(content.replace(' loading="lazy"', "") + VISIT, encoding="utf-8")
+    page.write_text(content.replace(' loading="lazy"', "") + visit, encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     options += ["--hide-scrollbars", f"--window-size={width},1400", "--virtual-time-budget=3000"]
@@ -294,7 +295,7 @@ def test_a_visit(output, tmp_path, width, dark):
     assert told["result"] and told["lr"] and told["focus"] and told["pressed"] == [second]
     # The share of the left image that is cut off: all, as long as nobody asks for it.
     assert [clip.split()[1] for clip in told["clips"]] == ["100%", "80%", "50%"]
-    assert told["against"] and told["meaning"] and told["back"]
+    assert told["against"] and told["meaning"] and told["back"] and told["packs"] == 3 * [True]
     opened, within, size = told["full"]
     assert opened and within and size > 0.75 * width
     assert told["stretch"][0] == "none" and "brightness" in told["stretch"][1]
@@ -329,3 +330,18 @@ def test_a_visit(output, tmp_path, width, dark):
         for j in range(4):
             seen = shot.getpixel((20 * j + 10, 20 * i + 10))
             assert np.abs(np.array(seen) / 255 - expected[i, j]).max() < 0.02
+
+
+@in_browser
+def test_a_page_that_may_not_read_the_files_beside_it_offers_no_downloads_of_all(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(report, "EMBEDDED", 1000)
+    write_picture(tmp_path / "in" / "a.png")
+    page = run(f"--input_dir={tmp_path / 'in'}") / "index.html"
+    visit = """<script>addEventListener("load", () => {
+      const found = selector => [...document.querySelectorAll(selector)];
+      const shown = selector => found(selector).map(x => x.checkVisibility());
+      document.title = JSON.stringify([shown(".pack"), shown(".download")]);
+    });</script>"""
+    assert browse(page, tmp_path, 400, False, visit)[0] == [[False, False], [True]]

@@ -135,6 +135,8 @@ def test_what_is_done_when_a_run_ends_early_is_on_the_page_and_in_the_table(
     told, output = capsys.readouterr(), tmp_path / "out"
     assert exit.value.code == (130 if how == "signal" else 1)
     assert f"0 pictures done; open {output / 'index.html'}" in told.out
+    reason = "stopped when 3 of 6 restarts were done" if how == "signal" else "out of memory"
+    assert f"pulse_jax: {reason}" in told.err
     done = [(row["image"], row["restart"]) for row in read_rows(output)]
     assert done == [("a.png", "1"), ("a.png", "2"), ("b.png", "1")]
     assert read_rows(output) == [row for row in read_rows(whole) if row["restart"] in "12"][:3]

@@ -97,7 +97,10 @@ const pack = pictures => Promise.all(pictures.flatMap(picture =>
     name: picture.dataset.folder + "/" + item.dataset.file,
     bytes: new Uint8Array(await (await fetch((item.querySelector("img") || item).src)).arrayBuffer()),
   })))).then(zip);
+// A page on disk may show the files beside it, but not read them.
+const readable = location.protocol != "file:" || all(".input").every(image => image.src.startsWith("data:"));
 for (const button of all(".pack")) {
+  button.hidden = !readable;
   button.addEventListener("click", async () => {
     const picture = button.closest(".picture");
     const link = document.createElement("a");
