@@ -1,7 +1,9 @@
 """Published weights in the formats of the programs that wrote them, read without those programs."""
 
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +20,13 @@ from pulse_jax.generators.official.rosinality import from_rosinality
 from pulse_jax.generators.official.stylegan3 import from_stylegan3
 from pulse_jax.generators.official.tensorflow import from_tensorflow
 from pulse_jax.generators.official.unpickle import Instance, read
+from pulse_jax.generators.style_network import StyleNetwork
 
 __all__ = ["from_pulse", "read", "read_network"]
 
 
-def read_network(path):
-    """The generator in one file of published weights: (Flax module, params).
+def read_network(path: str | Path) -> tuple[StyleNetwork, dict[str, Any]]:
+    """The generator in one file of published weights, and its parameters.
 
     Which program wrote the file is told from what is in it: those of StyleGAN, StyleGAN 2 and its
     ADA in TensorFlow, stylegan2-ada-pytorch, stylegan3, or rosinality's stylegan2-pytorch. Of a
@@ -55,7 +58,7 @@ def read_network(path):
         raise ValueError(f"{path}: {reason}") from error
 
 
-def _convert(tree):
+def _convert(tree: Any) -> tuple[StyleNetwork, dict[str, Any]]:
     match tree:
         case (_, _, Instance(name="dnnlib.tflib.network.Network") as network):
             return from_tensorflow(network)
@@ -72,7 +75,7 @@ def _convert(tree):
     raise ValueError(f"holds no generator, but {_content(tree)}")
 
 
-def _from_module(root, average=None):
+def _from_module(root: Instance, average: Any = None) -> tuple[StyleNetwork, dict[str, Any]]:
     """The generator that was pickled as a PyTorch module, by the modules in it."""
     modules = persistent_modules(root) if "_modules" in root.state else {}
     if "synthesis.input" in modules:
@@ -84,7 +87,7 @@ def _from_module(root, average=None):
     raise ValueError(f"holds no generator, but a {root.name!r}")
 
 
-def _content(tree):
+def _content(tree: Any) -> str:
     """What a file holds in place of a generator, and what would help."""
     if type(tree) is not dict:
         return f"a {type(tree).__name__}"
@@ -112,10 +115,11 @@ _OF_PULSE = {
 }
 
 
-def _is_state_dict(value):
-    return type(value) is dict and value and all(type(v) is np.ndarray for v in value.values())
+def _is_state_dict(value: Any) -> bool:
+    values = value.values() if type(value) is dict else ()
+    return len(values) > 0 and all(type(v) is np.ndarray for v in values)
 
 
-def _listed(names):
+def _listed(names: Iterable[Any]) -> str:
     """The first of them, in short."""
     return ", ".join(f"{name!r:.40}" for name in islice(names, 5))

@@ -1,11 +1,13 @@
 """StyleGAN 2 of NVIDIA's PyTorch programs: stylegan2-ada-pytorch, and stylegan3 with the same."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 from pulse_jax.generators.official.parameters import (
     Entries,
+    Layer,
     expect,
     expect_square,
     hwio,
@@ -14,11 +16,12 @@ from pulse_jax.generators.official.parameters import (
     plain,
     style_network,
 )
+from pulse_jax.generators.official.unpickle import Instance
 from pulse_jax.generators.stylegan2 import SMOOTHING, StyleGAN2
 
 
-def from_ada(root):
-    """A generator of stylegan2-ada-pytorch, a persistent module, as (StyleGAN2, params).
+def from_ada(root: Instance) -> tuple[StyleGAN2, dict[str, Any]]:
+    """A generator of stylegan2-ada-pytorch, a persistent module.
 
     The program uses 3×3 kernels as they are, and ours divide them by sqrt(fan_in): they are
     multiplied by it here, in float64. Layers that were trained in float16 are computed like the
@@ -29,17 +32,17 @@ def from_ada(root):
     entries = Entries("stylegan2-ada-pytorch", persistent_state(modules))
     take = entries.take
 
-    def expect_of(name, **standard):
+    def expect_of(name: str, **standard: Any) -> None:
         expect(modules.get(name, {}), standard, f"{name}.".lstrip("."))
 
-    def dense(name):
+    def dense(name: str) -> Layer:
         return {"kernel": take(f"{name}.weight", 2).T, "bias": take(f"{name}.bias", 1)}
 
-    def fully_connected(name):
+    def fully_connected(name: str) -> Layer:
         expect_of(name, activation="lrelu", bias_gain=0.01)
         return dense(name)
 
-    def to_rgb(name):
+    def to_rgb(name: str) -> Layer:
         expect_of(name, conv_clamp=clamp)
         return {
             "kernel": hwio(take(f"{name}.weight", 4)),
@@ -47,7 +50,7 @@ def from_ada(root):
             "style": dense(f"{name}.affine"),
         }
 
-    def conv(name, up=1):
+    def conv(name: str, up: int = 1) -> Layer:
         expect_of(name, up=up, use_noise=True, activation="lrelu")
         layer = to_rgb(name)
         fan_in = math.prod(layer["kernel"].shape[:3])
@@ -66,7 +69,7 @@ def from_ada(root):
         expect_of(f"synthesis.b{side}", architecture="skip")
     clamp = plain(modules.get("synthesis.b4.conv1", {}).get("conv_clamp"), "conv_clamp")
 
-    synthesis = {"const": take("synthesis.b4.const", 3).transpose(1, 2, 0)[None]}
+    synthesis: Layer = {"const": take("synthesis.b4.const", 3).transpose(1, 2, 0)[None]}
     for side in sides:
         ours, theirs = f"{side}x{side}", f"synthesis.b{side}"
         if side > 4:

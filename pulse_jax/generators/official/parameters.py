@@ -1,9 +1,19 @@
 """What the readers of all formats share: modules and entries by name, shapes checked at the end."""
 
 import re
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
+
+from pulse_jax.generators.official.unpickle import Instance
+from pulse_jax.generators.style_network import StyleNetwork
+
+Layer = dict[str, Any]
+"""Parameters by their names: arrays, or such a dict again."""
+Network = TypeVar("Network", bound=StyleNetwork)
 
 
 class Entries:
@@ -12,14 +22,15 @@ class Entries:
     Raises ValueError for more entries, or longer names, than networks have.
     """
 
-    def __init__(self, program, arrays):
-        self.program, self.arrays, self.taken = program, dict(arrays), {}
+    def __init__(self, program: str, arrays: dict[Any, Any]) -> None:
+        self.program, self.arrays = program, dict(arrays)
+        self.taken: dict[int, tuple[str, np.ndarray]] = {}
         if len(arrays) > 1000:
             raise ValueError(f"{program}'s networks have fewer entries than {len(arrays)}")
         if not all(type(name) is str and len(name) <= 200 for name in arrays):
             raise ValueError(f"an entry has no name that {program} gives")
 
-    def take(self, name, ndim):
+    def take(self, name: str, ndim: int) -> np.ndarray:
         """The array of that name, with `ndim` axes.
 
         Raises ValueError if there is none, or one that no network has: empty, with an axis above
@@ -36,24 +47,24 @@ class Entries:
         self.taken[id(value)] = name, value  # kept, and so no other array gets its id
         return value
 
-    def drop(self, pattern):
+    def drop(self, pattern: str) -> None:
         """Leave out the names that start with `pattern`: what our networks have no use for."""
         self.arrays = {k: v for k, v in self.arrays.items() if not re.match(pattern, k)}
 
-    def numbers(self, pattern):
+    def numbers(self, pattern: str) -> list[int]:
         """What the group in `pattern` matches, at the start of a name, as numbers."""
         matches = (re.match(pattern, name) for name in self.arrays)
         return [int(match[1]) for match in matches if match]
 
-    def sides(self, pattern):
+    def sides(self, pattern: str) -> Iterable[int]:
         """4, 8, … up to the largest of the `numbers`."""
         return (4 * 2**k for k in range(max([4, *self.numbers(pattern)]).bit_length() - 2))
 
-    def layers(self, pattern):
+    def layers(self, pattern: str) -> range:
         """0, 1, … as many as there are `numbers`, at least one."""
         return range(max(1, len(self.numbers(pattern))))
 
-    def check_filters(self, pattern, taps):
+    def check_filters(self, pattern: str, taps: tuple[float, ...]) -> None:
         """Take the resampling filters. Raises ValueError if one isn't `taps` ⊗ `taps`."""
         ours = np.outer(taps, taps)
         for name in [name for name in self.arrays if re.search(pattern, name)]:
@@ -62,13 +73,13 @@ class Entries:
             if not (same and np.array_equal(np.squeeze(theirs), ours)):
                 raise ValueError(f"{self.program}'s {name!r} is not {taps} along both axes")
 
-    def check_all_taken(self):
+    def check_all_taken(self) -> None:
         """Raises ValueError, naming one, if there are entries left."""
         if self.arrays:
             raise ValueError(f"{self.program}'s {min(self.arrays)!r} has no place in the network")
 
 
-def plain(value, name):
+def plain(value: Any, name: str) -> Any:
     """A file's setting: None, a bool, a number, a short text, or a list of at most 16 of them.
 
     Raises ValueError, naming it, for anything else. What a file nests in itself is small, but to
@@ -83,7 +94,7 @@ def plain(value, name):
     return [_scalar(item, name) for item in value]
 
 
-def _scalar(value, name):
+def _scalar(value: Any, name: str) -> Any:
     if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
         value = value.item()
     match value:
@@ -96,7 +107,7 @@ def _scalar(value, name):
     raise ValueError(f"{name} is neither a number nor a short text, nor a short list of them")
 
 
-def expect(settings, standard, where=""):
+def expect(settings: dict[Any, Any], standard: dict[str, Any], where: str = "") -> None:
     """Raises ValueError, naming it, if one of `settings` has another value than in `standard`."""
     for name, value in standard.items():
         if name in settings:
@@ -105,7 +116,7 @@ def expect(settings, standard, where=""):
                 raise ValueError(f"{where}{name} = {theirs!r} is not supported, only {value!r}")
 
 
-def expect_square(size, name):
+def expect_square(size: Any, name: str) -> None:
     """Raises ValueError, naming it, if a file's size is a list of two that differ."""
     size = plain(size, name)
     if type(size) is list and len(set(size)) > 1:
@@ -117,28 +128,31 @@ def expect_square(size, name):
 _WRAPPER = r"(?:(?:module|_orig_mod)\.){0,4}"
 
 
-def unwrapped(state):
+def unwrapped(state: dict[Any, Any]) -> dict[Any, Any]:
     """A state dict without what wrappers of the network have put before all its names."""
     first = next(iter(state), None)
-    prefix = re.match(_WRAPPER, first)[0] if type(first) is str else ""
+    found = re.match(_WRAPPER, first) if type(first) is str else None
+    prefix = found[0] if found else ""
     if prefix and all(type(name) is str and name.startswith(prefix) for name in state):
         return {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 
-def hwio(weight):
-    """PyTorch's order of a kernel's axes, OIHW, into ours."""
+def hwio(weight: Shaped[np.ndarray, "o i h w"]) -> Shaped[np.ndarray, "h w i o"]:
+    """PyTorch's order of a kernel's axes into ours."""
     return weight.transpose(2, 3, 1, 0)
 
 
-def persistent_modules(root):
+def persistent_modules(root: Instance) -> dict[str, Any]:
     """The instance dicts of a PyTorch module and of all inside it, by dotted names.
 
     The root's name is "", others are like "synthesis.b4.conv1". Of a DataParallel it is what's in
     it. Raises ValueError for more modules, levels or parts than networks have: in a file, a module
     can contain itself.
     """
-    modules, pending, room = {}, [((), root.state)], 2000
+    modules: dict[str, Any] = {}
+    pending: list[tuple[tuple[str, ...], Any]] = [((), root.state)]
+    room = 2000
     while pending:
         path, state = pending.pop()
         parts = [state[part] for part in ("_parameters", "_buffers", "_modules")]
@@ -157,7 +171,7 @@ def persistent_modules(root):
     return modules
 
 
-def persistent_state(modules):
+def persistent_state(modules: dict[str, Any]) -> dict[str, Any]:
     """The parameters and buffers of `persistent_modules`, like "synthesis.b4.conv1.weight"."""
     return {
         f"{path}.{name}".removeprefix("."): value
@@ -168,14 +182,20 @@ def persistent_state(modules):
     }
 
 
-def style_network(architecture, synthesis, mapping=(), average=None, **fields):
+def style_network(
+    architecture: type[Network],
+    synthesis: Layer,
+    mapping: Sequence[Layer] = (),
+    average: np.ndarray | None = None,
+    **fields: Any,
+) -> tuple[Network, Layer]:
     """A network of that architecture and its parameters; its sizes are those of the arrays.
 
     Raises ValueError if the learned input isn't square.
     """
     expect_square(synthesis["const"].shape[1:3], "learned input")
     channels = [layer["bias"].size for name, layer in synthesis.items() if name.endswith("_conv")]
-    params = {"synthesis": synthesis}
+    params: Layer = {"synthesis": synthesis}
     if mapping:
         params["mapping"] = {f"dense_{i}": layer for i, layer in enumerate(mapping)}
         fields["mapping_layers"] = len(mapping)
@@ -186,7 +206,7 @@ def style_network(architecture, synthesis, mapping=(), average=None, **fields):
     return architecture(2 * 2 ** len(channels), tuple(channels), latent_size, **fields), params
 
 
-def checked(module, params):
+def checked(module: StyleNetwork, params: Layer) -> Layer:
     """`params` as float32 arrays of their own, if their shapes are those of `module`.
 
     `params` has any of the parts "synthesis" and "mapping", `module`'s parameters, "latent_fit" and
@@ -200,7 +220,7 @@ def checked(module, params):
     expected |= {"latent_fit": {"mean": vector, "std": vector}, "latent_average": vector}
     expected = {part: expected[part] for part in params}
 
-    def check(path, value, like):
+    def check(path: tuple[Any, ...], value: np.ndarray, like: jax.ShapeDtypeStruct) -> np.ndarray:
         if value.shape != like.shape:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(f"{name} has shape {value.shape}, the others imply {like.shape}")

@@ -1,7 +1,11 @@
 """PULSE's files: synthesis.pt, mapping.pt and gaussian_fit.pt, state dicts of StyleGAN."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from pulse_jax.generators.official.parameters import (
     Entries,
+    Layer,
     checked,
     hwio,
     style_network,
@@ -10,15 +14,17 @@ from pulse_jax.generators.official.parameters import (
 from pulse_jax.generators.stylegan import SMOOTHING, StyleGAN
 
 
-def from_pulse(synthesis, mapping=None, gaussian_fit=None):
-    """PULSE's state dicts, of synthesis.pt, mapping.pt and gaussian_fit.pt, as (StyleGAN, params).
+def from_pulse(
+    synthesis: Any, mapping: Any = None, gaussian_fit: Any = None
+) -> tuple[StyleGAN, dict[str, Any]]:
+    """PULSE's state dicts, of synthesis.pt, mapping.pt and gaussian_fit.pt.
 
     Resolution, channels, latent size and depth follow from the names and shapes. The parameters
     are float32 numpy arrays: {"synthesis": …} and, where the dict is given, {"mapping": …} and
     {"latent_fit": {"mean", "std"}}. Raises ValueError, naming the entry, if one is missing,
     unknown or of the wrong shape.
     """
-    state = {}
+    state: dict[Any, Any] = {}
     for part in (synthesis, mapping or {}, gaussian_fit or {}):
         if not isinstance(part, dict) or not all(isinstance(name, str) for name in part):
             raise ValueError(f"PULSE's files hold state dicts, not a {type(part).__name__}")
@@ -26,19 +32,19 @@ def from_pulse(synthesis, mapping=None, gaussian_fit=None):
     entries = Entries("PULSE", state)
     take = entries.take
 
-    def dense(name):
+    def dense(name: str) -> Layer:
         return {"kernel": take(f"{name}.weight", 2).T, "bias": take(f"{name}.bias", 1)}
 
-    def conv(name):
+    def conv(name: str) -> Layer:
         return {"kernel": hwio(take(f"{name}.weight", 4)), "bias": take(f"{name}.bias", 1)}
 
-    def layer(start, epilogue):
+    def layer(start: Layer, epilogue: str) -> Layer:
         return start | {
             "noise_strength": take(f"{epilogue}.noise.weight", 1),
             "style": dense(f"{epilogue}.style_mod.lin"),
         }
 
-    arrays = {
+    arrays: Layer = {
         "const": take("blocks.4x4.const", 4).transpose(0, 2, 3, 1),
         "to_rgb": conv("torgb"),
     }
@@ -51,7 +57,7 @@ def from_pulse(synthesis, mapping=None, gaussian_fit=None):
         else:
             arrays[f"{ours}_conv_up"] = layer(conv(f"{theirs}.conv0_up"), f"{theirs}.epi1")
             arrays[f"{ours}_conv"] = layer(conv(f"{theirs}.conv1"), f"{theirs}.epi2")
-    numbers = entries.layers(r"dense(\d+)\.weight$") if mapping is not None else ()
+    numbers: Sequence[int] = entries.layers(r"dense(\d+)\.weight$") if mapping is not None else ()
     module, params = style_network(StyleGAN, arrays, [dense(f"dense{i}") for i in numbers])
     if gaussian_fit is not None:
         params["latent_fit"] = {"mean": take("mean", 1), "std": take("std", 1)}

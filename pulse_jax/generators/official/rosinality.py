@@ -1,7 +1,10 @@
 """StyleGAN 2 of rosinality's stylegan2-pytorch."""
 
+from typing import Any
+
 from pulse_jax.generators.official.parameters import (
     Entries,
+    Layer,
     hwio,
     style_network,
     unwrapped,
@@ -9,8 +12,8 @@ from pulse_jax.generators.official.parameters import (
 from pulse_jax.generators.stylegan2 import DOUBLED, StyleGAN2
 
 
-def from_rosinality(state, average=None):
-    """The state dict of a generator of stylegan2-pytorch, its `g_ema`, as (StyleGAN2, params).
+def from_rosinality(state: dict[Any, Any], average: Any = None) -> tuple[StyleGAN2, dict[str, Any]]:
+    """The state dict of a generator of stylegan2-pytorch, its `g_ema`.
 
     `average` of the style vectors: converted checkpoints have one, those of the trainer don't.
     Raises ValueError for an entry that is missing or unknown.
@@ -18,17 +21,17 @@ def from_rosinality(state, average=None):
     entries = Entries("stylegan2-pytorch", unwrapped(state))
     take = entries.take
 
-    def dense(name):
+    def dense(name: str) -> Layer:
         return {"kernel": take(f"{name}.weight", 2).T, "bias": take(f"{name}.bias", 1)}
 
-    def to_rgb(name):
+    def to_rgb(name: str) -> Layer:
         return {
             "kernel": hwio(take(f"{name}.conv.weight", 5)[0]),
             "bias": take(f"{name}.bias", 4).reshape(-1),
             "style": dense(f"{name}.conv.modulation"),
         }
 
-    def conv(name):
+    def conv(name: str) -> Layer:
         return {
             "kernel": hwio(take(f"{name}.conv.weight", 5)[0]),
             "bias": take(f"{name}.activate.bias", 1),

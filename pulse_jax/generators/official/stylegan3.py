@@ -1,9 +1,12 @@
 """StyleGAN 3 of NVIDIA's PyTorch program stylegan3."""
 
+from typing import Any
+
 import numpy as np
 
 from pulse_jax.generators.official.parameters import (
     Entries,
+    Layer,
     expect,
     expect_square,
     hwio,
@@ -11,11 +14,12 @@ from pulse_jax.generators.official.parameters import (
     persistent_state,
     plain,
 )
+from pulse_jax.generators.official.unpickle import Instance
 from pulse_jax.generators.stylegan3 import StyleGAN3
 
 # Their settings of the synthesis network, ours, and the range of the value: filters are designed
 # before they are compared, and a file mustn't ask for any size.
-_SETTINGS = {
+_SETTINGS: dict[str, tuple[str, float, float]] = {
     "num_critical": ("critical_layers", 1, 64),
     "first_cutoff": ("first_cutoff", 0.01, 4096),
     "first_stopband": ("first_stopband", 0.01, 4096),
@@ -29,8 +33,8 @@ _SETTINGS = {
 }
 
 
-def from_stylegan3(root):
-    """A generator of stylegan3, a persistent module, as (StyleGAN3, params).
+def from_stylegan3(root: Instance) -> tuple[StyleGAN3, dict[str, Any]]:
+    """A generator of stylegan3, a persistent module.
 
     The filters are ours, designed from the settings; they are compared with the file's. Layers that
     were trained in float16 are computed like the others. Raises ValueError for a setting that our
@@ -41,14 +45,14 @@ def from_stylegan3(root):
     entries = Entries("stylegan3", persistent_state(modules))
     take = entries.take
 
-    def expect_of(name, **standard):
+    def expect_of(name: str, **standard: Any) -> None:
         expect(modules.get(name, {}), standard, f"{name}.".lstrip("."))
 
-    def dense(name, **standard):
+    def dense(name: str, **standard: Any) -> Layer:
         expect_of(name, **standard)
         return {"kernel": take(f"{name}.weight", 2).T, "bias": take(f"{name}.bias", 1)}
 
-    def conv(name):
+    def conv(name: str) -> Layer:
         expect_of(name, conv_clamp=clamp)
         return {
             "kernel": hwio(take(f"{name}.weight", 4)),
@@ -73,7 +77,7 @@ def from_stylegan3(root):
         raise ValueError(f"{len(names)} layers are more than any network has")
     *convs, last = (f"synthesis.{plain(name, 'a layer name')}" for name in names)
     clamp = plain(modules[last].get("conv_clamp"), "conv_clamp")
-    synthesis = {
+    synthesis: Layer = {
         "input": {
             "frequencies": take("synthesis.input.freqs", 2),
             "phases": take("synthesis.input.phases", 1),
@@ -117,13 +121,13 @@ def from_stylegan3(root):
                 theirs = take(f"{name}.{part}", ours.ndim)
                 if theirs.shape != ours.shape or np.abs(theirs - ours).max() > 1e-6 * ours.max():
                     raise ValueError(f"{name}.{part} isn't the filter that the settings lead to")
-    params = {"mapping": mapping, "synthesis": synthesis}
+    params: Layer = {"mapping": mapping, "synthesis": synthesis}
     params["latent_average"] = take("mapping.w_avg", 1)
     entries.check_all_taken()
     return module, params
 
 
-def _number(value, name, least, most):
+def _number(value: Any, name: str, least: float, most: float) -> Any:
     value = plain(value, name)
     if not (isinstance(value, int | float) and least <= value <= most):
         raise ValueError(f"{name} = {value!r} is no number from {least} to {most}")

@@ -1,12 +1,17 @@
 """NVIDIA's TensorFlow pickles: the network Gs of StyleGAN or StyleGAN 2, ADA's included."""
 
+from typing import Any
+
 from pulse_jax.generators.official.parameters import (
     Entries,
+    Layer,
+    Network,
     expect,
     expect_square,
     plain,
     style_network,
 )
+from pulse_jax.generators.official.unpickle import Instance
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import StyleGAN2
 
@@ -31,8 +36,8 @@ _STYLEGAN = _BOTH | {
 _STYLEGAN2 = _BOTH | {"architecture": "skip", "resample_kernel": [1, 3, 3, 1]}
 
 
-def from_tensorflow(network):
-    """The Gs of NVIDIA's TensorFlow programs as (StyleGAN or StyleGAN2, params).
+def from_tensorflow(network: Instance) -> tuple[StyleGAN | StyleGAN2, dict[str, Any]]:
+    """The Gs of NVIDIA's TensorFlow programs.
 
     Their kernels are HWIO and their dense ones (in, out), as ours. Raises ValueError for a setting
     that our networks don't have, and for an entry that is missing or unknown.
@@ -41,7 +46,8 @@ def from_tensorflow(network):
     if not {"mapping", "synthesis"} <= components.keys():
         function = plain(network.state["build_func_name"], "build_func_name")
         raise ValueError(f"a network built by {function!r} is no StyleGAN")
-    arrays, settings = {}, {}
+    arrays: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     parts = {f"{part}/": components[part] for part in ("mapping", "synthesis")}
     for prefix, part in ({"": network} | parts).items():
         settings.update(part.state["static_kwargs"].items())
@@ -64,10 +70,10 @@ def from_tensorflow(network):
     return _stylegan2(Entries("StyleGAN 2", arrays), clamp)
 
 
-def _stylegan(entries):
+def _stylegan(entries: Entries) -> tuple[StyleGAN, Layer]:
     take = entries.take
 
-    def layer(name):
+    def layer(name: str) -> Layer:
         kernel = {} if name.endswith("Const") else {"kernel": take(f"{name}/weight", 4)}
         return kernel | {
             "bias": take(f"{name}/bias", 1),
@@ -75,7 +81,7 @@ def _stylegan(entries):
             "style": _dense(entries, f"{name}/StyleMod"),
         }
 
-    synthesis = {
+    synthesis: Layer = {
         "const": take("synthesis/4x4/Const/const", 4).transpose(0, 2, 3, 1),
         "to_rgb": {
             "kernel": take("synthesis/ToRGB_lod0/weight", 4),
@@ -94,10 +100,10 @@ def _stylegan(entries):
     return _with_mapping(entries, StyleGAN, synthesis, norm_epsilon=1e-8)
 
 
-def _stylegan2(entries, clamp):
+def _stylegan2(entries: Entries, clamp: Any) -> tuple[StyleGAN2, Layer]:
     take = entries.take
 
-    def to_rgb(name):
+    def to_rgb(name: str) -> Layer:
         return {
             "kernel": take(f"{name}/weight", 4),
             "bias": take(f"{name}/bias", 1),
@@ -107,14 +113,14 @@ def _stylegan2(entries, clamp):
             },
         }
 
-    def conv(name):
+    def conv(name: str) -> Layer:
         return to_rgb(name) | {"noise_strength": take(f"{name}/noise_strength", 0)}
 
-    def conv_up(name):
+    def conv_up(name: str) -> Layer:
         layer = conv(name)  # the program flips it before its transposed convolution
         return layer | {"kernel": layer["kernel"][::-1, ::-1]}
 
-    synthesis = {"const": take("synthesis/4x4/Const/const", 4).transpose(0, 2, 3, 1)}
+    synthesis: Layer = {"const": take("synthesis/4x4/Const/const", 4).transpose(0, 2, 3, 1)}
     for side in entries.sides(r"synthesis/(\d+)x"):
         ours, theirs = f"{side}x{side}", f"synthesis/{side}x{side}"
         if side == 4:
@@ -127,7 +133,9 @@ def _stylegan2(entries, clamp):
     return _with_mapping(entries, StyleGAN2, synthesis, conv_clamp=clamp)
 
 
-def _with_mapping(entries, architecture, synthesis, **fields):
+def _with_mapping(
+    entries: Entries, architecture: type[Network], synthesis: Layer, **fields: Any
+) -> tuple[Network, Layer]:
     numbers = entries.layers(r"mapping/Dense(\d+)/weight$")
     mapping = [_dense(entries, f"mapping/Dense{i}") for i in numbers]
     average = entries.take("dlatent_avg", 1)
@@ -136,5 +144,5 @@ def _with_mapping(entries, architecture, synthesis, **fields):
     return style_network(architecture, synthesis, mapping, average, **fields)
 
 
-def _dense(entries, name):
+def _dense(entries: Entries, name: str) -> Layer:
     return {"kernel": entries.take(f"{name}/weight", 2), "bias": entries.take(f"{name}/bias", 1)}
