@@ -104,7 +104,7 @@ def search_slots(jobs, slots, *, generator, params, operator, search, draw, sett
     """
     init = jax.jit(jax.vmap(search.init))
     # One at a time: the image is then the same for any number of slots.
-    synthesize, degrade = jax.jit(generator.synthesize), jax.jit(operator.apply)
+    synthesize = jax.jit(generator.synthesize)
     underway = {n: job.state for n, job in enumerate(jobs) if job.state is not None}
 
     def start(numbers):
@@ -125,7 +125,7 @@ def search_slots(jobs, slots, *, generator, params, operator, search, draw, sett
         if not (done or settings.save_intermediate):
             return
         hr = render(best.latents, frozen)
-        lr = np.asarray(degrade(hr))
+        lr = np.asarray(operator(hr))
         if settings.save_intermediate:
             number = "" if settings.restarts == 1 else f"_{job.number}"
             save(picture, results.save_intermediate, number, job.steps - 1, hr, lr)

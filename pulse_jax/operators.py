@@ -1,10 +1,10 @@
 """Linear degradations D of one image: what is known about the picture is y = D(x).
 
-An operator is a pair of pure functions, the map and its adjoint. Downscaling and Gaussian blur are
-separable, D(x) = A x Bᵀ per channel, and are computed just so, as two matrix products: the border
-rule is part of the small matrices, and the adjoint is their transposes. Where a kernel reaches over
-the border, the image is reflected about its outermost pixels, which aren't repeated. `compose`
-applies one operator after the other, and `parse` reads a composition from a line of text.
+An operator is a pair of pure functions, the map and its adjoint, which is JAX's transpose of the
+map. Downscaling and Gaussian blur are separable, D(x) = A x Bᵀ per channel, and are computed just
+so, as two matrix products, of which the border rule is part. Where a kernel reaches over the
+border, the image is reflected about its outermost pixels, which aren't repeated. `compose` applies
+one operator after the other, and `parse` reads a composition from a line of text.
 """
 
 import functools
@@ -17,10 +17,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from pulse_jax.files import counted
 from pulse_jax.images import load_image
+from pulse_jax.products import product
+from pulse_jax.static import Static, argument
 
 LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R BT.601
 
@@ -29,8 +30,7 @@ class Operator(NamedTuple):
     """A linear map D of one image, called like a function: `operator(image)`.
 
     `apply`: D, (H, W, C) -> (H / factor, W / factor, C), floating point in and out.
-    `adjoint`: Dᵀ, back to (H, W, C), with ⟨D x, y⟩ = ⟨x, Dᵀ y⟩. Take it, or `jax.vjp`:
-        `jax.linear_transpose` doesn't see that D is linear.
+    `adjoint`: Dᵀ, back to (H, W, C), with ⟨D x, y⟩ = ⟨x, Dᵀ y⟩.
 
     Both raise ValueError for anything but an (H, W, C) floating-point image, and `apply` if
     `factor` doesn't divide a side or a side isn't larger than what has to be reflected.
@@ -85,11 +85,7 @@ def area(factor):
     Raises ValueError for a bad k.
     """
     _check_factor(factor)
-
-    def matrix(size):
-        return np.kron(np.eye(size // factor), np.full((1, factor), 1 / factor))
-
-    return _separable("area", factor, matrix)
+    return _correlation("area", factor, 0, np.full(factor, 1 / factor))
 
 
 def blur(sigma):
@@ -144,10 +140,7 @@ def motion(length, angle):
             for i, j, weight in taps()
         )
 
-    def adjoint(image):
-        return jax.linear_transpose(apply, image)(image)[0]
-
-    return _operator("motion", 1, apply, adjoint)
+    return _operator("motion", 1, apply)
 
 
 def mask(hole):
@@ -168,15 +161,21 @@ def mask(hole):
     def middle(size):
         return np.abs(np.arange(size) + 0.5 - size / 2) < hole * size / 2
 
-    def apply(image):
+    def apply_share(image):
         height, width, _ = image.shape
-        inside = np.logical_and.outer(middle(height), middle(width)) if share else np.asarray(hole)
+        inside = jnp.asarray(middle(height))[:, None] & middle(width)
+        return jnp.where(inside[..., None], 0, image)
+
+    def apply_array(inside, image):
+        height, width, _ = image.shape
         if inside.shape != (height, width):
             given = "×".join(map(str, inside.shape))
             raise ValueError(f"the mask has {given} pixels, and the image {height}×{width}")
         return jnp.where(inside[..., None], 0, image)
 
-    return _operator("mask", 1, apply, apply)
+    if share:
+        return _operator("mask", 1, apply_share)
+    return _operator("mask", 1, apply_array, np.array(hole))
 
 
 def grey():
@@ -190,23 +189,22 @@ def grey():
     def apply(image):
         return jnp.broadcast_to((luma(image) * image).sum(-1, keepdims=True), image.shape)
 
-    def adjoint(image):
-        return luma(image) * image.sum(-1, keepdims=True)
-
-    return _operator("grey", 1, apply, adjoint)
+    return _operator("grey", 1, apply)
 
 
 def compose(*operators):
     """One operator after the other, the first first: D = Dₙ … D₂ D₁, Dᵀ = D₁ᵀ D₂ᵀ … Dₙᵀ."""
 
-    def apply(image):
-        return functools.reduce(lambda x, operator: operator.apply(x), operators, image)
+    def in_turn(*functions_and_image):
+        *functions, image = functions_and_image
+        return functools.reduce(lambda x, function: function(x), functions, image)
 
-    def adjoint(image):
-        return functools.reduce(lambda y, operator: operator.adjoint(y), operators[::-1], image)
-
-    name = ",".join(operator.name for operator in operators)
-    return Operator(name, math.prod(operator.factor for operator in operators), apply, adjoint)
+    return Operator(
+        ",".join(operator.name for operator in operators),
+        math.prod(operator.factor for operator in operators),
+        argument(in_turn, *(argument(operator.apply) for operator in operators)),
+        argument(in_turn, *(argument(operator.adjoint) for operator in operators[::-1])),
+    )
 
 
 DOWNSCALERS = {"bicubic": bicubic, "area": area, "lanczos": lanczos}
@@ -248,7 +246,7 @@ def discard_unseen(operator, picture):
     height, width, _ = picture.shape
     red = np.zeros((height * operator.factor, width * operator.factor, 3), np.float32)
     red[..., 0] = 1
-    seen = np.asarray(jax.jit(operator.apply)(red))
+    seen = np.asarray(operator(red))
     if np.allclose(seen, seen[..., :1], atol=1e-6):
         picture = np.asarray(grey()(picture))
     return np.where(seen.any(-1, keepdims=True), picture, 0)
@@ -294,8 +292,9 @@ def _number(text):
     return text
 
 
-def _operator(name, factor, apply, adjoint):
-    """An `Operator` of these functions, with the checks of the image that all have in common."""
+def _operator(name, factor, apply, *arrays):
+    """An `Operator` of apply(*arrays, image), with the checks of the image that all share."""
+    apply = argument(apply)
 
     def check(image):
         if image.ndim != 3:
@@ -303,44 +302,36 @@ def _operator(name, factor, apply, adjoint):
         if not jnp.issubdtype(image.dtype, jnp.floating):
             raise ValueError(f"{name} takes a floating-point image, got {image.dtype}")
 
-    def checked_apply(image):
+    def checked_apply(*arrays_and_image):
+        *_, image = arrays_and_image
         check(image)
         height, width, _ = image.shape
         if height % factor or width % factor:
             raise ValueError(
                 f"{name}: factor {factor} does not divide the image's {height}×{width}"
             )
-        return apply(image)
+        return _compiled(apply, *arrays_and_image)
 
-    def checked_adjoint(image):
+    def adjoint(*arrays_and_image):
+        *arrays, image = arrays_and_image
         check(image)
-        return adjoint(image)
+        height, width, channels = image.shape
+        shape = (height * factor, width * factor, channels)
+        return _transposed(apply, jax.ShapeDtypeStruct(shape, image.dtype), *arrays, image)
 
-    return Operator(name, factor, checked_apply, checked_adjoint)
+    return Operator(name, factor, argument(checked_apply, *arrays), argument(adjoint, *arrays))
 
 
-def _separable(name, factor, matrix):
-    """The operator A x Bᵀ, where matrix(size) is the (size / factor, size) map of one axis."""
+# Compiled, since one call is of dozens of operations.
+@jax.jit
+def _compiled(apply, *arrays_and_image):
+    return apply(*arrays_and_image)
 
-    def product(rows, image, columns):
-        # At the default precision an accelerator would round the inputs: TF32 or bfloat16.
-        # The 0 makes the matrices part of what `vmap` maps, and so each image a product of its own.
-        # One product of many images at once would be cut between a CPU's threads, and an image's
-        # last digits then depend on its place.
-        zero = 0 * lax.stop_gradient(image[0, 0, 0])
-        rows, columns = (jnp.asarray(m, image.dtype) + zero for m in (rows, columns))
-        image = jnp.einsum("ih,hwc->iwc", rows, image, precision="highest")
-        return jnp.einsum("jw,iwc->ijc", columns, image, precision="highest")
 
-    def apply(image):
-        height, width, _ = image.shape
-        return product(matrix(height), image, matrix(width))
-
-    def adjoint(image):
-        height, width, _ = image.shape
-        return product(matrix(height * factor).T, image, matrix(width * factor).T)
-
-    return _operator(name, factor, apply, adjoint)
+@functools.partial(jax.jit, static_argnums=1)
+def _transposed(apply, like, *arrays_and_image):
+    *arrays, image = arrays_and_image
+    return jax.linear_transpose(functools.partial(apply, *arrays), like)(image)[0]
 
 
 def _correlation(name, factor, before, taps):
@@ -350,15 +341,31 @@ def _correlation(name, factor, before, taps):
     """
     after = len(taps) - factor - before
 
-    def matrix(size):
-        _check_side(name, size, max(before, after))
-        pixels = np.pad(np.arange(size), (before, after), mode="reflect")
-        rows = np.arange(size // factor)[:, None]
-        result = np.zeros((size // factor, size))
-        np.add.at(result, (rows, pixels[rows * factor + np.arange(len(taps))]), taps)
-        return result
+    def matrix(size, dtype):
+        """(size / factor, size), of one axis."""
+        row, pixel = jnp.arange(size // factor)[:, None], jnp.arange(size)
 
-    return _separable(name, factor, matrix)
+        def weight(place):
+            """Of the tap that meets a place, which may be beyond the border."""
+            tap = place - row * factor + before
+            known = (tap >= 0) & (tap < len(taps))
+            return jnp.where(known, jnp.asarray(taps, dtype)[jnp.where(known, tap, 0)], 0)
+
+        mirrored = jnp.where(pixel > 0, weight(-pixel), 0)
+        mirrored += jnp.where(pixel < size - 1, weight(2 * (size - 1) - pixel), 0)
+        return weight(pixel) + mirrored
+
+    along = functools.partial(product, Static(matrix))
+
+    def apply(image):
+        height, width, channels = image.shape
+        for size in (height, width):
+            _check_side(name, size, max(before, after))
+        image = along(image.reshape(height, -1), height).reshape(-1, width, channels)
+        image = along(image.swapaxes(0, 1).reshape(width, -1), width)
+        return image.reshape(width // factor, -1, channels).swapaxes(0, 1)
+
+    return _operator(name, factor, apply)
 
 
 def _check_side(name, size, reflected):

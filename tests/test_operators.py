@@ -198,10 +198,12 @@ def test_adjoint(operator, x64, dtype, bound):
         side = np.array((32, 24)) // operator.factor
         x, y = jnp.asarray(random((32, 24, 3)), dtype), jnp.asarray(random((*side, 3), 1), dtype)
         forward, backward = operator(x), operator.adjoint(y)
-        (transpose,) = jax.vjp(operator, x)[1](y)
+        (pulled_back,) = jax.vjp(operator, x)[1](y)
+        (transpose,) = jax.linear_transpose(operator, x)(y)
         assert (forward.shape, backward.shape) == (y.shape, x.shape)
         assert forward.dtype == backward.dtype == dtype
         assert relative_error(jnp.vdot(x, backward), jnp.vdot(forward, y)) <= bound
+        assert relative_error(backward, pulled_back) <= bound
         assert relative_error(backward, transpose) <= bound
 
 
