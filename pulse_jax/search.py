@@ -20,6 +20,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pulse_jax.losses import l2
+from pulse_jax.operators import Operator
+from pulse_jax.static import argument
 
 STATUS = ("converged", "missed eps", "not finite")
 
@@ -56,7 +58,8 @@ class Search(NamedTuple):
 
     `init(latents, frozen) → SearchState`: at a sample of the generator.
     `step(params, target, state) → (SearchState, SearchInfo)`: one update, `target` (h, w, 3) in
-        [0, 1].
+        [0, 1]. For `jit` it is a pytree of the operator's arrays, as an argument; searches that are
+        built alike, of equal parts, share what is compiled.
     `eps`: the l2 at which a restart has converged.
     """
 
@@ -68,8 +71,8 @@ class Search(NamedTuple):
 def build(generator, operator, loss, optimizer):
     """A `Search` from a `Generator`, an operator (H, W, 3) → (h, w, 3), a `Loss` and an optimiser.
 
-    The optimiser, from optax, must keep the latents where they belong: see `SCHEMES`. It is passed
-    `value`, `grad` and `value_fn` with every update.
+    The optimiser, from optax, must keep the latents where they belong: see `SCHEMES`. It is passed `value`, `grad` and `value_fn` with every
+    update.
 
     The best iterate is the one of lowest loss among those with l2 ≤ eps, or of lowest l2 as long as
     there is none. This deviates from the reference, which returns the last image, and compares
@@ -80,23 +83,24 @@ def build(generator, operator, loss, optimizer):
     if loss.needs_styles and generator.styles is None:
         raise ValueError("the loss compares style vectors (geocross), and this generator has none")
     optimizer = optax.with_extra_args_support(optimizer)
+    synthesize, styles_of, update = generator.synthesize, generator.styles, optimizer.update
 
     def init(latents, frozen):
         nothing = jnp.asarray(jnp.inf, float)
         best = Best(latents, nothing, nothing, jnp.zeros((), int))
         return SearchState(latents, frozen, optimizer.init(latents), jnp.zeros((), int), best)
 
-    def step(params, target, state):
+    def step(degrade, params, target, state):
         def objective(latents):
-            image = generator.synthesize(params, latents, state.frozen)  # (H, W, 3)
-            lr = operator(image)  # (h, w, 3)
-            styles = generator.styles(params, latents) if loss.needs_styles else None
+            image = synthesize(params, latents, state.frozen)  # (H, W, 3)
+            lr = degrade(image)  # (h, w, 3)
+            styles = styles_of(params, latents) if loss.needs_styles else None
             return loss(lr, target, styles), l2(lr, target)
 
         (value, error), grad = jax.value_and_grad(objective, has_aux=True)(state.latents)
         seen = Best(state.latents, error, value, state.step)
         best = _select(_is_better(seen, state.best, loss.eps), seen, state.best)
-        updates, optimizer_state = optimizer.update(
+        updates, optimizer_state = update(
             grad,
             state.optimizer,
             state.latents,
@@ -108,7 +112,8 @@ def build(generator, operator, loss, optimizer):
         info = SearchInfo(error, value, optax.tree.norm(grad))
         return SearchState(latents, state.frozen, optimizer_state, state.step + 1, best), info
 
-    return Search(init, step, loss.eps)
+    degrade = argument(operator.apply if isinstance(operator, Operator) else operator)
+    return Search(init, argument(step, degrade), loss.eps)
 
 
 def _is_better(a, b, eps):
@@ -145,9 +150,10 @@ def stream(
     targets (n, h, w, 3) in [0, 1] and the states, as from `jax.vmap(search.init)`. It is asked for
     as many as there are slots, each time that some have become free.
 
-    A restart ends when its state has made `steps` steps or, with `stop_at_eps`, with the one that
-    finds an l2 of at most `search.eps`. Its slot then goes to the next one, so that none waits for
-    the slowest. The host looks every `chunk` steps which have ended; these have waited unchanged.
+    A restart ends when its state has made `steps` steps, when its latents are no longer finite or,
+    with `stop_at_eps`, with the step that finds an l2 of at most `search.eps`. Its slot then goes
+    to the next one, so that none waits for the slowest. The host looks every `chunk` steps which
+    have ended; these have waited unchanged.
 
     Slots are spread over `devices`, by default all local ones. One compilation serves all restarts,
     targets and weights of the same shapes. What happens in a slot depends, to the byte, on what is
@@ -161,7 +167,7 @@ def stream(
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
     mesh = Mesh(jax.local_devices() if devices is None else devices, "slots")
-    params = jax.device_put(params, NamedSharding(mesh, P()))
+    step, params = jax.device_put((argument(search.step), params), NamedSharding(mesh, P()))
     split = NamedSharding(mesh, P("slots"))
     goal = search.eps if stop_at_eps else -np.inf
 
@@ -179,11 +185,9 @@ def stream(
             new = jax.device_put(start(np.maximum(numbers, 0)), split, may_alias=False)
             content = new if content is None else _refill(fresh, new, content)
         targets, state = content
-        state, info = advance(
-            search.step, params, targets, state, steps, goal, length=chunk, mesh=mesh
-        )
+        state, info = advance(step, params, targets, state, steps, goal, length=chunk, mesh=mesh)
         content = targets, state
-        done = (numbers >= 0) & ~np.asarray(_is_running(state, steps, goal))
+        done = (numbers >= 0) & ~np.asarray(_are_running(state, steps, goal))
         yield Slots(numbers.copy(), done, state, jax.tree.map(np.asarray, info))
         numbers[done] = -1
 
@@ -252,7 +256,7 @@ def fitting_slots(search, params, target, state, most, *, chunk=5, memory=None):
         except (AttributeError, ValueError):  # Windows has no such function
             memory = 4e9
     mesh = Mesh(jax.local_devices(), "slots")
-    params = jax.device_put(params, NamedSharding(mesh, P()))
+    step, params = jax.device_put((argument(search.step), params), NamedSharding(mesh, P()))
     split = NamedSharding(mesh, P("slots"))
     slots = most
     while slots > 1:
@@ -262,7 +266,7 @@ def fitting_slots(search, params, target, state, most, *, chunk=5, memory=None):
             return jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=split)
 
         shapes = jax.tree.map(several, (target, state))
-        lowered = advance.lower(search.step, params, *shapes, 1, 0.0, length=chunk, mesh=mesh)
+        lowered = advance.lower(step, params, *shapes, 1, 0.0, length=chunk, mesh=mesh)
         try:
             figures = lowered.compile().memory_analysis()
         except jax.errors.JaxRuntimeError as error:  # a TPU's, of what it can't hold
@@ -283,18 +287,20 @@ def is_out_of_memory(error):
 
 
 def _is_running(state, steps, goal):
-    return (state.step < steps) & (state.best.l2 > goal)
+    """Of one restart. One whose latents aren't finite has nowhere to go."""
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.latents)]
+    return (state.step < steps) & (state.best.l2 > goal) & jnp.all(jnp.array(finite))
 
 
-@functools.partial(jax.jit, static_argnames=("step", "length", "mesh"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("length", "mesh"), donate_argnames="state")
 def advance(step, params, targets, state, steps, goal, *, length, mesh):
     """`length` steps in every slot, none where the restart has ended; info is (slots, length).
 
     Weights and targets are arguments, so that new ones don't recompile. Each device runs the
-    program of its own slots.
+    program of its own slots. `step`: a search's, as a pytree.
     """
 
-    def one(params, target, state):
+    def one(step, params, target, state):
         def move(state, _):
             running = _is_running(state, steps, goal)
             moved, info = step(params, target, state)
@@ -304,15 +310,20 @@ def advance(step, params, targets, state, steps, goal, *, length, mesh):
         return jax.lax.scan(move, state, length=length)
 
     return jax.shard_map(
-        jax.vmap(one, in_axes=(None, 0, 0)),
+        jax.vmap(one, in_axes=(None, None, 0, 0)),
         mesh=mesh,
-        in_specs=(P(), P("slots"), P("slots")),
+        in_specs=(P(), P(), P("slots"), P("slots")),
         out_specs=P("slots"),
         check_vma=False,  # generators needn't know of the mesh
-    )(params, targets, state)
+    )(step, params, targets, state)
 
 
 # Compiled, since one call of each has dozens of leaves.
+@jax.jit
+def _are_running(state, steps, goal):
+    return jax.vmap(_is_running, (0, None, None))(state, steps, goal)
+
+
 @jax.jit
 def _take(tree, rows):
     return jax.tree.map(lambda leaf: leaf[rows], tree)

@@ -2,6 +2,8 @@
 
 import functools
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -27,6 +29,7 @@ from pulse_jax import (
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import StyleGAN2
 from pulse_jax.search import STATUS, advance, fitting_slots
+from pulse_jax.static import Static
 
 NAN, INF = np.nan, np.inf
 PROGRAMS = ClosedJaxpr, Jaxpr
@@ -152,10 +155,15 @@ class ScriptedLoss:
 
 
 def test_the_best_iterate():
-    """Each restart reads its l2 and loss from a script in its latents, next to the time."""
+    """Each restart reads its l2 and loss from a script in its latents, next to the time.
+
+    What isn't finite is there as a number, since latents that aren't would end the restart.
+    """
+    as_number = {"nan": 1e9, "posinf": 2e9, "neginf": -2e9}
 
     def now(latents):
-        return latents["script"][:, latents["time"][0, 0].astype(int)]
+        x = latents["script"][:, latents["time"][0, 0].astype(int)]
+        return jnp.where(x == 1e9, NAN, jnp.where(jnp.abs(x) == 2e9, x * INF, x))
 
     def tick(updates, state, params=None):
         return jax.tree.map(jnp.zeros_like, updates) | {"time": jnp.ones((1, 1))}, state
@@ -173,11 +181,14 @@ def test_the_best_iterate():
     scripts = np.full((len(SCRIPTS), 2, steps), NAN)
     for row, (l2s, losses, *_) in zip(scripts, SCRIPTS.values(), strict=True):
         row[:, : len(l2s)] = l2s, losses
-    latents = {"script": jnp.asarray(scripts, jnp.float32), "time": jnp.zeros((len(SCRIPTS), 1, 1))}
+    latents = {
+        "script": jnp.asarray(np.nan_to_num(scripts, **as_number), jnp.float32),
+        "time": jnp.zeros((len(SCRIPTS), 1, 1)),
+    }
     state, info = run(
         search, None, jnp.zeros((1, 1, 1)), jax.vmap(search.init)(latents, None), steps
     )
-    np.testing.assert_array_equal(info.loss, latents["script"][:, 1])
+    np.testing.assert_array_equal(info.loss, scripts[:, 1])
     result = state.best
     for i, (name, (l2s, losses, step, outcome)) in enumerate(SCRIPTS.items()):
         assert (result.step[i], result.latents["time"][i, 0, 0]) == (step, step), name
@@ -261,6 +272,101 @@ def test_a_search_goes_on_from_its_state():
     assert np.isnan(info.l2[:, :12]).all()
 
 
+# Prints how often a search's program has been compiled, after builds of equal and of other parts.
+# In a process of its own, since what checks types in tests makes all functions anew.
+ALIKE = """
+import sys
+import jax, numpy as np, optax
+import pulse_jax
+from pulse_jax.operators import area, blur, compose, mask
+from pulse_jax.search import advance
+
+holes = np.random.default_rng(0).uniform(size=(2, 8, 8)) < 0.3
+
+def langevin(rate):
+    return pulse_jax.SAMPLERS["langevin"](rate, 0.1, jax.random.key(3))
+
+def search(rate=0.1, base=optax.adam, share=0.5, hole=0):
+    generator, params = pulse_jax.load(sys.argv[1])
+    operator = compose(mask(share), mask(holes[hole]), blur(0.5), area(4))
+    optimizer = base(pulse_jax.SCHEDULES["linear1cycledrop"](rate, 20))
+    optimizer = pulse_jax.SCHEMES["geodesic"](optimizer)
+    search = pulse_jax.build(generator, operator, pulse_jax.Loss(), optimizer)
+    state = jax.vmap(search.init)(*jax.vmap(generator.sample)(jax.random.split(jax.random.key(0))))
+    _, info = pulse_jax.run(search, params, np.ones((2, 2, 3), np.float32), state, 5)
+    print(advance._cache_size(), f"{info.loss[0, 0]:.3f}", end=" ")
+
+for change in {}, {}, {"hole": 1}, {"rate": 0.2}, {"share": 0.25}, {"base": langevin}:
+    search(**change)
+    search(**change)
+"""
+
+
+def test_searches_built_alike_share_what_is_compiled(generator):
+    """Also with other masks, and samplers with equal keys; not with another learning rate."""
+    command = [sys.executable, "-c", ALIKE, generator]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert found[::2] == [*"111111223344"]
+    losses = found[1::2]
+    assert losses[::2] == losses[1::2]
+    assert losses[0] == losses[2] != losses[4]  # of the other mask
+
+
+def test_a_function_equals_those_made_alike():
+    def make(value, other=None):
+        def function(x):
+            return helper(x) + len(other or ())
+
+        def helper(x):
+            return x * value
+
+        return Static(function)
+
+    alike = [(2.0,), (np.arange(3),), (jax.random.key(0),), ((1, make(1)),), (2.0, (1, "a"))]
+    for arguments in alike:
+        assert make(*arguments) == make(*arguments)
+        assert hash(make(*arguments)) == hash(make(*arguments))
+    made = [make(*x) for x in (*alike, (2,), (True,), (np.arange(3.0),), (jax.random.key(1),))]
+    assert all((a == b) == (a is b) for a in made for b in made)
+    # What may change in between equals itself alone, and so do functions that can be redefined.
+    changing = [1]
+    assert make(1, changing) == make(1, changing) != make(1, [1])
+    namespace = {"__name__": "__main__"}
+    exec("def make(x):\n    return lambda: x", namespace)
+    assert Static(namespace["make"](1)) != Static(namespace["make"](1))
+
+
+def test_a_restart_whose_latents_are_not_finite_ends_at_once():
+    """One from its start, one after three steps, whose best is kept."""
+
+    def update(updates, state, params=None):
+        broken = jnp.where(params["style"][0, 0] > 50, NAN, 0.0)
+        moves = jax.tree.map(lambda u: broken - 0.01 * u, updates)
+        moves["style"] = moves["style"].at[0, 0].add(jnp.where(params["style"][0, 0] > 30, 9, 0))
+        return moves, state
+
+    breaking = optax.GradientTransformation(lambda params: (), update)
+    search = build(GENERATOR, AREA, Loss(), breaking)
+    state = start(4, search)
+    styles = state.latents["style"].copy()
+    styles[1, 1, 1] = NAN
+    styles[2, 0, 0] = 35.0  # 44, 53 and then nan
+    provided = []
+
+    def provide(numbers):
+        provided.append(numbers.tolist())
+        return TARGETS[numbers], take(state._replace(latents={"style": styles}), numbers)
+
+    ended = {}
+    for slots in stream(search, MATRIX, provide, 4, 8, slots=2, chunk=1):
+        for i in np.flatnonzero(slots.done):
+            ended[slots.numbers[i]] = take(slots.state, i)
+    assert {number: int(s.step) for number, s in ended.items()} == {1: 0, 2: 3, 3: 8, 0: 8}
+    assert provided == [[0, 1], [0, 2], [0, 3]]
+    assert STATUS[status(ended[1].best.l2, search.eps)] == "not finite"
+    assert np.isfinite(ended[2].best.latents["style"]).all() and np.isfinite(ended[2].best.l2)
+
+
 def test_each_restart_stops_when_it_has_met_eps():
     targets = TARGETS.copy()
     targets[2] = 100  # out of reach
@@ -340,20 +446,27 @@ def constants(program):
                 yield from constants(inner)
 
 
-def program(s):
-    """A chunk of ten steps, as `stream` compiles it, of (params, targets, state)."""
+def program():
+    """A chunk of ten steps, as `stream` compiles it, of (step, params, targets, state)."""
     mesh = Mesh(jax.devices()[:1], "slots")
-    return functools.partial(advance, s.search.step, steps=10, goal=-INF, length=10, mesh=mesh)
+    return functools.partial(advance, steps=10, goal=-INF, length=10, mesh=mesh)
 
 
-def test_weights_and_targets_are_arguments():
+def test_weights_targets_and_masks_are_arguments():
     s, targets = style_search(StyleGAN2), jnp.stack(4 * [TARGET])
-    matrix = 8 * 16  # of the operator
-    arguments = jax.make_jaxpr(program(s))(s.params, targets, s.state)
-    assert max(constants(arguments)) <= matrix
+    taps = 33  # of the blur
+    arguments = jax.make_jaxpr(program())(s.search.step, s.params, targets, s.state)
+    assert max(constants(arguments)) <= taps
 
-    closed_over = jax.make_jaxpr(functools.partial(program(s), s.params))(targets, s.state)
-    assert max(constants(closed_over)) > matrix
+    closed_over = jax.make_jaxpr(functools.partial(program(), s.search.step, s.params))
+    assert max(constants(closed_over(targets, s.state))) > taps
+
+    operator = operators.parse("blur:4,motion:5:20,grey,area:2,lanczos,mask:0.5")(4)
+    operator = operators.compose(operators.mask(np.eye(64, dtype=bool)), operator)
+    image = jnp.ones((64, 64, 3))
+    gradient = jax.grad(lambda image, degrade: degrade(image).sum())
+    assert max(constants(jax.make_jaxpr(gradient)(image, operator.apply))) <= taps
+    assert max(constants(jax.make_jaxpr(gradient, static_argnums=1)(image, operator))) > taps
 
 
 @pytest.mark.skipif(
@@ -363,7 +476,8 @@ def test_weights_and_targets_are_arguments():
 def test_convolutions_are_in_canonical_form(network):
     """Others are slow in a loop on a CPU. And no gradient of the weights is left, or its loop."""
     s = style_search(network)
-    lowered = jax.jit(program(s)).lower(s.params, jnp.stack(4 * [TARGET]), s.state)
+    targets = jnp.stack(4 * [TARGET])
+    lowered = jax.jit(program()).lower(s.search.step, s.params, targets, s.state)
     hlo = lowered.compile().as_text()
     labels = re.findall(r" convolution\(.*dim_labels=([^, ]+)", hlo)
     # One at side 4 and two each at 8 and 16, forward and backward; 1×1 ones become products.

@@ -86,21 +86,21 @@ def style_generator(
     negative number of layers.
     """
     noise_layers = len(network.noise_shapes)
-    zero = set(range(noise_layers)[-1:] if zero_noise_layers is None else zero_noise_layers)
+    zero = frozenset(range(noise_layers)[-1:] if zero_noise_layers is None else zero_noise_layers)
     if noise_type not in NOISE_TYPES:
         raise ValueError(f"noise_type must be one of {', '.join(NOISE_TYPES)}, got {noise_type!r}")
     if space not in SPACES:
         raise ValueError(f"space must be one of {', '.join(SPACES)}, got {space!r}")
-    if unknown := zero - set(range(noise_layers)):
+    if unknown := zero - frozenset(range(noise_layers)):
         raise ValueError(f"noise layers are numbered 0 to {noise_layers - 1}, got {max(unknown)}")
     if trainable_noise_layers < 0:
         raise ValueError(f"trainable_noise_layers must be at least 0, got {trainable_noise_layers}")
     if noise_type == "zero":
-        zero = set(range(noise_layers))
+        zero = frozenset(range(noise_layers))
     searched = (
-        set(range(min(trainable_noise_layers, noise_layers))) - zero
+        frozenset(range(min(trainable_noise_layers, noise_layers))) - zero
         if noise_type in ("trainable", "normalised")
-        else set()
+        else frozenset()
     )
     size = network.z_size if space == "z" else network.latent_size
 
