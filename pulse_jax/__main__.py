@@ -29,7 +29,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 import pulse_jax
-from pulse_jax import batch, images, operators, optimizers, report, results, schemes, starts
+from pulse_jax import batch, images, operators, report, results, schemes, starts
 from pulse_jax.console import check_devices, described, make_output_safe
 from pulse_jax.files import counted, expanded, held, one_line, read_json, write
 from pulse_jax.generators import NOISE_TYPES, SPACES, checkpoint, style_generator
@@ -156,9 +156,9 @@ flags.DEFINE_enum(
 flags.DEFINE_float("temperature", 0.01, "A sampler has this temperature, in units of the loss.", 0)
 flags.DEFINE_string(
     "scheme",
-    "rescale",
-    "This keeps latents where they belong, on their spheres. The choices are "
-    f"{', '.join(pulse_jax.SCHEMES)}.",
+    None,
+    "This keeps latents where they belong, on their spheres. The default is geodesic for langevin, "
+    f"else rescale. The choices are {', '.join(pulse_jax.SCHEMES)}.",
 )
 flags.DEFINE_float("learning_rate", 0.4, "The learning rate is at most this.")
 flags.DEFINE_enum(
@@ -261,6 +261,8 @@ def parse(argv):
         sys.exit(f"pulse_jax: {rest[1]!r} is no flag; pictures are named by --input_dir")
     for name, value in pulse_jax.RECIPES[FLAGS.recipe].items():
         FLAGS.set_default(name, value)
+    _, suited = schemes.SUITED.get(FLAGS.opt_name, (None, ["rescale"]))
+    FLAGS.set_default("scheme", suited[0])
     return rest
 
 
@@ -574,18 +576,21 @@ def make_optimizer():
     except ValueError as error:
         raise ValueError(f"--scheme={FLAGS.scheme}: {error}") from error
     name = FLAGS.opt_name
-    if name in optimizers.GO_BACK and FLAGS.scheme in schemes.TANGENT_STEPS:
-        raise ValueError(
-            f"--scheme={FLAGS.scheme} can't go back to earlier points, as --opt_name={name} does; "
-            f"take --recipe=original, or another optimiser"
-        )
     if name == "pcn" and not 0 < FLAGS.learning_rate <= 1:
         raise ValueError(f"--learning_rate={FLAGS.learning_rate}: that of pcn is in (0, 1]")
-    if name in pulse_jax.SAMPLERS:
-        sampler = functools.partial(pulse_jax.SAMPLERS[name], schedule, FLAGS.temperature)
+
+    def make(seed):
+        if name not in pulse_jax.SAMPLERS:
+            return scheme(pulse_jax.OPTIMIZERS[name](schedule))
         # Each restart's noise also depends on where it starts.
-        return lambda seed: scheme(sampler(jax.random.key(seed)))
-    return lambda seed: scheme(pulse_jax.OPTIMIZERS[name](schedule))
+        key = jax.random.key(seed)
+        return scheme(pulse_jax.SAMPLERS[name](schedule, FLAGS.temperature, key))
+
+    try:
+        make(0)
+    except ValueError as error:
+        raise ValueError(f"--opt_name={name}, --scheme={FLAGS.scheme}: {error}") from error
+    return make
 
 
 def read_pictures(output, generator, networks, degradation, value_range):

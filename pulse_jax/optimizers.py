@@ -39,7 +39,9 @@ def lbfgs(learning_rate, memory=10):
 
     The line search is spread over updates, so that under `vmap` no restart waits for another's: a
     point that lowers the objective enough (Armijo, 1e-4) is accepted; else the next one is tried
-    between it and the last accepted, where a parabola through both is lowest.
+    between it and the last accepted, where a parabola through both is lowest. One where the value
+    or the gradient isn't finite doesn't lower it. If the first ones aren't, and have a direction,
+    the search goes on downhill from each by the first step's length.
 
     `learning_rate`: length of the first step, relative to the norm of all latents; of a schedule
     the value at 0. Updates need the point and the value there, as a search passes them.
@@ -53,6 +55,7 @@ def lbfgs(learning_rate, memory=10):
 
     def move_on(point, value, gradient, state):
         """The state at a point that is accepted, with a new direction."""
+        finite = jnp.isfinite(value)
         step = optax.tree.scale(state.fraction, state.direction)
         transport = partial(_each_sphere, sphere.transport, state.point, point)
         step, before = transport(step), transport(state.gradient)
@@ -60,7 +63,7 @@ def lbfgs(learning_rate, memory=10):
 
         change = optax.tree.sub(gradient, before)
         lengths = optax.tree.norm(step) * optax.tree.norm(change)
-        curved = _inner(step, change) > 1e-6 * lengths
+        curved = (_inner(step, change) > 1e-6 * lengths) & jnp.isfinite(state.value)
 
         def keep(pairs, new):
             def push(old, x):
@@ -69,18 +72,24 @@ def lbfgs(learning_rate, memory=10):
             return jax.tree.map(push, pairs, new)
 
         steps, changes = keep(steps, step), keep(changes, change)
-        direction = _two_loops(steps, changes, gradient, length * optax.tree.norm(point))
+        reach = length * optax.tree.norm(point)
+        quasi_newton = _two_loops(steps, changes, gradient, reach)
+        downhill = optax.tree.scale(-reach, _unit(gradient))
+        direction = _where(finite, quasi_newton, downhill)
+        gradient = _where(finite, gradient, optax.tree.zeros_like(gradient))
         return LBFGSState(point, value, gradient, direction, jnp.ones_like(value), steps, changes)
 
     def update(updates, state, params=None, *, value, **extra_args):
-        gradient = _each_sphere(sphere.tangent, params, updates)
+        finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(updates))
+        gradient = _each_sphere(sphere.tangent, params, _without_infinity(updates))
+        value = jnp.where(finite, value, jnp.inf)
         slope = state.fraction * _inner(state.gradient, state.direction)
         accepted = value <= state.value + 1e-4 * slope  # the first point always
         parabola = -slope / (2 * (value - state.value - slope))
-        shrink = jnp.where(jnp.isfinite(value), jnp.clip(parabola, 0.1, 0.5), 0.1)
+        shrink = jnp.where(finite, jnp.clip(parabola, 0.1, 0.5), 0.1)
         back = state._replace(fraction=shrink * state.fraction)
         on = move_on(params, value, gradient, state)
-        state = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), on, back)
+        state = _where(accepted, on, back)
         step = optax.tree.scale(state.fraction, state.direction)
         return optax.tree.sub(_each_sphere(sphere.exp, state.point, step), params), state
 
@@ -127,6 +136,24 @@ def _inner(a, b):
     0.10.2 gets a whole matrix of such sums wrong where it is mapped over one (docs/upstream.md).
     """
     return optax.tree.sum(optax.tree.mul(a, b))
+
+
+def _where(condition, a, b):
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def _without_infinity(vector):
+    """Its direction, where some coordinates are infinite and none is NaN; else as it is."""
+    infinite = jnp.any(jnp.array([jnp.isinf(leaf).any() for leaf in jax.tree.leaves(vector)]))
+    signs = jax.tree.map(lambda x: jnp.where(jnp.isinf(x), jnp.sign(x), 0 * x), vector)
+    return _where(infinite, signs, vector)
+
+
+def _unit(vector):
+    """At length 1, also where squares of its coordinates aren't finite; 0 stays 0."""
+    largest = jnp.max(jnp.array([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(vector)]))
+    vector = jax.tree.map(lambda leaf: leaf / jnp.where(largest == 0, 1, largest), vector)
+    return optax.tree.scale(1 / jnp.maximum(optax.tree.norm(vector), 1), vector)
 
 
 def _each_sphere(function, *trees):
@@ -181,10 +208,11 @@ class LangevinState(NamedTuple):
 def langevin(learning_rate, temperature, key):
     """Langevin dynamics: −η g + √(2ηT) ξ with ξ ~ N(0, I) and η the learning rate.
 
-    With the scheme `geodesic` it samples the sphere with a density in proportion to exp(−loss/T),
-    up to an error of the order of η (the geodesic Langevin algorithm: Wang, Lei and Panageas,
-    NeurIPS 2020). Noise comes from `key` and the starting point, so that restarts mapped over have
-    their own. Raises ValueError for a temperature that isn't finite and at least 0.
+    With the scheme `geodesic` or `tangent_update` it samples the sphere with a density in
+    proportion to exp(−loss/T), up to an error of the order of η (the geodesic Langevin algorithm:
+    Wang, Lei and Panageas, NeurIPS 2020); others would bias it. Noise comes from `key` and the
+    starting point, so that restarts mapped over have their own. Raises ValueError for a temperature
+    that isn't finite and at least 0.
     """
     _check_temperature(temperature)
 
@@ -306,9 +334,6 @@ OPTIMIZERS = {
 
 # Sampler(learning rate or schedule, temperature, key).
 SAMPLERS = {"langevin": langevin, "pcn": pcn}
-
-# These go back to an earlier point, so their update is no tangent at the present one.
-GO_BACK = "lbfgs", "pcn"
 
 # Schedule(peak learning rate, number of steps) -> learning rate of each step, counted from 0.
 SCHEDULES = {"fixed": fixed, "linear1cycle": linear1cycle, "linear1cycledrop": linear1cycledrop}

@@ -9,28 +9,96 @@ R its norm at the start, g the gradient, u what the base makes of it, and P = I 
 projection to the tangent plane. Norms don't drift, since every step ends with R as it was.
 
 Any optimiser can be the base, but schemes that take u for a tangent (`TANGENT_STEPS`) don't go with
-bases that return to an earlier point (`lbfgs`, `pcn`). Adam, on a gradient that isn't tangent, can
-stop short of a minimum: its u may be radial where P g isn't 0. With tangent gradients, or with
-`sphere_adam`, it doesn't.
+one that returns to an earlier point (`lbfgs`), samplers go with those alone that leave their
+distribution as it is (`SUITED`), and what carries a momentum along must know it by its name. A base
+is told by the state that it makes; ValueError is raised where the scheme is applied to it. Adam, on
+a gradient that isn't tangent, can stop short of a minimum: its u may be radial where P g isn't 0.
+With tangent gradients, or with `sphere_adam`, it doesn't.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
 
 from pulse_jax import sphere
+from pulse_jax.optimizers import LangevinState, LBFGSState, PCNState
+
+# First moments of a gradient, in the states of Adam's family and of SGD, and mean squares of it.
+MOMENTA = "mu", "trace"
+SQUARES = "nu", "nu_max", "sum_of_squares", "e_g", "e_x"
 
 
+class SphereOptimizer(optax.GradientTransformationExtraArgs):
+    """A base optimiser with a scheme."""
+
+
+def _scheme(function):
+    """A function from a base to an optimiser as a scheme, which looks at the base beforehand."""
+    name = function.__name__
+
+    @functools.wraps(function)
+    def scheme(base, *parameters, **named):
+        for parameter in (*parameters, *named.values()):
+            _check_parameter(name, parameter)
+        base = optax.with_extra_args_support(base)
+        some = jnp.zeros((2, 3))
+        try:
+            state = jax.eval_shape(base.init, some)
+        except Exception:
+            pass  # it takes latents of certain names alone: `init` looks
+        else:
+            _check_state(name, state, some)
+
+        def init(params):
+            state = base.init(params)
+            _check_state(name, state, params)
+            return state
+
+        looking = optax.GradientTransformationExtraArgs(init, base.update)
+        return SphereOptimizer(*function(looking, *parameters, **named))
+
+    return scheme
+
+
+def _check_state(name, state, params):
+    """Whether a base that makes this state for these latents goes with a scheme."""
+    kinds = tuple(kind for kind, _ in SUITED.values())
+    for part in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kinds)):
+        for sampler, (kind, schemes) in SUITED.items():
+            if isinstance(part, kind) and name not in schemes:
+                raise ValueError(
+                    f"the scheme {name} doesn't go with {sampler}, take {' or '.join(schemes)}"
+                )
+    if name not in CARRY:
+        return
+    shapes = {path: leaf.shape for path, leaf in tree_leaves_with_path(params)}
+    for path, leaf in tree_leaves_with_path(state):
+        if {getattr(key, "name", None) for key in path} & {*MOMENTA, *SQUARES}:
+            continue
+        for i in range(len(path) + 1):
+            shape = shapes.get(path[i:])
+            if shape and leaf.shape[-len(shape) :] == shape:
+                field = keystr(path[max(0, i - 1) : i], simple=True)
+                raise ValueError(
+                    f"{name} carries the momentum of {' and '.join(MOMENTA)} along; this optimiser "
+                    f"also keeps {field!r} of the latents' shape, which may be one: take geodesic"
+                )
+
+
+@_scheme
 def none(base):
     """z + u. No sphere: the control of an ablation, which drifts to where images aren't real."""
-    return optax.with_extra_args_support(base)
+    return base
 
 
 # --- Penalties: z + u, with a term in the objective that draws z to where Gaussians are. ---
 
 
+@_scheme
 def gaussian_prior(base, weight=1e-3):
     """A penalty weight · ‖z‖²/2, as in Bora, Jalal, Price and Dimakis (ICML 2017).
 
@@ -40,6 +108,7 @@ def gaussian_prior(base, weight=1e-3):
     return _penalised(base, lambda z: weight * jnp.sum(z**2) / 2)
 
 
+@_scheme
 def radial_prior(base, weight=1e-3):
     """A penalty weight · (r²/2 − (d − 1) ln r), r = ‖z‖: of a Gaussian's radius, which is χ_d.
 
@@ -54,6 +123,7 @@ def radial_prior(base, weight=1e-3):
     return _penalised(base, penalty)
 
 
+@_scheme
 def soft_shell(base, weight=1e-3):
     """A penalty weight · (‖z‖ − √d)², which allows for a shell as thick as the weight is small."""
 
@@ -64,8 +134,6 @@ def soft_shell(base, weight=1e-3):
 
 
 def _penalised(base, penalty):
-    base = optax.with_extra_args_support(base)
-
     def total(params):
         return sum(jnp.sum(jax.vmap(penalty)(leaf)) for leaf in jax.tree.leaves(params))
 
@@ -90,6 +158,7 @@ def _penalised(base, penalty):
 # --- A step of the base in the ambient space, then back. ---
 
 
+@_scheme
 def ball(base):
     """z' = y min(1, R/‖y‖), y = z + u: as latents are kept in Bojanowski et al. (ICML 2018).
 
@@ -98,6 +167,7 @@ def ball(base):
     return optax.chain(base, _keep(lambda y, radius: y * jnp.minimum(1, radius / _norms(y))))
 
 
+@_scheme
 def rescale(base):
     """z' = R y/‖y‖, y = z + u: the scheme of PULSE (arXiv 2003.03808), and the default.
 
@@ -107,6 +177,7 @@ def rescale(base):
     return optax.chain(base, _onto_sphere())
 
 
+@_scheme
 def rescale_every(base, period=10):
     """`rescale` after each `period`-th step, or only at the end, if that is the number of steps.
 
@@ -121,6 +192,7 @@ def rescale_every(base, period=10):
     )
 
 
+@_scheme
 def reparametrise(base):
     """z = R v/‖v‖ with v free: the base moves v by the gradient R/‖v‖ P g.
 
@@ -128,7 +200,6 @@ def reparametrise(base):
     decay of the learning rate that comes of itself (as in weight normalisation, Salimans and
     Kingma, NeurIPS 2016).
     """
-    base = optax.with_extra_args_support(base)
 
     def init(params):
         radii = _radii(params)
@@ -158,16 +229,19 @@ def reparametrise(base):
 # --- Steps in the tangent plane (Absil, Mahony and Sepulchre, 2008). ---
 
 
+@_scheme
 def tangent_gradient(base):
     """The base is given P g; then as `rescale`. Its u isn't tangent if it scales coordinates."""
     return optax.chain(_link(sphere.tangent), base, _onto_sphere())
 
 
+@_scheme
 def tangent_update(base):
     """z' = R y/‖y‖, y = z + P u: Riemannian descent by retraction, on the base's own gradient."""
     return optax.chain(base, _link(sphere.tangent), _onto_sphere())
 
 
+@_scheme
 def geodesic(base):
     """z' = cos(‖t‖/R) z + R sin(‖t‖/R) t/‖t‖, t = P u, u from P g: the exponential map.
 
@@ -176,6 +250,7 @@ def geodesic(base):
     return _geodesic(base)
 
 
+@_scheme
 def geodesic_projected(base):
     """`geodesic`, with the base's momentum carried by projection: m' = P_z' m.
 
@@ -185,6 +260,7 @@ def geodesic_projected(base):
     return _geodesic(base, lambda _, point, m: sphere.tangent(point, m))
 
 
+@_scheme
 def geodesic_parallel(base):
     """`geodesic`, with the base's momentum carried in parallel, which keeps its length:
 
@@ -193,6 +269,7 @@ def geodesic_parallel(base):
     return _geodesic(base, sphere.transport)
 
 
+@_scheme
 def fixed_angle(base):
     """`geodesic` with the base given R P g/‖P g‖, so that every gradient counts the same.
 
@@ -210,8 +287,6 @@ def fixed_angle(base):
 
 
 def _geodesic(base, carry=None):
-    base = optax.with_extra_args_support(base)
-
     def init(params):
         return _radii(params), base.init(params)
 
@@ -235,13 +310,16 @@ def _geodesic(base, carry=None):
 
 
 def _carry(carry, state, start, end):
-    """Of a base's state the first moments: `mu` in Adam's family, `trace` in SGD's."""
-    for name in ("mu", "trace"):
-        moment = optax.tree.get(state, name)
-        if moment is not None:
-            moment = jax.tree.map(_each(carry), start, end, moment)
-            state = optax.tree.set(state, **{name: moment})
-    return state
+    """A base's state with its first moments carried from start to end."""
+    starts, ends = dict(tree_leaves_with_path(start)), dict(tree_leaves_with_path(end))
+
+    def move(path, leaf):
+        for i, key in enumerate(path, 1):
+            if getattr(key, "name", None) in MOMENTA and path[i:] in starts:
+                return _each(carry)(starts[path[i:]], ends[path[i:]], leaf)
+        return leaf
+
+    return tree_map_with_path(move, state)
 
 
 SCHEMES = {
@@ -266,6 +344,15 @@ SCHEMES = {
 # They take the base's step for a tangent, or the start of a geodesic, at the present point.
 TANGENT_STEPS = "tangent_update", "geodesic", "geodesic_projected", "geodesic_parallel"
 TANGENT_STEPS += ("fixed_angle",)
+# They carry a momentum along.
+CARRY = "geodesic_projected", "geodesic_parallel"
+# Of bases that don't go with all schemes: their states, and the schemes that they go with, of which
+# the first is the command's default. The samplers' are those that a test proves to be unbiased.
+SUITED = {
+    "lbfgs": (LBFGSState, [name for name in SCHEMES if name not in TANGENT_STEPS]),
+    "langevin": (LangevinState, ["geodesic", "tangent_update"]),
+    "pcn": (PCNState, ["rescale", "none"]),
+}
 PARAMETERS = "gaussian_prior", "radial_prior", "soft_shell", "rescale_every"
 
 
@@ -286,9 +373,14 @@ def parse(text):
         number = float(parameter)
     except ValueError:
         number = math.nan
-    if not 0 < number < math.inf:
-        raise ValueError(f"the parameter of {name} must be a number above 0, got {parameter!r}")
+    _check_parameter(name, number, parameter)
     return lambda base: SCHEMES[name](base, number)
+
+
+def _check_parameter(name, number, given=None):
+    if not 0 < number < math.inf:
+        given = number if given is None else given
+        raise ValueError(f"the parameter of {name} must be a number above 0, got {given!r}")
 
 
 # --- Links of these chains. ---

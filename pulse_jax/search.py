@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from pulse_jax.losses import l2
 from pulse_jax.operators import Operator
+from pulse_jax.schemes import SphereOptimizer, none
 from pulse_jax.static import argument
 
 STATUS = ("converged", "missed eps", "not finite")
@@ -71,18 +72,21 @@ class Search(NamedTuple):
 def build(generator, operator, loss, optimizer):
     """A `Search` from a `Generator`, an operator (H, W, 3) → (h, w, 3), a `Loss` and an optimiser.
 
-    The optimiser, from optax, must keep the latents where they belong: see `SCHEMES`. It is passed `value`, `grad` and `value_fn` with every
+    The optimiser, from optax, must keep the latents where they belong: see `SCHEMES`. Without a
+    scheme it counts as one with `none`. It is passed `value`, `grad` and `value_fn` with every
     update.
 
     The best iterate is the one of lowest loss among those with l2 ≤ eps, or of lowest l2 as long as
     there is none. This deviates from the reference, which returns the last image, and compares
     sums over its batch. An iterate is measured by the step that leaves it: the last one isn't.
 
-    Raises ValueError if the loss needs style vectors and the generator has none.
+    Raises ValueError if the loss needs style vectors and the generator has none, or for a sampler
+    that has no bounds without a scheme.
     """
     if loss.needs_styles and generator.styles is None:
         raise ValueError("the loss compares style vectors (geocross), and this generator has none")
-    optimizer = optax.with_extra_args_support(optimizer)
+    if not isinstance(optimizer, SphereOptimizer):
+        optimizer = none(optimizer)
     synthesize, styles_of, update = generator.synthesize, generator.styles, optimizer.update
 
     def init(latents, frozen):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from command_helpers import contents, fails, read_rows, write_picture
 from PIL import Image
 
@@ -568,11 +569,12 @@ def test_factors_that_do_not_fit_the_picture_are_told(run, tmp_path, capsys):
 
 def test_a_scheme_with_a_sampler_in_another_space(run, tmp_path):
     write_picture(tmp_path / "in" / "a.png")
-    flags = ["--scheme=geodesic_parallel", "--opt_name=langevin", "--lr_schedule=fixed"]
+    flags = ["--opt_name=langevin", "--lr_schedule=fixed"]
     flags += [f"--input_dir={tmp_path / 'in'}", "--space=w_full", "--joint_sphere"]
     rows = read_rows(run(*flags))
     assert rows == read_rows(run(*flags, output="again"))
     assert rows != read_rows(run(*flags, "--temperature=1", output="hot"))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["--scheme"] == "geodesic"
     # From given points, a seed gives a sample.
     flags.append(f"--init_from={tmp_path / 'out'}")
     found = [run(*flags, seed=seed, output=f"from_{seed}") for seed in (1, 2)]
@@ -581,10 +583,30 @@ def test_a_scheme_with_a_sampler_in_another_space(run, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("flags", "scheme"),
+    [
+        ([], "rescale"),
+        (["--opt_name=adam"], "rescale"),
+        (["--opt_name=langevin"], "geodesic"),
+        (["--opt_name=pcn"], "rescale"),
+        (["--opt_name=langevin", "--scheme=tangent_update"], "tangent_update"),
+    ],
+)
+def test_the_default_scheme_suits_the_optimizer(flags, scheme):
+    with flagsaver.flagsaver():
+        command.parse(["pulse_jax", *flags])
+        assert command.FLAGS.scheme == scheme
+
+
+@pytest.mark.parametrize(
     ("flags", "told"),
     [
+        (["--opt_name=langevin", "--scheme=rescale"], "take geodesic or tangent_update"),
         (["--scheme=soft_shell:x"], "--scheme=soft_shell:x: the parameter of soft_shell"),
-        (["--scheme=geodesic", "--opt_name=lbfgs"], "--scheme=geodesic can't go back"),
+        (
+            ["--scheme=geodesic", "--opt_name=lbfgs"],
+            "--scheme=geodesic: the scheme geodesic doesn't",
+        ),
         (["--scheme=rescale:2"], "rescale takes no parameter, got '2'"),
         (["--opt_name=pcn", "--learning_rate=2"], "--learning_rate=2.0: that of pcn is in (0, 1]"),
     ],

@@ -12,6 +12,7 @@ from pulse_jax.schemes import SCHEMES
 G = golden("spherical")
 PARTS = "init", "target", "coef"
 LEARNING_RATE, STEPS = G["lr"].item(), G["steps"].item()
+NAN, INF = np.nan, np.inf
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
 
 
@@ -120,6 +121,39 @@ def test_lbfgs_finds_the_lowest_points_of_quadratic_forms_in_few_evaluations():
         assert abs(x @ e.eigenvectors[:, 0]) >= 3 * (1 - 1e-9)
     assert (np.diff(values[:40]) > 0).mean() <= 0.1  # later ones are lost in rounding
     assert (np.minimum.accumulate(values)[1:] <= values[:-1]).all()
+
+
+@pytest.mark.parametrize("first", ["too large", "inf", "too steep"])
+def test_lbfgs_comes_down_from_where_the_objective_is_not_finite(first):
+    def loss(params):
+        height = params[0, 0]
+        if first == "too large":
+            return jnp.exp(1000 * jnp.maximum(height - 0.2, 0)) + height
+        if first == "too steep":
+            return 1e25 * jnp.maximum(height - 0.2, 0) + height
+        return height + jnp.where(height > 0.2, INF, 0)
+
+    start = jnp.array([[0.9, 0.3, 0.1]])
+    _, path = trajectory(SCHEMES["rescale"](lbfgs(0.2)), loss, start, 60)
+    assert np.isfinite(path).all() and path[-1][0, 0] <= 0.2
+
+
+def test_lbfgs_that_has_no_direction_has_no_place_to_go():
+    def loss(params):
+        return NAN * params[0, 0]
+
+    _, path = trajectory(SCHEMES["rescale"](lbfgs(0.2)), loss, jnp.array([[0.9, 0.3, 0.1]]), 1)
+    assert np.isnan(path).all()
+
+
+def test_lbfgs_goes_back_from_where_the_gradient_is_not_finite():
+    def loss(params):
+        return params[0, 0] + 0 * jnp.sqrt(jnp.maximum(params[0, 0] - 0.5, 0))  # below, 0 · inf
+
+    values, path = trajectory(
+        SCHEMES["rescale"](lbfgs(2.0)), loss, jnp.array([[1.0, 0.0, 0.1]]), 30
+    )
+    assert np.isfinite(path).all() and values[-1] < 0.6
 
 
 def test_lbfgs_goes_back_from_where_the_objective_is_not_finite():

@@ -12,9 +12,9 @@ import scipy.special
 import scipy.stats
 from helpers import golden, relative_error, trajectory
 
-from pulse_jax import schemes
-from pulse_jax.optimizers import GO_BACK, OPTIMIZERS, SCHEDULES, langevin, pcn, sphere_adam
-from pulse_jax.schemes import SCHEMES, TANGENT_STEPS
+from pulse_jax import Generator, Loss, build, schemes
+from pulse_jax.optimizers import OPTIMIZERS, SCHEDULES, langevin, lbfgs, pcn, sphere_adam
+from pulse_jax.schemes import CARRY, SCHEMES, SUITED, TANGENT_STEPS
 
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 OFF_SPHERE = "none", "gaussian_prior", "radial_prior", "soft_shell"
@@ -29,7 +29,7 @@ def pairs(names, bases):
         (scheme, base)
         for scheme in names
         for base in bases
-        if not (base in GO_BACK and scheme in TANGENT_STEPS)
+        if base not in SUITED or scheme in SUITED[base][1]
     ]
 
 
@@ -393,6 +393,80 @@ def test_bad_schemes(text, told):
         schemes.parse(text)
 
 
+# Whether `geodesic_parallel` knows all of their momentum; else the field that it doesn't know.
+MOMENTUM = {
+    "adabelief": None,
+    "adadelta": None,
+    "adagrad": None,
+    "adam": None,
+    "adamax": None,
+    "adamw": None,
+    "adan": "m",
+    "amsgrad": None,
+    "lion": None,
+    "lamb": None,
+    "lars": None,
+    "lbfgs": "params",
+    "nadam": None,
+    "novograd": None,
+    "optimistic_gradient_descent": "previous_gradient",
+    "radam": None,
+    "rmsprop": None,
+    "rprop": "step_sizes",
+    "sgd": None,
+    "yogi": None,
+}
+WRAPPED = {
+    "rmsprop with momentum": optax.rmsprop(0.1, momentum=0.9),
+    "sgd with momentum": optax.sgd(0.1, momentum=0.9),
+    "two momenta": optax.chain(optax.trace(0.9), optax.adam(0.1)),
+    "hyperparameters": optax.inject_hyperparams(optax.adam)(0.1),
+    "apply_if_finite": optax.apply_if_finite(optax.adam(0.1), 3),
+    "sphere_adam": sphere_adam(0.1),
+}
+
+
+@pytest.mark.parametrize("name", CARRY)
+@pytest.mark.parametrize("base", [*MOMENTUM, *WRAPPED])
+def test_a_momentum_that_is_not_known_is_refused(name, base):
+    field = MOMENTUM.get(base)
+    optimizer = WRAPPED.get(base) or getattr(optax, base)(0.1)
+    if field is None:
+        SCHEMES[name](optimizer)
+    else:
+        with pytest.raises(ValueError, match=f"{name} .*keeps '{field}'"):
+            SCHEMES[name](optimizer)
+    SCHEMES["geodesic"](optimizer)
+
+
+def test_a_base_that_knows_the_latents_names_is_looked_at_with_them():
+    params = {"style": jnp.ones((2, 3)), "noise": jnp.ones((1, 4))}
+
+    def split(base):
+        return optax.partition({"a": base, "b": optax.adam(0.1)}, {"style": "a", "noise": "b"})
+
+    optimizer = SCHEMES["geodesic_parallel"](split(optax.adan(0.1)))
+    with pytest.raises(ValueError, match="keeps 'm'"):
+        optimizer.init(params)
+    with pytest.raises(ValueError, match="langevin"):
+        SCHEMES["rescale"](split(langevin(0.1, 1.0, jax.random.key(0)))).init(params)
+
+    optimizer = SCHEMES["geodesic_parallel"](split(optax.sgd(0.1, momentum=0.9)))
+    gradient = jax.tree.map(lambda x: jnp.cumsum(x, axis=1), params)
+    updates, state = optimizer.update(gradient, optimizer.init(params), params)
+    points = optax.apply_updates(params, updates)
+    for name, moment in ("style", "trace"), ("noise", "mu"):
+        carried = optax.tree.get(state, moment)
+        assert np.abs(np.sum(carried[name] * points[name], -1)).max() <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["gaussian_prior", "radial_prior", "soft_shell", "rescale_every"])
+@pytest.mark.parametrize("parameter", [0, -1.0, math.nan, math.inf])
+def test_bad_parameters(name, parameter):
+    with pytest.raises(ValueError, match=f"{name} must be a number above 0, got {parameter}"):
+        SCHEMES[name](optax.sgd(0.1), parameter)
+
+
 @pytest.mark.parametrize("period", [0.5, 2.5])
 def test_bad_periods(period):
     with pytest.raises(ValueError, match=str(period)):
@@ -498,6 +572,31 @@ def test_pcn_turns_down_what_is_not_finite():
     z = -jnp.abs(jax.random.normal(jax.random.key(0), (20, 1, 4)))
     samples = chains(pcn(1.0, 1.0, jax.random.key(1)), loss, z, 50)
     assert (samples[..., 0] <= 0).all() and (np.diff(samples[:, :, 0, 0], axis=1) != 0).any()
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("base", SUITED)
+def test_a_scheme_that_would_spoil_its_base_is_refused(name, base):
+    samplers = {"langevin": langevin, "pcn": pcn}
+    make = samplers.get(base)
+    optimizer = make(0.1, 1.0, jax.random.key(0)) if make else lbfgs(0.1)
+    clipped = optax.chain(optax.clip(1.0), optimizer)
+    if name in SUITED[base][1]:
+        SCHEMES[name](optimizer)
+        SCHEMES[name](clipped)
+        return
+    for refused in optimizer, clipped:
+        with pytest.raises(ValueError, match=f"scheme {name} doesn't go with {base}"):
+            SCHEMES[name](refused)
+
+
+def test_no_scheme_counts_as_none():
+    generator = Generator(4, None, lambda params, latents, frozen: latents)
+    parts = generator, lambda image: image, Loss(geocross=0)
+    with pytest.raises(ValueError, match="scheme none doesn't go with langevin"):
+        build(*parts, langevin(0.1, 1.0, jax.random.key(0)))
+    build(*parts, pcn(0.1, 1.0, jax.random.key(0)))
+    build(*parts, SCHEMES["geodesic"](langevin(0.1, 1.0, jax.random.key(0))))
 
 
 @pytest.mark.parametrize("sampler", [langevin, pcn])
