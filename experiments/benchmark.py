@@ -360,7 +360,7 @@ def time_steps(setup, restarts, dtype, against_torch):
 
     def in_chunk():
         nonlocal state
-        state, info = chunk(params, targets, state, *ends)
+        state, info = chunk(setup.search.step, params, targets, state, *ends)
         return np.asarray(info.l2)
 
     def bare():
