@@ -25,9 +25,7 @@ of 64, or 8 of 64 with the discriminator.
 Every few minutes, a run writes `state/`, from which it goes on; faces that it was not trained on,
 and below them what it makes of their attributes; a row of metrics.csv, with the peak
 signal-to-noise ratio and the energy of the Laplacian (over the faces') of these, and the quality of
-samples as train_stylegan.py has it; and `generator/`, which the search takes as --generator. With
---space=w_full: attributes are few, so the coordinates of a style vary together, and where each is
-drawn by itself, faces come out alike.
+samples as train_stylegan.py has it; and `generator/`, which the search takes as --generator.
 """
 
 import sys
@@ -137,7 +135,7 @@ def train():
             networks = {"generator": (generator, state.average)}
             if FLAGS.discriminator:
                 networks["discriminator"] = discriminator, state.params["discriminator"]
-            training.export(output / "generator", final, full=True, **networks)
+            training.export(output / "generator", final, **networks)
 
         names = LOSSES + (ADVERSARIAL if FLAGS.discriminator else ())
         training.run(manager, minutes, first, state, step, names, report)

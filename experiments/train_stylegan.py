@@ -191,7 +191,6 @@ def train():
             training.export(
                 output / "generator",
                 final,
-                full=False,
                 generator=(generator, state.average),
                 discriminator=(discriminator, state.params["discriminator"]),
             )

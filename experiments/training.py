@@ -201,14 +201,14 @@ def random_noise(generator, key, count):
     return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
 
 
-def export(folder, final, full, generator, **others):
+def export(folder, final, generator, **others):
     """Networks, each (module, params), for the search; the generator with its latent fit.
 
-    Before the end, a fit to fewer samples has to do. `full`: with their covariance.
+    Before the end, a fit to fewer samples has to do.
     """
     samples = 1_000_000 if final else 20_000
     module, params = generator
-    fit = fit_latents(module, params, jax.random.key(0), samples, full=full)
+    fit = fit_latents(module, params, jax.random.key(0), samples)
 
     def stored(path, leaf):  # nearly all is in the kernels, and the rest needs its digits
         return leaf.astype(FLAGS.export_dtype) if path[-1].key == "kernel" else leaf
