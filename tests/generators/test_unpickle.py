@@ -796,6 +796,15 @@ def test_a_storage_holds_no_other(tmp_path):
     assert refused(path) == "a storage within a storage"
 
 
+def test_a_zip_file_of_many_members(tmp_path):
+    path, members = tmp_path / "many.pt", 60_000
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", b"")
+        archive.filelist *= members
+    assert path.stat().st_size > 2**21  # more than is read
+    assert peak_memory(refused, path) < 2**24
+
+
 def test_members_of_a_zip_file_count_once(tmp_path):
     path, size = tmp_path / "overlapping.pt", 2 * 10**6
     body = b"(" + b"".join(storage(f"{n}", size, "ByteStorage") for n in range(50)) + b"t"

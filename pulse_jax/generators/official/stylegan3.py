@@ -17,18 +17,18 @@ from pulse_jax.generators.official.parameters import (
 from pulse_jax.generators.official.unpickle import Instance
 from pulse_jax.generators.stylegan3 import StyleGAN3
 
-# Their settings of the synthesis network, ours, and the range of the value: filters are designed
-# before they are compared, and a file mustn't ask for any size.
+# Their settings of the synthesis network, ours, and the range of the value: filters are designed,
+# and each tap of them is traced, so that a file mustn't ask for any size.
 _SETTINGS: dict[str, tuple[str, float, float]] = {
-    "num_critical": ("critical_layers", 1, 64),
+    "num_critical": ("critical_layers", 1, 32),
     "first_cutoff": ("first_cutoff", 0.01, 4096),
     "first_stopband": ("first_stopband", 0.01, 4096),
     "last_stopband_rel": ("last_stopband", 0.01, 4096),
     "margin_size": ("margin", 0, 256),
     "output_scale": ("output_scale", 0.01, 4096),
     "conv_kernel": ("kernel_size", 1, 9),
-    "filter_size": ("filter_size", 1, 16),
-    "lrelu_upsampling": ("lrelu_upsampling", 1, 4),
+    "filter_size": ("filter_size", 1, 8),
+    "lrelu_upsampling": ("lrelu_upsampling", 1, 2),
     "use_radial_filters": ("radial_filters", 0, 1),
 }
 
@@ -73,7 +73,7 @@ def from_stylegan3(root: Instance) -> tuple[StyleGAN3, dict[str, Any]]:
     }
     resolution = _number(settings["img_resolution"], "img_resolution", 4, 4096)
     names = settings["layer_names"]
-    if len(names) > 64:
+    if len(names) > 32:
         raise ValueError(f"{len(names)} layers are more than any network has")
     *convs, last = (f"synthesis.{plain(name, 'a layer name')}" for name in names)
     clamp = plain(modules[last].get("conv_clamp"), "conv_clamp")
@@ -105,7 +105,7 @@ def from_stylegan3(root: Instance) -> tuple[StyleGAN3, dict[str, Any]]:
     )
     module.check_sizes()
     resamplings = module.resamplings
-    if (up := max(resampling.up for resampling in resamplings)) > 16:  # computed phase by phase
+    if (up := max(resampling.up for resampling in resamplings)) > 8:  # each phase is traced
         raise ValueError(f"a layer upsamples by {up}, which no network does")
 
     expect(settings, {name: getattr(module, ours) for name, (ours, *_) in _SETTINGS.items()})

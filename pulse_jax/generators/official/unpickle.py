@@ -132,14 +132,14 @@ def _foreign(start):
 
 
 class _Bounded(io.BufferedReader):
-    """A file that is read without allocating more than its size, whatever a pickle declares."""
+    """A file of which at most `limit` bytes are read at once, whatever a pickle declares."""
 
     def __init__(self, path):
         super().__init__(io.FileIO(path))
-        self.size = os.fstat(self.fileno()).st_size
+        self.limit = self.size = os.fstat(self.fileno()).st_size
 
     def read(self, size=-1):
-        return super().read(min(size, self.size))
+        return super().read(min(size, self.limit))
 
 
 class _Budget:
@@ -161,7 +161,9 @@ def _read_zip(file, budget):
         raise ValueError(
             "truncated, the zip file's table of contents is missing: download or copy it again"
         )
+    file.limit = 2**20  # the table of contents: zipfile makes ten times as much of it
     with zipfile.ZipFile(file) as archive:
+        file.limit = file.size
         infos = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in infos if name.endswith("/data.pkl")]
         if len(pickles) != 1:
