@@ -1,0 +1,174 @@
+"""What a slot computes doesn't depend on how many there are.
+
+Compilers make another program of each number of slots, and have got one wrong (docs/upstream.md).
+So each part of a search is compiled for 1, 2 and 8, in float32, and compared with what it gives in
+float64, one operation after the other.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from command_helpers import read_rows
+from test_operators import ALL as ALL_OPERATORS
+
+from pulse_jax import sphere
+from pulse_jax.generators import checkpoint
+from pulse_jax.generators.stylegan import StyleGAN
+from pulse_jax.generators.stylegan2 import StyleGAN2
+from pulse_jax.generators.stylegan3 import StyleGAN3
+from pulse_jax.losses import Loss, geocross, l1, l2
+from pulse_jax.optimizers import OPTIMIZERS, SAMPLERS
+from pulse_jax.schemes import SCHEMES
+
+SLOTS = 1, 2, 8
+BOUND = 1e-5  # of an array's largest magnitude
+OPTIONS = {StyleGAN3: {"critical_layers": 1, "margin": 2}}
+
+
+def random(*shape, seed=0):
+    """Of as many slots as there are at most."""
+    return np.random.default_rng(seed).standard_normal((SLOTS[-1], *shape)).astype(np.float32)
+
+
+def check(function, *arguments):
+    """`function` is about one slot; the arguments' axis 0 counts slots."""
+    with jax.enable_x64(True), jax.disable_jit():
+        expected = numbers(jax.vmap(function)(*jax.tree.map(as_float64, arguments)))
+    for slots in SLOTS:
+        some = jax.tree.map(lambda x, n=slots: x[:n], arguments)
+        actual = numbers(jax.jit(jax.vmap(function))(*some))
+        for ours, exact in zip(actual, (x[:slots] for x in expected), strict=True):
+            assert ours.shape == exact.shape
+            assert np.abs(ours - exact).max() <= BOUND * np.abs(exact).max(), slots
+
+
+def as_float64(x):
+    return jnp.asarray(x, float) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+def numbers(tree):
+    """Its leaves but random keys."""
+    leaves = jax.tree.leaves(tree)
+    keys = [jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in leaves]
+    return [np.asarray(x, float) for x, is_key in zip(leaves, keys, strict=True) if not is_key]
+
+
+# --- Optimisers, samplers and schemes, in the middle of a search. ---
+
+LATENTS = {"style": random(18, 512), "noise": random(1, 8, 8, seed=1)}
+HISTORY = 12  # updates: more than L-BFGS remembers
+BASES = {name: make(0.05) for name, make in OPTIMIZERS.items()}
+BASES |= {name: make(0.05, 1.0, jax.random.key(0)) for name, make in SAMPLERS.items()}
+UPDATES = BASES | {f"{name} adam": make(BASES["adam"]) for name, make in SCHEMES.items()}
+UPDATES |= {f"{name} sgdm": SCHEMES[name](BASES["sgdm"]) for name in SCHEMES if "geodesic_" in name}
+
+
+@jax.jit
+@jax.vmap
+@jax.value_and_grad
+def objective(latents):
+    """L-BFGS gets on with it so steadily that it remembers as many pairs as it can."""
+
+    def bowl(x):
+        return jnp.sum(jnp.geomspace(1, 100, x.shape[-1]) * (x - 1) ** 2) / 2
+
+    return sum(map(bowl, jax.tree.leaves(latents)))
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_an_update(name, monkeypatch):
+    # The same random numbers in float64 as in float32.
+    draw = partial(optax.tree.random_like, dtype="float32")
+    monkeypatch.setattr(optax.tree, "random_like", draw)
+    monkeypatch.setattr(jax.random, "uniform", partial(jax.random.uniform, dtype="float32"))
+    optimizer = optax.with_extra_args_support(UPDATES[name])
+
+    def update(gradient, state, latents, value):
+        updates, state = optimizer.update(gradient, state, latents, value=value)
+        return optax.apply_updates(latents, updates), state
+
+    step, latents = jax.jit(jax.vmap(update)), LATENTS
+    state = jax.vmap(optimizer.init)(latents)
+    for _ in range(HISTORY):
+        value, gradient = objective(latents)
+        latents, state = step(gradient, state, latents, value)
+    if name == "lbfgs":
+        assert all(x.any() for pair in state.steps["style"] for x in pair)
+    value, gradient = objective(latents)
+    check(update, gradient, state, latents, value)
+
+
+# --- Everything else: the geometry, losses, operators and generators, with their gradients. ---
+
+
+def test_the_geometry():
+    def functions(x, v):
+        y = sphere.retract(x, v)
+        tangent = sphere.tangent(x, v)
+        moved = sphere.exp(x, tangent), sphere.transport(x, y, tangent)
+        return y, tangent, moved, sphere.log(x, y), sphere.distance(x, y)
+
+    check(functions, random(18, 512), random(18, 512, seed=1))
+
+
+@pytest.mark.parametrize("loss", [l2, l1])
+def test_a_loss_of_pixels(loss):
+    check(jax.value_and_grad(loss), random(32, 32, 3), random(32, 32, 3, seed=1))
+
+
+def test_geocross():
+    check(jax.value_and_grad(geocross), random(18, 512))
+
+
+def test_the_weighted_sum():
+    loss = jax.value_and_grad(Loss(l1=1.0), (0, 2))
+    check(loss, random(8, 8, 3), random(8, 8, 3, seed=1), random(21, 16))
+
+
+@pytest.mark.parametrize("operator", ALL_OPERATORS.values(), ids=ALL_OPERATORS)
+def test_an_operator(operator):
+    small = random(32 // operator.factor, 24 // operator.factor, 3, seed=1)
+    check(lambda x, y: (operator.apply(x), operator.adjoint(y)), random(32, 24, 3), small)
+
+
+@pytest.mark.parametrize("network", [StyleGAN, StyleGAN2, StyleGAN3])
+def test_a_generator(network):
+    network = network(8, (8, 8), latent_size=16, mapping_layers=1, **OPTIONS.get(network, {}))
+    noise = [random(*shape, seed=i) for i, shape in enumerate(network.noise_shapes)]
+    one = jax.tree.map(lambda x: x[:1], noise)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 16)), one)
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), shapes)
+    # StyleGAN 3's numbers are magnitudes.
+    weights = jax.tree.map(lambda x: x if x.ndim else np.abs(x), weights)
+
+    def gradient(styles, noise, cotangent):
+        def image(styles):
+            params = jax.tree.map(lambda x: x.astype(styles.dtype), weights)
+            some = styles[None], [x[None] for x in noise]
+            return network.apply(params, *some, method="synthesis")[0]
+
+        result, pull = jax.vjp(image, styles)
+        return result, pull(cotangent)
+
+    check(gradient, random(network.num_layers, 16), noise, random(8, 8, 3, seed=9))
+
+
+# --- Whole searches. ---
+
+
+@pytest.mark.parametrize("name", ["faces64", pytest.param("tissue64", marks=pytest.mark.slow)])
+def test_as_many_restarts_converge_with_any_number_of_slots(run, name):
+    shares, evaluations = [], []
+    for slots in SLOTS:
+        flags = ["--recipe=fast", "--steps=100", "--restarts=2", f"--batch_size={slots}"]
+        flags += [f"--input_dir={checkpoint.find(name) / 'examples'}"]
+        rows = read_rows(run(*flags, generator=name, output=str(slots)))
+        shares.append(np.mean([row["status"] == "converged" for row in rows]))
+        evaluations.append(np.mean([int(row["steps"]) for row in rows]))
+    assert shares == [1, 1, 1]
+    assert max(evaluations) <= 1.1 * min(evaluations)
