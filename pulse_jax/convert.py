@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,11 +26,13 @@ import pulse_jax
 from pulse_jax.console import check_devices, described, make_output_safe
 from pulse_jax.files import expanded, one_line
 from pulse_jax.generators import checkpoint, published
+from pulse_jax.generators.style_network import StyleNetwork
+from pulse_jax.types import Params
 
 TEMPORARY = ".*.tmp"
 
 
-def main():
+def main() -> None:
     """The console script: sources in, folders out."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells its steps
     values, sources = parse(sys.argv)
@@ -54,7 +57,7 @@ def main():
         sys.exit(1)
 
 
-def parse(argv):
+def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     """The flags' values and the sources; errors end in one line."""
     values = flags.FlagValues()  # not those of the other commands in this process
     flags.DEFINE_string(
@@ -90,7 +93,7 @@ def parse(argv):
     return values, sources
 
 
-def choose_folder(source, output, several):
+def choose_folder(source: str, output: str | None, several: bool) -> Path:
     """Where a source's generator goes: see the flag --output."""
     if output is None and source in published.PUBLISHED:
         return published.folder(source)
@@ -101,7 +104,7 @@ def choose_folder(source, output, several):
     return expanded(output) / (name if several else "")
 
 
-def convert(source, folder, dtype="float32"):
+def convert(source: str | Path, folder: str | Path, dtype: str = "float32") -> None:
     """Write the generator that `source` names into `folder`, for `checkpoint.load`.
 
     `source`: a path or name that `checkpoint.find` takes, or a published generator's name. `folder`
@@ -114,13 +117,13 @@ def convert(source, folder, dtype="float32"):
     can't be written or holds anything else.
     """
     folder, model = Path(folder), published.PUBLISHED.get(str(source))
-    if model is None or folder != published.folder(source):
+    if model is None or folder != published.folder(str(source)):
         _check_free(folder)
     if model is None:
         path = checkpoint.find(source)
     else:
         print(f"{source}: {model.page}, {model.licence}")
-        path = published.fetch(source)
+        path = published.fetch(str(source))
     module, params = checkpoint.read_network(path)
     networks = {name: params[name] for name in ("mapping", "synthesis") if name in params}
     count = sum(leaf.size for leaf in jax.tree.leaves(networks))
@@ -130,7 +133,8 @@ def convert(source, folder, dtype="float32"):
     )
     params = checkpoint.with_latent_fit(module, params)
 
-    def stored(path, leaf):  # nearly all is in the kernels, and the rest needs its digits
+    # Nearly all is in the kernels, and the rest needs its digits.
+    def stored(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
         return np.asarray(leaf).astype(dtype if path[-1].key == "kernel" else np.float32)
 
     _write(folder, module, jax.tree_util.tree_map_with_path(stored, params))
@@ -139,7 +143,7 @@ def convert(source, folder, dtype="float32"):
     print(f"{source}: {size:.3g} MB of {dtype} in {folder}")
 
 
-def _check_free(folder):
+def _check_free(folder: Path) -> None:
     """Raises ValueError if the folder may not be written."""
     try:
         there = list(folder.iterdir()) if folder.exists() else []
@@ -152,7 +156,7 @@ def _check_free(folder):
         )
 
 
-def _is_converted(folder):
+def _is_converted(folder: Path) -> bool:
     """Whether `convert` has made it: a trainer's, say, has a discriminator too."""
     try:
         return json.loads((folder / "spec.json").read_bytes()).keys() == {"generator"}
@@ -160,7 +164,7 @@ def _is_converted(folder):
         return False
 
 
-def _write(folder, module, params):
+def _write(folder: Path, module: StyleNetwork, params: Params) -> None:
     """Save the generator in a temporary folder, then move it into place."""
     temporary = folder / f".{os.getpid()}.tmp"
     spec, weights = folder / "spec.json", folder / "generator"

@@ -5,20 +5,27 @@ Latents are pytrees as a `Generator` samples them: axis 0 of a leaf counts spher
 
 import functools
 import sys
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from pulse_jax import sphere
 from pulse_jax.files import load_arrays
+from pulse_jax.generators import Generator
 from pulse_jax.generators.digests import network_digest
+from pulse_jax.types import Frozen, Latents, Params
 
 GENERATOR = "generator"  # where files with latents hold its `network_digest`
 # Of files with latents: what else they hold, and an argument of `numpy.savez`.
 RESERVED = GENERATOR, "row", "curve", "file"
 
 
-def interpolate(a, b, frames):
+def interpolate(a: Latents, b: Latents, frames: int) -> Latents:
     """Walk the great circles from latents a to latents b: latents with an axis 0 of `frames`.
 
     Each sphere is crossed along its geodesic, evenly in angle (slerp), both ends included. Where
@@ -37,14 +44,18 @@ def interpolate(a, b, frames):
 
 
 @functools.partial(jax.jit, static_argnames="frames")
-def _walk(a, b, frames):
-    def between(x, y, t):
+def _walk(a: Latents, b: Latents, frames: int) -> Latents:
+    def between(
+        x: Float[Array, "*point"], y: Float[Array, "*point"], t: Float[Array, ""]
+    ) -> Float[Array, "*point"]:
         of_x, of_y = _norm(x), _norm(y)
         ratio = jnp.where(of_x > 0, of_y / jnp.where(of_x > 0, of_x, 1), 1)
         direction = sphere.log(x, y / jnp.where(ratio > 0, ratio, 1))
         return jnp.where(t < 1, (1 + t * (ratio - 1)) * sphere.exp(x, t * direction), y)
 
-    def of_leaf(x, y):
+    def of_leaf(
+        x: Float[Array, "n *point"], y: Float[Array, "n *point"]
+    ) -> Float[Array, "frames n *point"]:
         spheres = jax.vmap(between, in_axes=(0, 0, None))
         return jax.vmap(spheres, in_axes=(None, None, 0))(x, y, jnp.linspace(0, 1, frames))
 
@@ -52,14 +63,14 @@ def _walk(a, b, frames):
 
 
 @jax.jit
-def vary(key, latents, angle):
+def vary(key: PRNGKeyArray, latents: Latents, angle: float | Float[Array, ""]) -> Latents:
     """Neighbours of latents: each point is turned on its sphere by `angle`, in radians.
 
     The direction is random, all are equally likely: exp_x(R·angle·u), u uniform on the unit sphere
     of the tangents at x. On a sphere of radius 0 nothing moves.
     """
 
-    def turn(key, x):
+    def turn(key: PRNGKeyArray, x: Float[Array, "*point"]) -> Float[Array, "*point"]:
         towards = sphere.tangent(x, jax.random.normal(key, x.shape))
         length = _norm(towards)
         unit = towards / jnp.where(length > 0, length, 1)
@@ -74,7 +85,7 @@ def vary(key, latents, angle):
     return jax.tree.unflatten(structure, turned)
 
 
-def by_name(latents, frozen):
+def by_name(latents: PyTree, frozen: PyTree) -> dict[str, Any]:
     """All arrays of both trees by their keys; a tree that is one array by what it is.
 
     Raises ValueError for a key that both have, or one of `RESERVED`.
@@ -89,7 +100,9 @@ def by_name(latents, frozen):
     return latents | frozen
 
 
-def load_latents(path, generator, params=None):
+def load_latents(
+    path: str | Path, generator: Generator, params: Params | None = None
+) -> tuple[Latents, Frozen]:
     """(latents, frozen) of all restarts in a `latents.npz`; axis 0 of each leaf counts them.
 
     What is frozen and what isn't is as `generator` has it, whatever it was when they were found.
@@ -106,7 +119,9 @@ def load_latents(path, generator, params=None):
     return start
 
 
-def read_latents(path, generator):
+def read_latents(
+    path: str | Path, generator: Generator
+) -> tuple[tuple[Latents, Frozen], str | None]:
     """What `load_latents` returns, and the digest of the networks, None if the file has none."""
     arrays = load_arrays(path)
     trees = jax.eval_shape(generator.sample, jax.random.key(0))
@@ -117,7 +132,7 @@ def read_latents(path, generator):
             had = f"{shape} in it" if name in arrays else "not in it"
             raise ValueError(f"{path}: {name} is {had}, and {leaf.shape} in this generator")
 
-    def fill(tree, root):
+    def fill(tree: PyTree, root: str) -> PyTree[np.ndarray]:
         leaves = [arrays[name] for name in _by_name(tree, root)]
         return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
@@ -125,20 +140,20 @@ def read_latents(path, generator):
     return (fill(trees[0], "latents"), fill(trees[1], "frozen")), networks
 
 
-def check_networks(path, found, wanted):
+def check_networks(path: str | Path, found: str | None, wanted: str) -> None:
     """Raises ValueError if latents are of other networks than they are to be used with."""
-    if found not in (None, wanted):
+    if found is not None and found != wanted:
         raise ValueError(
             f"{path}: is of another generator, whose networks' SHA-256 is {found[:8]}…, not "
             f"{wanted[:8]}…"
         )
 
 
-def _by_name(tree, root):
+def _by_name(tree: PyTree, root: str) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     keystr = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
     return {keystr(path) or root: leaf for path, leaf in leaves}
 
 
-def _norm(x):
+def _norm(x: Float[Array, "..."]) -> Float[Array, ""]:
     return jnp.sqrt(jnp.sum(x**2))  # of all axes

@@ -8,22 +8,29 @@ import functools
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float
 from tqdm import tqdm
 
 from pulse_jax.files import expanded, near, one_line, write
-from pulse_jax.generators import fit_latents, official, published, style_generator
+from pulse_jax.generators import Generator, fit_latents, official, published, style_generator
 from pulse_jax.generators.digests import digest as digest
 from pulse_jax.generators.plug_in import is_plug_in, plug_in
+from pulse_jax.generators.style_network import StyleNetwork
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 from pulse_jax.generators.stylegan3 import StyleGAN3
+from pulse_jax.types import AnyArray, Params
 
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, type[nn.Module]] = {
     "stylegan": StyleGAN,
     "stylegan2": StyleGAN2,
     "stylegan3": StyleGAN3,
@@ -31,7 +38,7 @@ ARCHITECTURES = {
 }
 
 
-def bundled():
+def bundled() -> dict[str, Path]:
     """The generators that come with the package: name → folder."""
     package = Path(__file__).parents[1]
     folder = package / "checkpoints"  # where a wheel puts them
@@ -40,8 +47,8 @@ def bundled():
     return {spec.parent.name: spec.parent for spec in sorted(folder.glob("*/spec.json"))}
 
 
-def load(name_or_path, **latent_space):
-    """A generator and its parameters: `(Generator, params)`.
+def load(name_or_path: str | Path, **latent_space: Any) -> tuple[Generator, Params]:
+    """A generator and its parameters.
 
     `name_or_path` is one of
     - a name: of a bundled generator, or of a published one that `pulse_jax_convert` has put into
@@ -61,12 +68,12 @@ def load(name_or_path, **latent_space):
     if is_plug_in(name_or_path):
         for name in latent_space:
             raise ValueError(f"generator {name_or_path!r} has no {name}: its latents are its own")
-        return plug_in(name_or_path)
+        return plug_in(str(name_or_path))
     network, params = load_network(name_or_path, latent_space.get("space", "w"))
     return style_generator(network, **latent_space), params
 
 
-def load_network(name_or_path, space="w"):
+def load_network(name_or_path: str | Path, space: str = "w") -> tuple[StyleNetwork, dict[str, Any]]:
     """The Flax module of a generator, and its parameters, with the latent fit that a space needs.
 
     Raises ValueError, too, for a space that needs a mapping network where there is none.
@@ -84,14 +91,16 @@ def load_network(name_or_path, space="w"):
     return network, with_latent_fit(network, params, full=space == "w_full")
 
 
-def read_network(path):
+def read_network(path: Path) -> tuple[Any, dict[str, Any]]:
     """The network at a path that `find` has found: as it is, maybe without a latent fit."""
     if (path / "spec.json").is_file():
         return _read(path, "generator")
     return official.read_network(path / "synthesis.pt" if path.is_dir() else path)
 
 
-def with_latent_fit(network, params, full=False):
+def with_latent_fit(
+    network: StyleNetwork, params: dict[str, Any], full: bool = False
+) -> dict[str, Any]:
     """`params` with a latent fit. Without one, it is fitted to a million of the network's styles.
 
     `full`: with a factor of the covariance. Meanwhile a bar runs on stderr, if that is a terminal.
@@ -104,18 +113,25 @@ def with_latent_fit(network, params, full=False):
     return params | {"latent_fit": fit}
 
 
-def load_discriminator(name_or_path):
+def load_discriminator(
+    name_or_path: str | Path,
+) -> tuple[Callable[[Params, Float[AnyArray, "n side side 3"]], Float[Array, "n"]], Params]:
     """The discriminator that a generator was trained against: (score, params).
 
-    `score(params, images)`: images (N, R, R, 3) in [0, 1] → logits (N,), higher for more realistic.
-    One of its features is how much the images of a batch differ, in groups of 4: compare batches of
-    like make-up, with N a multiple of 4 or less than it. Raises ValueError as `load` does.
+    `score(params, images)`: images in [0, 1] → logits, higher for more realistic. One of its
+    features is how much the images of a batch differ, in groups of 4: compare batches of like
+    make-up, of n images with n a multiple of 4 or less than it. Raises ValueError as `load` does.
     """
     module, params = _read(find(name_or_path), "discriminator")
-    return lambda params, images: module.apply({"params": params}, 2 * images - 1), params
+
+    def score(params: Params, images: Float[AnyArray, "n side side 3"]) -> Float[Array, "n"]:
+        logits: Any = module.apply({"params": params}, jnp.asarray(2 * images - 1))
+        return logits
+
+    return score, params
 
 
-def find(name_or_path):
+def find(name_or_path: str | Path) -> Path:
     """The folder or file of a generator, from its name or a path, `~` allowed.
 
     Raises ValueError, in one line, if there is none or the system refuses the path.
@@ -139,7 +155,7 @@ def find(name_or_path):
     return path
 
 
-def save(folder, **networks):
+def save(folder: str | Path, **networks: tuple[nn.Module, Params]) -> None:
     """Write networks, given as `name=(module, params)`, into `folder`.
 
     The weights go into an Orbax folder each. `spec.json`, written last, holds the architectures and
@@ -154,7 +170,7 @@ def save(folder, **networks):
     spec = {}
     for name, (module, _) in networks.items():
         (folder / name / "commit_success.txt").unlink(missing_ok=True)  # it tells where we are
-        entry = {"architecture": names[type(module)]}
+        entry: dict[str, Any] = {"architecture": names[type(module)]}
         for field in dataclasses.fields(module):
             if field.name not in ("parent", "name"):
                 entry[field.name] = getattr(module, field.name)
@@ -164,18 +180,18 @@ def save(folder, **networks):
     write(folder / "spec.json", json.dumps(spec, indent=2) + "\n")
 
 
-def _checkpointer():
+def _checkpointer() -> Any:
     import orbax.checkpoint as ocp  # here, since importing it takes as long as half of JAX
 
     return ocp.StandardCheckpointer()
 
 
-def _sha256(data):
+def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _read(folder, name):
-    """One network of a folder written by `save`: (module, params)."""
+def _read(folder: Path, name: str) -> tuple[nn.Module, dict[str, Any]]:
+    """One network of a folder written by `save`."""
     try:
         entry = json.loads((folder / "spec.json").read_bytes())[name]
         if entry.pop("sha256") != _sha256(json.dumps(entry).encode()):
@@ -198,6 +214,6 @@ def _read(folder, name):
         raise ValueError(f"generator {folder}: can't read its {name}: {reason}") from error
 
 
-def _widened(leaf):
+def _widened(leaf: AnyArray) -> AnyArray:
     """bfloat16 saves space on disk alone: networks compute with float32."""
     return leaf.astype(np.float32) if leaf.dtype == jnp.bfloat16 else leaf
