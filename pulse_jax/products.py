@@ -6,16 +6,23 @@ transposing and mapping, a product is linear for JAX, and the matrix is made wit
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jaxtyping import Float
+
+Make = Callable[[int, Any], Float[Array, "rows columns"]]
 
 
-def product(make, image, size, transposed=False):
-    """A x, or Aᵀ x if `transposed`, for x (n, m) and A = make(size, dtype), with `size` columns.
+def product(
+    make: Make, image: Float[Array, "n m"], size: int, transposed: bool = False
+) -> Float[Array, "k m"]:
+    """A x, or Aᵀ x if `transposed`, for x and A = make(size, dtype), with `size` columns.
 
     `make` is a function that can be hashed, of JAX operations. Nothing is rounded beforehand, as an
     accelerator's default precision would.
@@ -23,8 +30,10 @@ def product(make, image, size, transposed=False):
     return _product.bind(image, make=make, size=size, transposed=transposed)
 
 
-def _compute(x, *, make, size, transposed):
-    """For x (..., n, m), each of which is a product of its own."""
+def _compute(
+    x: Float[Array, "*several n m"], *, make: Make, size: int, transposed: bool
+) -> Float[Array, "*several k m"]:
+    """Each of the several is a product of its own."""
     matrix = make(size, x.dtype)
     matrix = jnp.broadcast_to(matrix, (*x.shape[:-2], *matrix.shape))
     several = tuple(range(x.ndim - 2))
@@ -33,11 +42,11 @@ def _compute(x, *, make, size, transposed):
     return lax.dot_general(matrix, x, dimensions, precision="highest")
 
 
-def _transpose(cotangent, _, *, transposed, **others):
+def _transpose(cotangent: Array, _: Any, *, transposed: bool, **others: Any) -> list[Array]:
     return [_product.bind(cotangent, transposed=not transposed, **others)]
 
 
-def _batch(inputs, axes, **others):
+def _batch(inputs: Sequence[Array], axes: Sequence[int], **others: Any) -> tuple[Array, int]:
     return _product.bind(jnp.moveaxis(inputs[0], axes[0], 0), **others), 0
 
 

@@ -8,6 +8,8 @@ equal if they were made alike. Arrays that a function needs become arguments, no
 import functools
 import hashlib
 import types
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 
-def argument(function, *arrays):
+def argument(function: Callable[..., Any], *arrays: Any) -> Partial:
     """A pytree that is called as function(*arrays, ...): the arrays are its leaves.
 
     The function is static, and equal to others made alike. A `jax.tree_util.Partial` stays as it
@@ -29,21 +31,21 @@ def argument(function, *arrays):
 class Static:
     """A function that equals those of the same code which close over equal values."""
 
-    def __init__(self, function):
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.function, self.made_of = function, _made_of(function)
         functools.update_wrapper(self, function, updated=())
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Static) and self.made_of == other.made_of
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.made_of)
 
 
-def _made_of(x, within=()):
+def _made_of(x: Any, within: tuple[int, ...] = ()) -> Any:
     """What x is determined by, as a value to compare: of an object that may change, the object.
 
     The functions that a function calls by name belong to its module. Those of `__main__` may be
@@ -64,7 +66,7 @@ def _made_of(x, within=()):
     if isinstance(x, jax.Array | np.ndarray) and not isinstance(x, jax.core.Tracer):
         is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
         values = np.ascontiguousarray(jax.random.key_data(x) if is_key else x)
-        return x.dtype, x.shape, hashlib.sha256(values).digest()
+        return x.dtype, x.shape, hashlib.sha256(values.data).digest()
     try:
         hash(x)
     except TypeError:
@@ -75,11 +77,11 @@ def _made_of(x, within=()):
 class _Itself:
     """An object, which equals itself alone."""
 
-    def __init__(self, x):
+    def __init__(self, x: Any) -> None:
         self.x = x
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, _Itself) and self.x is other.x
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return id(self.x)
