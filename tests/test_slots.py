@@ -142,9 +142,9 @@ def test_a_generator(network):
     one = jax.tree.map(lambda x: x[:1], noise)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 16)), one)
     rng = np.random.default_rng(0)
+    # Scalars, in StyleGAN 3, are magnitudes.
     weights = jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), shapes)
-    # StyleGAN 3's numbers are magnitudes.
-    weights = jax.tree.map(lambda x: x if x.ndim else np.abs(x), weights)
+    weights = jax.tree.map(lambda x: jnp.asarray(x if x.ndim else np.abs(x)), weights)
 
     def gradient(styles, noise, cotangent):
         def image(styles):
