@@ -100,6 +100,37 @@ json.dump(errors, open("errors.json", "w"))
     assert last < first / 3 and held_out < 0.6
 
 
+def test_layers_that_are_taken_over(tmp_path):
+    """Those of the first generator that has them, if the sizes fit."""
+    code = """
+from pulse_jax.generators import checkpoint
+def constant(value, *flags):
+    at(*flags)
+    network = t.make_generator()
+    noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 68)), noise)["params"]
+    return network, jax.tree.map(lambda x: np.full(x.shape, value, np.float32), shapes)
+for name, value, *flags in (
+    ("small", 1, "--resolution=8", "--channels=6,4"),
+    ("large", 2, "--resolution=16", "--channels=6,4,6"),
+):
+    checkpoint.save(name, generator=constant(value, *flags))
+_, own = constant(3, "--resolution=16", "--channels=6,4,5")
+found = []
+for names in ([], ["small", "large"], ["large", "small"]):
+    synthesis = t.taken_over(t.layers(names), own)["synthesis"]
+    for layer in ("8x8_conv", "16x16_to_rgb"):
+        kernels = synthesis[layer]["kernel"], synthesis[layer]["style"]["bias"]
+        found.append([float(x.mean()) for x in kernels])
+json.dump(found, open("found.json", "w"))
+"""
+    result = python("-c", SCRIPT + code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    # With 5 channels at side 16, not 6, that side's ToRGB is new.
+    assert found == [[3, 3], [3, 3], [1, 1], [0, 3], [2, 2], [0, 3]]
+
+
 def test_batches_and_bad_settings(tmp_path):
     code = """
 at("--resolution=8", "--batch_size=16")
