@@ -36,6 +36,7 @@ Prints a table and writes it to MODE.csv, the settings to MODE.json. Two cores t
 command, a quarter of an hour for 1024². Whatever else runs meanwhile spoils all but the ratios.
 """
 
+import dataclasses
 import functools
 import importlib.metadata
 import itertools
@@ -58,13 +59,13 @@ from jax.sharding import PartitionSpec as P
 from metrics import as_saved, diversity, realism, with_noise_of_first
 
 import pulse_jax
-from pulse_jax.batch import process_memory
 from pulse_jax.files import expanded, one_line, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan import FUSED_FROM, StyleGAN
 from pulse_jax.losses import geocross
-from pulse_jax.results import as_csv
 from pulse_jax.search import advance
+from pulse_jax.upsampling.progress import process_memory
+from pulse_jax.upsampling.results import as_csv
 
 EPS = 1e-3  # largest mean squared error of an accepted restart
 LOSS = pulse_jax.Loss(eps=0.8 * EPS)
@@ -76,8 +77,8 @@ CHANNELS = (512, 512, 512, 512, 256, 128, 64, 32, 16)  # of the official StyleGA
 ORIGINAL, FAST = (pulse_jax.RECIPES[name] for name in ("original", "fast"))
 RECIPES = {
     "original": ORIGINAL,
-    "original_stopping": ORIGINAL | {"stop_at_eps": True},
-    "fast_free_start": FAST | {"equal_start": False},
+    "original_stopping": dataclasses.replace(ORIGINAL, stop_at_eps=True),
+    "fast_free_start": dataclasses.replace(FAST, equal_start=False),
     "fast": FAST,
 }
 
@@ -182,14 +183,16 @@ def set_up(name, recipe, dtype=None):
     """A search, from the names of a generator and a recipe."""
     random = re.fullmatch(r"stylegan(\d+)", name)
     network, params = random_stylegan(int(random[1])) if random else checkpoint.load_network(name)
-    opt_name, stop_at_eps, equal_start = RECIPES[recipe].values()
-    base = pulse_jax.OPTIMIZERS[opt_name](learning_rates())
+    settings = RECIPES[recipe]
+    base = pulse_jax.OPTIMIZERS[settings.opt_name](learning_rates())
     optimizer = pulse_jax.SCHEMES["rescale"](base)
-    exact = pulse_jax.style_generator(network, equal_start=equal_start)
-    generator = pulse_jax.style_generator(network, equal_start=equal_start, dtype=dtype)
+    exact = pulse_jax.style_generator(network, equal_start=settings.equal_start)
+    generator = pulse_jax.style_generator(network, equal_start=settings.equal_start, dtype=dtype)
     operator = pulse_jax.operators.bicubic(min(32, network.resolution // 8))
     search = pulse_jax.build(generator, operator, LOSS, optimizer)
-    return Setup(network, not random, generator, exact, params, operator, search, stop_at_eps)
+    return Setup(
+        network, not random, generator, exact, params, operator, search, settings.stop_at_eps
+    )
 
 
 def random_stylegan(resolution):
@@ -441,7 +444,7 @@ def scaling(name, restarts):
 
 def slots(name, restarts):
     for recipe in FLAGS.recipes:
-        if RECIPES[recipe]["stop_at_eps"]:
+        if RECIPES[recipe].stop_at_eps:
             yield {
                 "generator": name,
                 "recipe": recipe,

@@ -73,7 +73,7 @@ def main(folder):
     if FLAGS.restarts < 2:
         raise ValueError(f"--restarts={FLAGS.restarts}: diversity takes at least 2")
     recipe = pulse_jax.RECIPES[FLAGS.recipe]
-    generator, params = pulse_jax.load(FLAGS.generator, equal_start=recipe["equal_start"])
+    generator, params = pulse_jax.load(FLAGS.generator, equal_start=recipe.equal_start)
     operator = pulse_jax.OPERATORS["bicubic"](FLAGS.factor)
     truth = harness.held_out(generator.resolution)
     inputs = as_saved(harness.degraded(operator, truth))
@@ -97,9 +97,9 @@ def search(generator, params, operator, inputs):
     """Results (N, K, R, R, 3), their l2, and their diversity (N,)."""
     recipe = pulse_jax.RECIPES[FLAGS.recipe]
     schedule = pulse_jax.SCHEDULES["linear1cycledrop"](0.4, FLAGS.steps)
-    optimizer = pulse_jax.OPTIMIZERS[recipe["opt_name"]](schedule)
+    optimizer = pulse_jax.OPTIMIZERS[recipe.opt_name](schedule)
     built = harness.build(generator, operator, pulse_jax.SCHEMES["rescale"](optimizer))
-    stop = recipe["stop_at_eps"]
+    stop = recipe.stop_at_eps
     found = harness.search_all(generator, params, operator, built, inputs, stop_at_eps=stop)
     by_input = jax.tree.map(
         lambda leaf: np.asarray(leaf).reshape(found.l2.shape + leaf.shape[1:]),

@@ -37,7 +37,7 @@ from pulse_jax import images
 from pulse_jax.files import counted, expanded, one_line, read_json, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.plug_in import is_plug_in
-from pulse_jax.results import as_csv
+from pulse_jax.upsampling.results import as_csv
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("preset", "quick", ["quick", "full"], "How much is measured.")

@@ -6,7 +6,7 @@ from pulse_jax.generators.checkpoint import load, load_discriminator
 from pulse_jax.generators.style_network import truncate
 from pulse_jax.losses import Loss
 from pulse_jax.operators import OPERATORS
-from pulse_jax.optimizers import OPTIMIZERS, RECIPES, SAMPLERS, SCHEDULES
+from pulse_jax.optimizers import OPTIMIZERS, SAMPLERS, SCHEDULES
 from pulse_jax.schemes import SCHEMES
 from pulse_jax.search import (
     STATUS,
@@ -20,6 +20,9 @@ from pulse_jax.search import (
     stream,
 )
 from pulse_jax.starts import interpolate, load_latents, vary
+from pulse_jax.upsampling.progress import Progress
+from pulse_jax.upsampling.run import Results, upsample
+from pulse_jax.upsampling.settings import RECIPES, Settings
 
 __all__ = [
     "OPERATORS",
@@ -31,9 +34,12 @@ __all__ = [
     "STATUS",
     "Generator",
     "Loss",
+    "Progress",
+    "Results",
     "Search",
     "SearchInfo",
     "SearchState",
+    "Settings",
     "Slots",
     "build",
     "generators",
@@ -52,5 +58,6 @@ __all__ = [
     "stream",
     "style_generator",
     "truncate",
+    "upsample",
     "vary",
 ]

@@ -2,11 +2,14 @@
 
 import contextlib
 import importlib
+import logging
 import os
 import signal
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
 
@@ -36,20 +39,107 @@ def make_output_safe() -> None:
         setattr(sys, name, _Output(stream))
 
 
-def described(flags: Iterable[Any], headings: Mapping[str, str]) -> str:
-    """What flags of absl do, for --help: those with a text, each after the heading at its name."""
-    lines = []
-    for flag in flags:
-        if flag.name in headings:
-            lines += [f"{headings[flag.name]}:", ""]
-        # absl puts the choices of an enumeration before the text: "<fast|original>: …".
-        choices, _, text = flag.help.rpartition(">: ")
-        if text:
+def described(headings: Iterable[str], groups: Mapping[str, str], flags: Any) -> str:
+    """What flags of absl do, for --help: `groups` has the heading of each, by its name."""
+    lines: list[str] = []
+    for heading in headings:
+        lines += [f"{heading}:", ""]
+        for flag in (flags[name] for name, group in groups.items() if group == heading):
+            # absl puts the choices of an enumeration before the text: "<fast|original>: …".
+            choices, _, text = flag.help.rpartition(">: ")
             default = "" if flag.default is None else f"={flag.default}"
             indent = 8 * " "
             filled = textwrap.fill(text, 92, initial_indent=indent, subsequent_indent=indent)
             lines += [f"    --{flag.name}{default}{choices and f' {choices}>'}", filled, ""]
     return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def logged_to_streams(prefix: str, wording: Callable[[str], str]) -> Iterator[None]:
+    """What the package logs is printed, in this `wording`: warnings and errors on stderr."""
+    from absl import logging as absl_logging
+    from tqdm import tqdm  # whose bar would be torn
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno < logging.WARNING:
+                tqdm.write(wording(record.getMessage()))
+            else:
+                tqdm.write(f"{prefix}{wording(record.getMessage())}", file=sys.stderr)
+
+    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells its steps
+    logger, handler = logging.getLogger("pulse_jax"), Handler()
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
+
+
+@contextlib.contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """A list that gets the number of the first SIGINT or SIGTERM; a second one acts as ever."""
+    noted: list[int] = []
+
+    def handle(number: int, _: Any) -> None:
+        noted.append(number)
+        reset()
+        logging.getLogger("pulse_jax").warning("finishing the step")
+
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in earlier.items():
+        if handler != signal.SIG_IGN:  # as in the background of a script, which Ctrl-C is not for
+            signal.signal(number, handle)
+
+    def reset() -> None:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+    try:
+        yield noted
+    finally:
+        reset()
+
+
+@contextlib.contextmanager
+def used_cache(cache: Path) -> Iterator[None]:
+    """Keep compiled programs in a folder, even the quickest to compile: they are many.
+
+    If that fails, which only costs time, it is told in a line, once for all programs.
+    """
+    import jax
+    from tqdm import tqdm
+
+    from pulse_jax.files import one_line
+
+    failed = False
+
+    def tell(reason: object) -> None:
+        tqdm.write(f"--cache_dir={cache} can't be used: {one_line(reason)}", file=sys.stderr)
+
+    def show(message: Warning | str, *others: Any, **options: Any) -> None:
+        nonlocal failed
+        _, of_cache, told = str(message).partition("persistent compilation cache entry for ")
+        if not of_cache:
+            shown(message, *others, **options)
+        elif not failed:
+            failed = True
+            tell(told.partition(": ")[2])  # after the program's name
+
+    with warnings.catch_warnings():
+        shown, warnings.showwarning = warnings.showwarning, show
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            tell(error)
+        else:
+            jax.config.update("jax_compilation_cache_dir", str(cache))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        yield
 
 
 def check_devices() -> None:

@@ -76,8 +76,8 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
         flag_values=values,
     )
     if {"-h", "-help", "--help"} & set(argv):
-        own = [values["output"], values["dtype"]]
-        print(__doc__, described(own, {"output": "Flags"}), "Published generators:", sep="\n")
+        groups = {"output": "Flags", "dtype": "Flags"}
+        print(__doc__, described(["Flags"], groups, values), "Published generators:", sep="\n")
         for name, model in published.PUBLISHED.items():
             print(f"  {name}: {model.domain}, {model.architecture}, {model.licence}")
         sys.exit(0)

@@ -2,9 +2,11 @@
 
 import contextlib
 import difflib
+import io
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,36 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
             return dict(file)
     except Exception as error:  # on a damaged file, NumPy raises whatever it stumbles over
         raise ValueError(f"{path}: can't be read: {one_line(error)}") from error
+
+
+def npz(arrays: Mapping[str, Any]) -> bytes:
+    """The content of an .npz file with these arrays."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def attempt(function: Callable[..., Any], *arguments: Any) -> str:
+    """Call it; if that can't read or write a file, log and return why, in one line."""
+    try:
+        function(*arguments)
+        return ""
+    except ValueError as error:
+        complaint = one_line(error)
+    except OSError as error:
+        complaint = one_line(f"{error.filename2 or error.filename}: {one_line(error)}")
+    logging.getLogger("pulse_jax").error(complaint)
+    return complaint
+
+
+def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How settings differ from those of earlier results, in words; nothing where they don't."""
+    for name, value in now.items():
+        if name not in earlier:
+            return f"an older version, which didn't note {name}"
+        if earlier[name] != value:
+            return f"other settings: {name} was {earlier[name]}, not {value}"
+    return ""
 
 
 def one_line(told: object) -> str:

@@ -102,6 +102,18 @@ class Loss:
         return total
 
 
+def parse(text: str, eps: float) -> Loss:
+    """A `Loss` from the reference's notation: 100*L2+0.05*GEOCROSS. Raises ValueError."""
+    weights = {"l2": 0.0, "l1": 0.0, "geocross": 0.0}
+    for term in text.split("+"):
+        weight, _, name = term.rpartition("*")
+        kind = name.strip().lower()
+        if kind not in weights:
+            raise ValueError(f"{name!r} is none of L2, L1, GEOCROSS")
+        weights[kind] += float(weight or 1)
+    return Loss(**weights, eps=eps)
+
+
 def _at_least(eps: float, value: Scalar) -> Scalar:
     # Unlike jnp.maximum, this has the whole gradient at equality, as the reference's clamp has.
     return jnp.where(value < eps, eps, value)

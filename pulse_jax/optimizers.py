@@ -338,13 +338,6 @@ SAMPLERS = {"langevin": langevin, "pcn": pcn}
 # Schedule(peak learning rate, number of steps) -> learning rate of each step, counted from 0.
 SCHEDULES = {"fixed": fixed, "linear1cycle": linear1cycle, "linear1cycledrop": linear1cycledrop}
 
-# Ways to search, as the command's flags. The original's always makes all steps; the fast one meets
-# eps as often, with a third of the evaluations or fewer.
-RECIPES = {
-    "fast": {"opt_name": "lbfgs", "stop_at_eps": True, "equal_start": True},
-    "original": {"opt_name": "adam", "stop_at_eps": False, "equal_start": False},
-}
-
 
 def _one_cycle(t):
     return (9 * (1 - jnp.abs(2 * t - 1)) + 1) / 10

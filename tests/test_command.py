@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import re
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,11 @@ from PIL import Image
 
 import pulse_jax
 from pulse_jax import __main__ as command
-from pulse_jax import batch, convert, images
+from pulse_jax import convert, images
 from pulse_jax.files import held
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.digests import network_digest
+from pulse_jax.upsampling import restarts
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,7 +71,7 @@ def test_what_is_written(run, generator, tmp_path, capsys):
     assert np.array_equal(grid[:8, :8], images.resize_nearest(target, 2))
 
     config = json.loads((output / "config.json").read_text())
-    assert (config["--operator"], config["seed"], config["slots"]) == ("area", 0, 4)
+    assert (config["--operator"], config["--seeds"], config["slots"]) == ("area", "0", 4)
     assert config["SHA-256 of the generator"] == checkpoint.digest(params)
     with (output / "timings.csv").open(newline="") as file:
         timings = list(csv.DictReader(file))
@@ -80,7 +82,7 @@ def test_what_is_written(run, generator, tmp_path, capsys):
 
 def test_pictures_are_searched_in_turn():
     """Eight; then the next ones."""
-    order = batch.in_turn([(picture, k) for picture in range(10) for k in (1, 2)])
+    order = restarts.in_turn([(picture, k) for picture in range(10) for k in (1, 2)])
     first = [(picture, k) for k in (1, 2) for picture in range(8)]
     assert order == [*first, (8, 1), (9, 1), (8, 2), (9, 2)]
 
@@ -114,10 +116,10 @@ def test_a_restart_depends_on_seed_pixels_and_number_alone(run, tmp_path):
 def test_an_unset_seed_is_drawn_told_and_recorded(run, tmp_path, capsys, monkeypatch):
     write_picture(tmp_path / "in" / "a.png")
     folder = f"--input_dir={tmp_path / 'in'}"
-    monkeypatch.setattr(command.secrets, "randbelow", lambda bound: bound - 1)
+    monkeypatch.setattr(secrets, "randbelow", lambda bound: bound - 1)
     drawn = run(folder, seed=None, output="drawn")
     assert "seed 4294967295" in capsys.readouterr().out
-    assert json.loads((drawn / "config.json").read_text())["seed"] == 2**32 - 1
+    assert json.loads((drawn / "config.json").read_text())["--seeds"] == str(2**32 - 1)
     again = run(folder, seed=2**32 - 1, output="again")
     assert contents(drawn / "a") == contents(again / "a")
 
@@ -200,9 +202,9 @@ def test_a_restart_that_is_not_finite_is_told_and_spares_the_others(run, tmp_pat
     folder = f"--input_dir={tmp_path / 'in'}"
     whole = run(folder, output="whole")
 
-    keys = batch.restart_keys
+    keys = restarts.restart_keys
     broken = jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32))
-    monkeypatch.setattr(batch, "restart_keys", lambda *a: keys(*a).at[1].set(broken))
+    monkeypatch.setattr(restarts, "restart_keys", lambda *a: keys(*a).at[1].set(broken))
     normal = jax.random.normal
 
     def normal_or_nan(key, shape=(), dtype=float):
@@ -388,13 +390,13 @@ def test_the_same_command_does_what_is_left(run, tmp_path, capsys, monkeypatch):
         yield from itertools.islice(stream(*arguments, **options), 5)
         raise Stopped
 
-    seed = json.loads((whole / "config.json").read_text())["seed"]
-    monkeypatch.setattr(command.secrets, "randbelow", lambda bound: seed)
+    seed = int(json.loads((whole / "config.json").read_text())["--seeds"])
+    monkeypatch.setattr(secrets, "randbelow", lambda bound: seed)
     monkeypatch.setattr(pulse_jax, "stream", stopping)
     with pytest.raises(Stopped):
         run(*flags, output="cut", seed=None)
     monkeypatch.setattr(pulse_jax, "stream", stream)
-    monkeypatch.setattr(command.secrets, "randbelow", lambda bound: seed + 1)
+    monkeypatch.setattr(secrets, "randbelow", lambda bound: seed + 1)
     cut = tmp_path / "cut"
     assert contents(cut / "a") == contents(whole / "a")
     names = {f"{kind}_0{k}.png" for kind in ("hr", "lr") for k in (1, 2)}
@@ -434,7 +436,7 @@ def test_bad_input_leaves_the_earlier_configuration(run, tmp_path, capsys):
         ("--restarts=0", ["--restarts=0"]),
         ("--batch_size=0", ["--batch_size=0"]),
         ("--learning_rate=0", ["--learning_rate=0"]),
-        ("--seed=-1", ["--seed=-1"]),
+        ("--seed=-1", ["--seeds=-1"]),
         ("--value_range=5", ["--value_range=5", "LOW,HIGH"]),
         ("--value_range=3,1", ["--value_range=3,1", "LOW below HIGH"]),
         ("--loss_str=100*L3", ["--loss_str=100*L3", "'L3'"]),
@@ -480,14 +482,14 @@ def test_the_help_has_whole_sentences_in_groups(capsys):
     groups = re.split(r"^(\S.*):\n", told.partition("The flags that most")[2], flags=re.MULTILINE)
     first = re.findall(r"^    --(\w+)", groups[0], re.MULTILINE)
     assert len(first) == 10 and {"input_dir", "output_dir", "generator", "restarts"} <= set(first)
-    assert groups[1::2] == list(command.HEADINGS.values())[1:]
+    assert groups[1::2] == list(command.HEADINGS)[1:]
     own = command.FLAGS.get_key_flags_for_module(command)
     names = re.findall(r"^    --(\w+)", told, re.MULTILINE)
-    assert sorted(names) == sorted({flag.name for flag in own} - {"duplicates"})
+    assert sorted(names) == sorted({flag.name for flag in own} - set(command.ALIASES))
     for flag in own:
         sentences = re.sub(r"^<.*>: ", "", flag.help)
-        assert re.fullmatch(r"[A-Z].* .*\.", sentences) or flag.name == "duplicates"
-        assert " ".join(sentences.split()) in " ".join(told.split()) or flag.name == "duplicates"
+        assert re.fullmatch(r"[A-Z].* .*\.", sentences) or flag.name in command.ALIASES
+        assert " ".join(sentences.split()) in " ".join(told.split()) or flag.name in command.ALIASES
     assert max(map(len, told.splitlines())) <= 100
 
 
@@ -595,7 +597,9 @@ def test_a_scheme_with_a_sampler_in_another_space(run, tmp_path):
 def test_the_default_scheme_suits_the_optimizer(flags, scheme):
     with flagsaver.flagsaver():
         command.parse(["pulse_jax", *flags])
-        assert command.FLAGS.scheme == scheme
+        names = ("opt_name", "scheme")
+        settings = pulse_jax.Settings.from_json({n: command.FLAGS[n].value for n in names})
+        assert settings.chosen_scheme == scheme
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from command_helpers import contents, fails, read_rows, write_picture
 from PIL import Image, PngImagePlugin
 
 import pulse_jax
-from pulse_jax import files, images, results
+from pulse_jax import files, images
+from pulse_jax.upsampling.pictures import OF_THE_RUN
 
 GENERATOR = "experiment_helpers:linear"  # of 32×32 pixels
 SIDE = 4
@@ -224,7 +225,7 @@ def test_a_folder_of_everything(run, tmp_path, monkeypatch, capfd):
     assert len(rows) == len(GOOD) + 1
     pictures = images.list_images(folder)[0]
     taken = [name for path in pictures for name in (path.name, path.stem)]
-    taken += results.OF_THE_RUN
+    taken += OF_THE_RUN
     for name in GOOD:
         stem = Path(name).stem
         name_of_folder = name if taken.count(stem) > 1 else stem

@@ -1,13 +1,24 @@
 """What is said while one waits: about compilation, and about the time that is left."""
 
 import threading
-from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
-from pulse_jax import progress
-from pulse_jax.progress import COMPILED, FOUND, LOWERED, Progress, compilation_told, steps_left
+from pulse_jax.console import logged_to_streams
+from pulse_jax.upsampling import progress
+from pulse_jax.upsampling.pictures import Picture
+from pulse_jax.upsampling.progress import (
+    COMPILED,
+    FOUND,
+    LOWERED,
+    Bar,
+    Course,
+    compilation_told,
+    steps_left,
+)
+from pulse_jax.upsampling.results import Restart
 
 
 @pytest.fixture
@@ -30,7 +41,7 @@ def patience(monkeypatch):
 
 
 def test_a_compilation_is_told_once_and_only_if_it_is_one(patience, capsys):
-    with compilation_told():
+    with logged_to_streams("", str), compilation_told():
         jax.monitoring.record_event_duration_secs(LOWERED, 0.1)
         jax.monitoring.record_event(FOUND)  # in the cache
         patience()
@@ -45,15 +56,14 @@ def test_a_compilation_is_told_once_and_only_if_it_is_one(patience, capsys):
     jax.monitoring.record_event_duration_secs(LOWERED, 0.1)  # is no longer listened to
 
 
-def test_jax_announces_compilations_as_expected(patience, monkeypatch):
-    seen = []
-    monkeypatch.setattr(progress, "tqdm", SimpleNamespace(write=seen.append))
+def test_jax_announces_compilations_as_expected(patience, caplog):
+    caplog.set_level("INFO")
     with compilation_told():
         jax.jit(lambda x: patience() or x + 1)(1.0)  # traced before it is lowered
-        assert not seen
+        assert not caplog.messages
         lowered = jax.jit(lambda x: x + 2).lower(1.0)
         patience()
-        assert len(seen) == 1
+        assert len(caplog.messages) == 1
         lowered.compile()
 
 
@@ -74,16 +84,20 @@ def watched(monkeypatch, stops):
     """Of eight restarts, of at most 100 steps, what is shown of the time after each chunk."""
     clock = iter([100.0, 101.0, 103.0, 105.0, 107.0])
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
-    jobs = [SimpleNamespace(steps=0) for _ in range(8)]
+    picture = Picture("a", np.zeros((1, 1, 3), np.float32), 0.0, "")
+    jobs = [Restart(picture, number, 100) for number in range(8)]
     waiting = iter(jobs)
-    with Progress(jobs, 100, stops, slots=3) as shown:
+    course = Course(jobs, 100, stops, slots=3)
+    monkeypatch.setattr(progress, "memory", lambda: 1e9)
+    with logged_to_streams("", str), Bar() as shown:
         for made, ended in ((30, []), (10, [10]), (40, [20, 20]), (50, [20, 30]), (50, [20] * 3)):
             done = [next(waiting) for _ in ended]
             for job, steps in zip(done, ended, strict=True):
                 job.steps = steps
-            shown.note(made, done, memory=1e9)
+            course.note(made, done)
+            shown(course.progress)
             yield shown.bar.postfix, shown.bar.n, shown.bar.total
-    assert shown.most == 800 - 180 - sum(100 - job.steps for job in jobs)
+    assert course.most == 800 - 180 - sum(100 - job.steps for job in jobs)
 
 
 def test_the_time_left(monkeypatch, capsys):

@@ -20,7 +20,8 @@ from command_helpers import contents, fails, read_rows, write_picture
 from PIL import Image
 
 from pulse_jax import __main__ as command
-from pulse_jax import curves, images, report, results
+from pulse_jax import images
+from pulse_jax.upsampling import curves, report, results
 
 NAMES = ("a.png", "<img src=x onerror=alert(1)> & é.png")
 
@@ -137,11 +138,11 @@ def test_dark_pictures_have_a_stretch(output):
 def test_the_command_repeats_the_run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_picture(tmp_path / "in" / "a.png")
-    output = run(f"--input_dir={tmp_path / 'in'}", "--restarts=2", "--notile_latent", seed=None)
+    output = run(f"--input_dir={tmp_path / 'in'}", "--restarts=2", "--lr_schedule=fixed", seed=None)
     page = (output / "index.html").read_text(encoding="utf-8")
     words = shlex.split(html.unescape(re.search("<code>(.*)</code>", page)[1]))
     assert words[0] == "pulse_jax" and words[-1] == "--output_dir=repeated"
-    assert "--notile_latent" in words and "--batch_size=4" in words
+    assert "--lr_schedule=fixed" in words and "--batch_size=4" in words
     with flagsaver.flagsaver():
         command.run(command.parse([*words, f"--cache_dir={tmp_path / 'cache'}"]))
     assert contents(tmp_path / "repeated" / "a") == contents(output / "a")
@@ -273,7 +274,7 @@ def browse(page, folder, width, dark, visit=VISIT):
     page.write_text(content.replace(' loading="lazy"', "") + visit, encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    options += ["--hide-scrollbars", f"--window-size={width},1400", "--virtual-time-budget=3000"]
+    options += ["--hide-scrollbars", f"--window-size={width},1400", "--virtual-time-budget=10000"]
     options += [f"--user-data-dir={folder / 'profile'}", "--force-device-scale-factor=1"]
     options += [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
     shot = folder / f"{width}_{'dark' if dark else 'light'}.png"

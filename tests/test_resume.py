@@ -18,7 +18,7 @@ from command_helpers import contents, fails, read_rows, write_picture
 from PIL import Image
 
 import pulse_jax
-from pulse_jax import batch, results
+from pulse_jax.upsampling import restarts, results
 
 ROOT = Path(__file__).parents[1]
 PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
@@ -62,6 +62,12 @@ def table(path):
         return list(csv.DictReader(file))
 
 
+def eager(monkeypatch):
+    """What is under way is saved after each chunk, if the chunk before has been written."""
+    monkeypatch.setattr(restarts, "PATIENCE", 0.0)
+    monkeypatch.setattr(restarts, "SHARE", np.inf)
+
+
 class PowerCut(Exception):
     pass
 
@@ -81,7 +87,7 @@ def power_cut():
 )
 def test_what_is_under_way_goes_on_from_its_last_state(run, folder, monkeypatch, tmp_path, flags):
     whole = run(folder, *flags, output="whole")
-    monkeypatch.setattr(batch, "PATIENCE", 0.0)
+    eager(monkeypatch)
     with monkeypatch.context() as patch:
         cut_off_after(2, patch, power_cut)
         with pytest.raises(PowerCut):
@@ -100,9 +106,14 @@ def test_a_finished_run_keeps_its_times(run, folder):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_with_the_step(run, folder, monkeypatch, tmp_path, capsys, number):
+def test_a_signal_ends_a_run_with_the_step(
+    run, folder, monkeypatch, tmp_path, capsys, request, number
+):
     whole = run(folder, output="whole")
-    before = signal.getsignal(number)
+    at_first = signal.getsignal(number)
+    before = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    signal.signal(number, before)  # in the background of a script it is ignored
+    request.addfinalizer(lambda: signal.signal(number, at_first))
     with monkeypatch.context() as patch:
         cut_off_after(1, patch, lambda: os.kill(os.getpid(), number))
         with pytest.raises(SystemExit) as exit:
@@ -153,7 +164,7 @@ def parts(output):
 
 
 def test_the_state_of_another_picture_is_not_taken_up(run, folder, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(batch, "PATIENCE", 0.0)
+    eager(monkeypatch)
     with monkeypatch.context() as patch:
         cut_off_after(1, patch, power_cut)
         with pytest.raises(PowerCut):
@@ -167,7 +178,7 @@ def test_the_state_of_another_picture_is_not_taken_up(run, folder, monkeypatch, 
 def test_without_resume_results_are_left_alone(run, folder, capsys):
     before = files(run(folder))
     line = fails(run, capsys, folder, "--noresume")
-    assert "--noresume" in line and "holds results already" in line
+    assert "--output_dir" in line and "holds results already" in line
     assert files(run(folder, "--resume")) == before
 
 
@@ -192,7 +203,7 @@ def test_tables_of_an_earlier_version_get_the_new_column(run, folder):
 
 
 def test_half_the_slots_where_memory_runs_out(run, folder, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(batch, "PATIENCE", np.inf)  # all of it is done again, with fewer slots
+    monkeypatch.setattr(restarts, "PATIENCE", np.inf)  # all of it is done again, with fewer slots
     two = run(folder, "--batch_size=2", output="two")
     stream = pulse_jax.stream
 
@@ -217,9 +228,10 @@ def test_half_the_slots_where_memory_runs_out(run, folder, monkeypatch, capsys, 
 LIMITED = """
 import resource
 from pathlib import Path
-from pulse_jax import __main__, batch
+from pulse_jax import __main__
+from pulse_jax.upsampling import restarts, run
 
-search_all = batch.search_all
+search_all = restarts.search_all
 
 def limited(*arguments, **options):
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -227,7 +239,7 @@ def limited(*arguments, **options):
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     yield from search_all(*arguments, **options)
 
-batch.search_all = limited
+run.search_all = limited
 __main__.main()
 """
 
@@ -268,14 +280,14 @@ def test_the_folder_of_a_picture_does_not_matter(run, tmp_path):
     for seed in range(4):
         write_picture(tmp_path / "in" / f"{seed}.png", seed=seed)
     whole = run(f"--input_dir={tmp_path / 'in'}", output="whole")
-    for trial, (order, restarts) in enumerate([([3, 1, 0, 2], 3), ([2, 0], 5), ([1], 1)]):
+    for trial, (order, count) in enumerate([([3, 1, 0, 2], 3), ([2, 0], 5), ([1], 1)]):
         inputs = tmp_path / f"in{trial}"
         for place, seed in enumerate(order):
             write_picture(inputs / f"{place}.bmp", seed=seed)
-        flags = f"--input_dir={inputs}", f"--restarts={restarts}"
+        flags = f"--input_dir={inputs}", f"--restarts={count}"
         output = run(*flags, output=f"out{trial}")
         for place, seed in enumerate(order):
-            for k in range(1, min(restarts, 3) + 1):
+            for k in range(1, min(count, 3) + 1):
                 name = f"hr_{k:02d}.png"
                 assert contents(output / str(place))[name] == contents(whole / str(seed))[name]
 
@@ -287,8 +299,9 @@ def test_what_is_left_is_told_after_the_first_chunks(run, folder, capsys):
 
 # The command, saving what is under way after each chunk.
 EAGER = """
-from pulse_jax import __main__, batch
-batch.PATIENCE = 0.0
+from pulse_jax import __main__
+from pulse_jax.upsampling import restarts
+restarts.PATIENCE, restarts.SHARE = 0.0, float("inf")
 __main__.main()
 """
 

@@ -536,7 +536,7 @@ def test_a_loss_of_styles_needs_a_generator_with_styles():
         ({"target": jnp.zeros((1, 2, 2, 2, 3))}, r"2 images, got \(1, 2, 2, 2, 3\)"),
     ],
 )
-def test_bad_arguments(arguments, told):
+def test_bad_arguments(unchecked, arguments, told):
     good = {"target": jnp.zeros((2, 2, 3)), "state": start(2), "steps": 10}
     with pytest.raises(ValueError, match=told):
         run(LINEAR, MATRIX, **good | arguments)

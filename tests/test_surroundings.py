@@ -15,8 +15,7 @@ import jax
 import pytest
 from command_helpers import fails, read_rows, write_picture
 
-from pulse_jax import __main__ as command
-from pulse_jax import batch, files
+from pulse_jax import console, files
 
 ROOT = Path(__file__).parents[1]
 PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
@@ -106,7 +105,7 @@ def test_an_interrupt_during_the_imports_is_silent(tmp_path, code):
 def test_a_signal_that_is_ignored_stays_so():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with batch.noted_signals() as noted:
+        with console.noted_signals() as noted:
             os.kill(os.getpid(), signal.SIGINT)
         assert not noted
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
@@ -157,7 +156,7 @@ def test_a_file_in_the_place_of_the_cache_costs_one_line(run, tmp_path, capsys):
 
 
 def test_other_warnings_are_shown_as_ever():
-    with command.used_cache(Path("/proc")), pytest.warns(UserWarning, match="of something else"):
+    with console.used_cache(Path("/proc")), pytest.warns(UserWarning, match="of something else"):
         warnings.warn("of something else", stacklevel=1)
 
 

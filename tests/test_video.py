@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pulse_jax import images, video
+from pulse_jax import images
+from pulse_jax.upsampling import video
 
 COLOURS = np.array([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9]])
 

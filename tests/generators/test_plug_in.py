@@ -177,10 +177,10 @@ def test_styles_of_its_own_are_compared(run, folder):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--noise_type=zero", "--noise_type is for StyleGANs"),
-        ("--num_trainable_noise_layers=4", "--num_trainable_noise_layers is for StyleGANs"),
-        ("--bad_noise_layers=3.17", "--bad_noise_layers is for StyleGANs"),
-        ("--tile_latent", "--tile_latent is for StyleGANs"),
+        ("--noise_type=zero", "--noise_type=zero: noise_type is for StyleGANs"),
+        ("--num_trainable_noise_layers=4", "noise_layers=4: num_trainable_noise_layers is for"),
+        ("--bad_noise_layers=3.17", "--bad_noise_layers=3.17: bad_noise_layers is for StyleGANs"),
+        ("--tile_latent", "--tile_latent=True: tile_latent is for StyleGANs"),
         ("--loss_str=100*L2+0.05*GEOCROSS", "GEOCROSS compares style vectors"),
         ("--generator=decoders:fails", "no weights at all"),
     ],
@@ -195,6 +195,6 @@ def test_defaults_given_by_hand_do_no_harm(run):
 
 
 def test_it_has_no_examples(run):
-    message = r"^pulse_jax: [^\n]*no examples: give --input_dir$"
+    message = r"^pulse_jax: [^\n]*no examples: give pictures, as --input_dir=FOLDER$"
     with pytest.raises(SystemExit, match=message), flagsaver.flagsaver():
         command.run(command.parse(["pulse_jax", "--generator=decoders:make"]))

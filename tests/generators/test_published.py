@@ -247,8 +247,11 @@ def test_google_drive_is_for_browsers(home):
 
 
 def test_an_unknown_name_is_told_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"no published generator 'ffhq2048': they are ffhq1024, "):
+    near = r"no published generator 'ffhq2048'; did you mean ffhq1024 or "
+    with pytest.raises(ValueError, match=near):
         fetch("ffhq2048")
+    with pytest.raises(ValueError, match=r"no published generator 'zebra': they are ffhq1024, "):
+        fetch("zebra")
 
 
 def test_the_table_in_the_documentation_is_this_one():

@@ -8,15 +8,18 @@ that one scrolls to: with thousands of pictures in it, it would hardly open.
 import base64
 import string
 import urllib.parse
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pulse_jax import curves, video
 from pulse_jax.files import counted, one_line, write
-from pulse_jax.results import rank
 from pulse_jax.search import STATUS
+from pulse_jax.upsampling import curves, video
+from pulse_jax.upsampling.pictures import Picture
+from pulse_jax.upsampling.results import Row, rank
 
 EMBEDDED = 64 * 2**20
 DARK = 0.15  # half of a dark picture's values are below
@@ -49,6 +52,7 @@ TERMS = {
 # Heading of a column → column of results.csv.
 COLUMNS = {
     "picture": "image",
+    "seed": "seed",
     "restart": "restart",
     "l2": "l2_saved",
     "l2 relative": "l2_relative",
@@ -59,24 +63,32 @@ COLUMNS = {
 }
 
 
-def save(output, pictures, failures, config, command):
+def save(
+    output: Path,
+    pictures: Sequence[Picture],
+    config: Mapping[str, Any],
+    failures: Sequence[str],
+    command: str,
+) -> None:
     """Write the page of a run into its folder, about all restarts that are done.
 
-    `failures`: a line for each picture that failed. `config`: the run's settings. `command`: the
+    `config`: the run's settings. `failures`: a line for each picture that failed. `command`: the
     line that repeats it. Raises OSError.
     """
     shown = [picture for picture in pictures if picture.rows and not picture.error]
-    files = [path for picture in shown for path in picture.folder.iterdir() if path.suffix in TYPES]
+    files = [path for picture in shown for path in picture.place.iterdir() if path.suffix in TYPES]
     used = [path for path in files if path.name != "grid.png"]  # it holds the others once more
     embed = sum(path.stat().st_size for path in used) <= EMBEDDED
+    several = len({picture.seed for picture in pictures}) > 1
+    columns = COLUMNS if several else {k: v for k, v in COLUMNS.items() if v != "seed"}
 
-    def source(path):
+    def source(path: Path) -> str:
         if not embed:
             return link(path)
         content = base64.b64encode(path.read_bytes()).decode()
         return f"data:{TYPES[path.suffix]};base64,{content}"
 
-    def link(path):
+    def link(path: Path) -> str:
         return escape(urllib.parse.quote(bytes(path.relative_to(output))))
 
     restarts = config["--restarts"]
@@ -84,18 +96,18 @@ def save(output, pictures, failures, config, command):
     page = PAGE.substitute(
         style=STYLE + curves.STYLE,
         script=SCRIPT,
-        title=text(f"{config['--generator']}, seed {config['seed']}"),
+        title=text(f"{config['--generator']}, seed{'s' * several} {config['--seeds']}"),
         summary=", ".join(
             (counted(len(shown), "picture"), *converged(rows, len(shown) * restarts))
         ),
         failed=failed(failures),
         pictures="\n".join(
-            section(i, picture, restarts, source, link) for i, picture in enumerate(shown)
+            section(i, picture, restarts, several, source, link) for i, picture in enumerate(shown)
         ),
-        columns=", ".join(term(name) for name in COLUMNS if name in TERMS),
-        head="".join(map(heading, COLUMNS)),
+        columns=", ".join(term(name) for name in columns if name in TERMS),
+        head="".join(map(heading, columns)),
         rows="\n".join(
-            table_row(i, row)
+            table_row(i, row, columns.values())
             for i, picture in enumerate(shown)
             for _, row in sorted(picture.rows.items())
         ),
@@ -109,12 +121,12 @@ def save(output, pictures, failures, config, command):
     write(output / "index.html", page)
 
 
-def text(value):
+def text(value: Any) -> str:
     """For a page; what can't be shown, in the name of a file, as escapes."""
     return escape(one_line(value))
 
 
-def converged(rows, total):
+def converged(rows: Sequence[Row], total: int) -> Iterator[str]:
     """Of `total` restarts, how many are done, if not all, and how many of these have converged."""
     if len(rows) < total:
         yield f"{len(rows)} of {counted(total, 'restart')} done so far"
@@ -122,7 +134,7 @@ def converged(rows, total):
     yield f"{met} of {counted(len(rows), 'restart')} converged"
 
 
-def failed(failures):
+def failed(failures: Sequence[str]) -> str:
     """What has become of pictures without results, if there are any."""
     if not failures:
         return ""
@@ -131,12 +143,12 @@ def failed(failures):
     return f'<section class="failed">{heading}<ul>{items}</ul></section>'
 
 
-def term(name):
+def term(name: str) -> str:
     """A word that tells what it means when it is clicked or touched."""
     return f'<button class="term" popovertarget="{identifier(name)}">{name}</button>'
 
 
-def definitions(config):
+def definitions(config: Mapping[str, Any]) -> str:
     """What the terms mean in this run; each is hidden until it is asked for."""
     values = {name: config[f"--{name}"] for name in ("eps", "loss_str", "operator")}
     meanings = {name: string.Template(told).substitute(values) for name, told in TERMS.items()}
@@ -146,20 +158,27 @@ def definitions(config):
     )
 
 
-def identifier(name):
+def identifier(name: str) -> str:
     return name.replace(" ", "-")
 
 
-def section(index, picture, restarts, source, link):
+def section(
+    index: int,
+    picture: Picture,
+    restarts: int,
+    several: bool,
+    source: Callable[[Path], str],
+    link: Callable[[Path], str],
+) -> str:
     """Of one picture: the wipe, the comparison with the input, all restarts, the curves."""
-    folder = picture.folder
+    folder = picture.place
     rows = sorted(picture.rows.values(), key=rank)
-    films = [folder / name for name in video.NAMES if (folder / name).is_file()]
+    films = [folder / film for film in video.NAMES if (folder / film).is_file()]
     best = f"best l2 {figure(rows[0]['l2_saved'])}"
     dark = np.median(picture.target) < DARK
     return PICTURE.substitute(
         index=index,
-        name=text(picture.path.name),
+        name=text(f"{picture.name}, seed {picture.seed}" if several else picture.name),
         summary=", ".join((*converged(rows, restarts), best)),
         gain=f"{1 / max(np.quantile(picture.target, 0.99), 1 / 255):.3g}",
         stretch=STRETCH if dark else "",
@@ -170,16 +189,16 @@ def section(index, picture, restarts, source, link):
         loss=drawing(folder / "loss.svg"),
         film=film(films[0], source) if films else "",
         link=link(folder),
-        folder=text(folder.name),
+        folder=text(f"seed_{picture.seed}/{folder.name}" if several else folder.name),
     )
 
 
-def drawing(path):
+def drawing(path: Path) -> str:
     """A figure without its style, which the page has once."""
     return path.read_text(encoding="utf-8").replace(f"<style>{curves.STYLE}</style>", "")
 
 
-def thumbnail(folder, row, source):
+def thumbnail(folder: Path, row: Row, source: Callable[[Path], str]) -> str:
     """A restart's button: its image, which it shows large, its l2 and its status."""
     number = int(row["restart"])
     hr, lr = (folder / f"{kind}_{number:02d}.png" for kind in ("hr", "lr"))
@@ -192,7 +211,7 @@ def thumbnail(folder, row, source):
     return f"<button {data}>{image}{told}</button>\n"
 
 
-def film(path, source):
+def film(path: Path, source: Callable[[Path], str]) -> str:
     if path.suffix == ".mp4":
         shown = f'<video controls loop muted preload="none" src="{source(path)}"></video>'
     else:
@@ -200,14 +219,14 @@ def film(path, source):
     return f"<details><summary>The search as a video</summary>{shown}</details>"
 
 
-def heading(name):
+def heading(name: str) -> str:
     kind = "" if name in ("picture", "status") else ' class="number"'
     return f"<th{kind}><button>{name}</button></th>"
 
 
-def table_row(index, row):
+def table_row(index: int, row: Row, columns: Iterable[str]) -> str:
     cells = []
-    for column in COLUMNS.values():
+    for column in columns:
         value = text(row[column])
         if column == "image":
             cells.append(f'<td data-value="{value}"><a href="#picture-{index}">{value}</a></td>')
@@ -218,7 +237,7 @@ def table_row(index, row):
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def figure(value):
+def figure(value: Any) -> str:
     """A number as tables show it: whole, or with three digits."""
     number = float(value)
     return f"{int(number)}" if number.is_integer() else f"{number:#.3g}"

@@ -1,36 +1,42 @@
-"""Restarts of many pictures, searched together: between the command's flags and its tables.
+"""Restarts of many pictures, searched together and saved.
 
-Each is saved when it is done, and what is under way every `PATIENCE` seconds, so that whoever is
-cut off, at whatever moment, loses no more than that or, where it takes longer, the current chunk.
+Each is saved when it is done, and what is under way every `PATIENCE` seconds, or as rarely as keeps
+that to `SHARE` of the time. So whoever is cut off, at whatever moment, loses no more than that or,
+where it takes longer, the current chunk.
 """
 
-import contextlib
+import logging
 import math
-import signal
-import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
+from jaxtyping import Array, Float, Integer, Key, UInt32
 
 import pulse_jax
-from pulse_jax import results, starts
+from pulse_jax import starts
 from pulse_jax.files import counted
+from pulse_jax.generators import Generator
 from pulse_jax.losses import l2
-from pulse_jax.results import save
-from pulse_jax.search import STATUS, is_out_of_memory
+from pulse_jax.operators import Operator
+from pulse_jax.search import STATUS, Best, Search, SearchState, Slots, is_out_of_memory
+from pulse_jax.types import Frozen, Latents, Params
+from pulse_jax.upsampling import results
+from pulse_jax.upsampling.results import Restart, save
+from pulse_jax.upsampling.settings import Settings
+from pulse_jax.upsampling.writer import Writer
 
-try:
-    import resource
-except ImportError:  # not on Windows
-    resource = None
-
+log = logging.getLogger("pulse_jax")
 PATIENCE = 1.0  # seconds
+SHARE = 0.02  # of the time, for saving what is under way
+
+Draw = Callable[[Sequence[Restart]], tuple[Latents, Frozen]]
 
 
-def in_turn(share):
+def in_turn(share: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """(index of a picture, restart's number) in the order of search: eight pictures in turn.
 
     A hard picture then doesn't keep the first results of the others waiting, nor does the first
@@ -39,23 +45,24 @@ def in_turn(share):
     return sorted(share, key=lambda pair: (pair[0] // 8, pair[1]))
 
 
-def make_draw(generator, settings):
-    """Where jobs start, `draw(jobs) → (latents, frozen)`; `settings`: the command's flags.
+def make_draw(generator: Generator, settings: Settings) -> Draw:
+    """Where restarts start, `draw(jobs) → (latents, frozen)`.
 
     A draw depends on the seed, the picture's pixels and the restart's number alone.
     """
 
-    def start(key, latents, frozen):
+    def start(key: Key[Array, ""], latents: Latents, frozen: Frozen) -> tuple[Latents, Frozen]:
         if settings.vary:
             latents = starts.vary(key, latents, math.radians(settings.vary))
         return latents, frozen
 
     sample, start = jax.jit(jax.vmap(generator.sample)), jax.jit(jax.vmap(start))
 
-    def draw(jobs):
+    def draw(jobs: Sequence[Restart]) -> tuple[Latents, Frozen]:
+        seeds = np.array([job.picture.seed for job in jobs], np.uint32)
         pixels = np.array([job.picture.pixels for job in jobs], np.uint32)
         numbers = np.array([job.number for job in jobs])
-        keys = restart_keys(jax.random.key(settings.seed), pixels, numbers)
+        keys = restart_keys(seeds, pixels, numbers)
         if settings.init_from is None:
             return sample(keys)
         picked = [
@@ -68,20 +75,27 @@ def make_draw(generator, settings):
 
 
 @jax.jit
-def restart_keys(key, pixels, restarts):
-    """Keys (n,) from the seed's, the pictures' 8-bit pixels and the restarts' numbers alone."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, pixels)
+def restart_keys(
+    seeds: UInt32[np.ndarray | Array, "n"],
+    pixels: UInt32[np.ndarray | Array, "n"],
+    restarts: Integer[np.ndarray | Array, "n"],
+) -> Key[Array, "n"]:
+    """Keys from the seeds, the pictures' 8-bit pixels and the restarts' numbers alone."""
+    keys = jax.vmap(jax.random.key)(seeds)
+    keys = jax.vmap(jax.random.fold_in)(keys, pixels)
     return jax.vmap(jax.random.fold_in)(keys, restarts)
 
 
-def search_all(jobs, slots, **options):
+def search_all(
+    jobs: list[Restart], slots: int, *, writer: Writer, **options: Any
+) -> Iterator[tuple[int, int, list[Restart]]]:
     """`search_slots`, with half the slots for what is left, each time that memory runs out.
 
     Yields (slots, steps made, jobs that are done).
     """
     while jobs:
         try:
-            for made, done in search_slots(jobs, slots, **options):
+            for made, done in search_slots(jobs, slots, writer=writer, **options):
                 yield slots, made, done
             return
         except jax.errors.JaxRuntimeError as error:
@@ -89,53 +103,65 @@ def search_all(jobs, slots, **options):
                 raise
         # Only now, without the error, what the search held is free.
         slots //= 2
+        writer.wait()
         jobs = [job for job in jobs if job.number not in job.picture.rows]
         for job in jobs:
             save(job.picture, results.take_up_restart, job)
         told = f"out of memory: going on with {counted(slots, 'restart')} at once on each device"
-        tqdm.write(f"pulse_jax: {told}; bytes may differ from a run that had more", file=sys.stderr)
+        log.warning(f"{told}; bytes may differ from a run that had more")
 
 
-def search_slots(jobs, slots, *, generator, params, operator, search, draw, settings, stop):
+def search_slots(
+    jobs: list[Restart],
+    slots: int,
+    *,
+    generator: Generator,
+    params: Params,
+    operator: Operator,
+    search: Search,
+    draw: Draw,
+    settings: Settings,
+    writer: Writer,
+    stop: Callable[[], bool],
+) -> Iterator[tuple[int, list[Restart]]]:
     """Search for restarts of one size and save them; yields (steps made, jobs that are done).
 
-    `draw`: where they start, from `make_draw`. `settings`: the command's flags. `stop()`: asked
-    after each chunk; if true, what is under way is saved, and that is all.
+    `draw`: where they start, from `make_draw`. `stop()`: asked after each chunk; if true, what is
+    under way is saved, and that is all.
     """
     init = jax.jit(jax.vmap(search.init))
     # One at a time: the image is then the same for any number of slots.
     synthesize = jax.jit(generator.synthesize)
     underway = {n: job.state for n, job in enumerate(jobs) if job.state is not None}
 
-    def start(numbers):
+    def start(numbers: Integer[np.ndarray, "slots"]) -> tuple[np.ndarray, SearchState]:
         chosen = [jobs[number] for number in numbers]
         state = init(*draw(chosen))
         return np.stack([job.picture.target for job in chosen]), restore(state, numbers, underway)
 
-    def render(latents, frozen):
+    def render(latents: Latents, frozen: Frozen) -> Float[np.ndarray, "r r 3"]:
         """An image as 8-bit files hold it."""
         image = np.asarray(synthesize(params, latents, frozen))
         return np.rint(255 * np.clip(image, 0, 1)) / np.float32(255)
 
-    def look(job, done, latents, best, frozen):
+    def look(job: Restart, done: bool, latents: Latents, best: Best, frozen: Frozen) -> None:
         """Save what a chunk has come to, as far as it is wanted."""
         picture = job.picture
         if settings.save_video:
-            save(picture, results.save_frame, job, render(latents, frozen))
+            writer(save, picture, results.save_frame, job.snapshot(), render(latents, frozen))
         if not (done or settings.save_intermediate):
             return
         hr = render(best.latents, frozen)
         lr = np.asarray(operator(hr))
         if settings.save_intermediate:
             number = "" if settings.restarts == 1 else f"_{job.number}"
-            save(picture, results.save_intermediate, number, job.steps - 1, hr, lr)
+            writer(save, picture, results.save_intermediate, number, job.steps - 1, hr, lr)
         if done:
-            row = record(job, settings, best, lr)
-            picture.rows[job.number] = row
+            row = picture.rows[job.number] = record(job, settings, best, lr)
             arrays = starts.by_name(best.latents, frozen)
-            save(picture, results.save_restart, job, row, hr, lr, arrays)
+            writer(save, picture, results.save_restart, job.snapshot(), row, hr, lr, arrays)
 
-    saved = time.monotonic()
+    saving = Saving(writer)
     for now in pulse_jax.stream(
         search,
         params,
@@ -146,26 +172,52 @@ def search_slots(jobs, slots, *, generator, params, operator, search, draw, sett
         chunk=chunk(settings),
         stop_at_eps=settings.stop_at_eps,
     ):
-        full = [(slot, jobs[now.numbers[slot]]) for slot in np.flatnonzero(now.numbers >= 0)]
+        used = np.flatnonzero(now.numbers >= 0).tolist()
+        full = [(slot, jobs[now.numbers[slot]]) for slot in used]
         made = note(full, now)
         done = [job for slot, job in full if now.done[slot]]
         if done or settings.save_intermediate or settings.save_video:
             seen = jax.device_get((now.state.latents, now.state.best, now.state.frozen))
             for slot, job in full:
-                look(job, now.done[slot], *take(seen, slot))
+                look(job, bool(now.done[slot]), *take(seen, slot))
         yield made, done
         stopping = stop()
-        if stopping or time.monotonic() > saved + PATIENCE:
-            state = jax.device_get(as_data(without_frozen(now.state)))
-            for slot, job in full:
-                if not now.done[slot]:
-                    save(job.picture, results.save_progress, job, settings.seed, take(state, slot))
-            saved = time.monotonic()
+        if stopping or saving.is_due():
+            saving.save([(slot, job) for slot, job in full if not now.done[slot]], now.state)
         if stopping:
             return
 
 
-def note(full, now):
+class Saving:
+    """Saves what is under way, from time to time."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.last = time.monotonic()
+        self.cost = 0.0  # seconds that the last time has taken, here and in the writer's thread
+        self.is_written = True
+
+    def is_due(self) -> bool:
+        """Not before all of the last time has been written."""
+        return self.is_written and time.monotonic() >= self.last + max(PATIENCE, self.cost / SHARE)
+
+    def save(self, jobs: Sequence[tuple[int, Restart]], state: SearchState) -> None:
+        """The states of the restarts in these slots."""
+        self.last = time.monotonic()
+        host = jax.device_get(as_data(without_frozen(state)))
+        copies = [(job.snapshot(), take(host, slot)) for slot, job in jobs]
+        self.is_written = False
+        self.writer(self._write, copies, time.monotonic() - self.last)
+
+    def _write(self, copies: Sequence[tuple[Restart, Any]], copying: float) -> None:
+        began = time.monotonic()
+        for job, arrays in copies:
+            save(job.picture, results.save_progress, job, arrays)
+        self.cost = copying + time.monotonic() - began
+        self.is_written = True
+
+
+def note(full: Sequence[tuple[int, Restart]], now: Slots) -> int:
     """Enter what the steps measured into the curves of their restarts; the number of steps."""
     steps = np.asarray(now.state.step)
     measured = np.stack([now.info.l2, now.info.loss], axis=1)  # (slots, 2, chunk)
@@ -178,45 +230,36 @@ def note(full, now):
     return made
 
 
-def memory():
-    """Most bytes that have been in use so far: on an accelerator, else by this process."""
-    statistics = jax.local_devices()[0].memory_stats()
-    return statistics["peak_bytes_in_use"] if statistics else process_memory()
-
-
-def process_memory():
-    """Most bytes that this process has used so far; None where the system doesn't count them."""
-    if resource is None:
-        return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
-
-
-def chunk(settings):
+def chunk(settings: Settings) -> int:
     """Steps between two looks at the restarts, and frames of a video."""
     return 1 if settings.save_intermediate else 2 if settings.save_video else 5
 
 
-def take(tree, slot):
-    return jax.tree.map(lambda leaf: leaf[slot], tree)
+def take(tree: Any, slot: int) -> Any:
+    """What is in a slot, as arrays of their own: the search takes the memory of its states."""
+    return jax.tree.map(lambda leaf: np.array(leaf[slot]), tree)
 
 
-def without_frozen(state):
+def without_frozen(state: SearchState) -> list[Any]:
     """What is saved of a state: `draw` gives the rest again."""
     return jax.tree.leaves(state._replace(frozen=()))
 
 
-def as_data(tree):
+def as_data(tree: Any) -> Any:
     """With random keys as the numbers that they are made of, which files can hold."""
 
-    def data(leaf):
+    def data(leaf: Array) -> Array:
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         return jax.random.key_data(leaf) if is_key else leaf
 
     return jax.tree.map(data, tree)
 
 
-def restore(state, numbers, underway):
+def restore(
+    state: SearchState,
+    numbers: Integer[np.ndarray, "slots"],
+    underway: Mapping[int, list[np.ndarray]],
+) -> SearchState:
     """Put the states that an earlier run had saved where those restarts are."""
     rows = [row for row, number in enumerate(numbers) if number in underway]
     if not rows:
@@ -226,15 +269,17 @@ def restore(state, numbers, underway):
     for i, (leaf, values) in enumerate(zip(leaves, saved, strict=True)):
         values = np.stack(values)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            values = jax.random.wrap_key_data(values)
+            values = jax.random.wrap_key_data(jnp.asarray(values))
         leaves[i] = leaf.at[np.array(rows)].set(values)
     return jax.tree.unflatten(structure, leaves)._replace(frozen=state.frozen)
 
 
-def record(job, settings, best, lr):
+def record(
+    job: Restart, settings: Settings, best: Best, lr: Float[np.ndarray, "h h 3"]
+) -> dict[str, Any]:
     """A row of results.csv. Success is measured on the image as saved: clipped, with 8 bits."""
     l2_saved = float(l2(lr, job.picture.target))
-    return results.identity(job, settings.seed) | {
+    return results.identity(job) | {
         "l2": float(best.l2),
         "l2_saved": l2_saved,
         "l2_relative": job.picture.relative(l2_saved),
@@ -243,28 +288,3 @@ def record(job, settings, best, lr):
         "steps": job.steps,
         "status": STATUS[int(pulse_jax.status(l2_saved, settings.eps))],
     }
-
-
-@contextlib.contextmanager
-def noted_signals():
-    """A list that gets the number of the first SIGINT or SIGTERM; a second one acts as ever."""
-    noted = []
-
-    def handle(number, _):
-        noted.append(number)
-        reset()
-        tqdm.write("pulse_jax: finishing the step", file=sys.stderr)
-
-    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, handler in earlier.items():
-        if handler != signal.SIG_IGN:  # as in the background of a script, which Ctrl-C is not for
-            signal.signal(number, handle)
-
-    def reset():
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-
-    try:
-        yield noted
-    finally:
-        reset()

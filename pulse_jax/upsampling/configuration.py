@@ -1,0 +1,87 @@
+"""config.json: all that the bytes of a run's results depend on, and whether that is as before."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import pulse_jax
+from pulse_jax.files import difference, one_line, read_json, write
+from pulse_jax.generators import checkpoint
+from pulse_jax.generators.plug_in import is_plug_in, source_digest
+from pulse_jax.types import Params
+from pulse_jax.upsampling.settings import Settings
+
+# Beside the settings, what changes bytes: JAX's configuration, and what its libraries read.
+JAX = (
+    *("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable"),
+    *("jax_random_seed_offset", "jax_default_matmul_precision"),
+)
+VARIABLES = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+
+
+def describe(settings: Settings, params: Params) -> dict[str, Any]:
+    """What the bytes of results depend on, besides their pictures and the number of slots."""
+    found = {f"--{name}": value for name, value in settings.as_json().items()}
+    found["SHA-256 of the generator"] = checkpoint.digest(params)
+    for link in settings.operator.split(","):
+        name, _, file = link.partition(":")
+        if name == "mask" and Path(file).is_file():
+            found[f"SHA-256 of {file}"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    if is_plug_in(settings.generator):
+        found["SHA-256 of the plug-in"] = source_digest(settings.generator)
+    found["device"] = jax.devices()[0].device_kind
+    found |= {name.upper(): jax.config.values[name] for name in JAX}
+    found |= {name: os.environ.get(name) for name in VARIABLES}
+    found["XLA_FLAGS"] = _xla_flags()
+    found["pulse_jax"] = pulse_jax.__version__
+    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _xla_flags() -> str | None:
+    """Those of the variable XLA_FLAGS that may change bytes: not where XLA tells what it does.
+
+    Nor, as with devices that are there, how many a CPU is divided into.
+    """
+    without = ("--xla_dump_", "--xla_force_host_platform_device_count=")
+    given = os.environ.get("XLA_FLAGS", "").split()
+    return " ".join(flag for flag in given if not flag.startswith(without)) or None
+
+
+def read(output: Path) -> dict[str, Any]:
+    """The configuration of the results that a folder holds, {} if it holds none.
+
+    Raises ValueError if it can't be read.
+    """
+    path = output / "config.json"
+    kinds = ("results.csv", "parts/*")
+    try:
+        has_results = any(any(output.glob(f"{at}/{k}")) for at in ("*", "seed_*/*") for k in kinds)
+        return read_json(path) if has_results and path.is_file() else {}
+    except OSError as error:
+        raise ValueError(f"output_dir={output} can't be read: {one_line(error)}") from error
+
+
+def is_under_way(output: Path) -> bool:
+    """Whether a folder holds restarts whose picture isn't complete."""
+    return any(any(output.glob(f"{at}/parts/*")) for at in ("*", "seed_*/*"))
+
+
+def check(output: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises ValueError, naming the difference, if results in a folder are of other settings."""
+    if earlier and (told := difference(earlier, now)):
+        raise ValueError(f"output_dir={output} holds results of {told}")
+
+
+def save(output: Path, config: Mapping[str, Any]) -> None:
+    """Write it. Raises ValueError if it can't be written."""
+    try:
+        write(output / "config.json", json.dumps(config, indent=2) + "\n")
+    except OSError as error:
+        raise ValueError(f"output_dir={output} can't be written: {one_line(error)}") from error

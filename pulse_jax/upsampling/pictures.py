@@ -1,0 +1,297 @@
+"""The pictures of a run: read, brought to a side that fits, and what is known of their results."""
+
+import dataclasses
+import functools
+import logging
+import math
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from pulse_jax import images, operators, starts
+from pulse_jax.files import attempt, counted, expanded, load_arrays, one_line, read_json
+from pulse_jax.generators import Generator, checkpoint
+from pulse_jax.operators import Operator
+from pulse_jax.types import AnyArray, Frozen, Latents
+from pulse_jax.upsampling.settings import Settings
+
+log = logging.getLogger("pulse_jax")
+
+Source: TypeAlias = str | Path | Float[AnyArray, "h w 3"]
+# What a run writes beside the pictures' folders.
+OF_THE_RUN = ("config.json", "index.html", "results.csv", "seeds.csv", "seeds.svg", "timings.csv")
+
+
+@dataclass(eq=False)
+class Picture:
+    """A picture to upsample with one seed, and what is known of its results."""
+
+    name: str  # as tables have it
+    target: Float[np.ndarray, "h h 3"]  # in [0, 1]
+    variance: float  # of its pixels, as far as the operator shows them
+    networks: str  # the digest of the generator's
+    start: tuple[Latents, Frozen] | None = None  # of an earlier run's restarts
+    seed: int = 0
+    folder: Path | None = None  # for its results; None to keep them here
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)  # by restart
+    kept: dict[int, tuple[np.ndarray, dict[str, np.ndarray]]] = field(default_factory=dict)
+    error: str = ""  # why its results can't be saved
+
+    @property
+    def place(self) -> Path:
+        """Its folder, of one that has a folder."""
+        assert self.folder is not None
+        return self.folder
+
+    @property
+    def side(self) -> int:
+        return len(self.target)
+
+    def relative(self, l2: float) -> float:
+        """An l2 over the variance: that of the best image of one colour is 1. It has no unit.
+
+        For a picture that has one colour itself, it is infinite.
+        """
+        return l2 / self.variance if self.variance else math.inf
+
+    @functools.cached_property
+    def pixels(self) -> int:
+        """A checksum of them, with 8 bits: what tells pictures apart where restarts are drawn."""
+        return zlib.crc32(images.to_uint8(self.target).tobytes())
+
+    @functools.cached_property
+    def checksum(self) -> int:
+        """Of its pixels and of where its restarts start."""
+        arrays = jax.tree.leaves(self.start)
+        return functools.reduce(lambda sum, x: zlib.crc32(x.tobytes(), sum), arrays, self.pixels)
+
+    def images(self) -> dict[int, Float[np.ndarray, "r r 3"]]:
+        """The results by restart, in [0, 1] with 8 bits; none of one that isn't finite."""
+        if self.folder is None:
+            return {number: hr for number, (hr, _) in self.kept.items() if np.isfinite(hr).all()}
+        paths = {number: image_path(self.folder, number) for number in sorted(self.rows)}
+        return {n: images.load_image(path) for n, path in paths.items() if path.is_file()}
+
+    def latents(self) -> dict[str, np.ndarray]:
+        """As in latents.npz: style vectors and noise maps, axis 0 of each counting restarts."""
+        if self.folder is not None:
+            return load_arrays(self.folder / "latents.npz")
+        kept = [self.kept[number][1] for number in sorted(self.kept)]
+        return {name: np.stack([arrays[name] for arrays in kept]) for name in kept[0]}
+
+
+def image_path(folder: Path, restart: int) -> Path:
+    """Of a restart's image."""
+    return folder / f"hr_{restart:02d}.png"
+
+
+def list_sources(pictures: Source | Iterable[Source] | None, generator: str) -> list[Source]:
+    """What `pictures` stands for: a folder's, one picture, several, or the generator's examples.
+
+    Raises ValueError if there are none.
+    """
+    if pictures is None:
+        examples = checkpoint.bundled().get(generator, expanded(generator)) / "examples"
+        if not examples.is_dir():
+            raise ValueError(
+                f"generator={generator} has no examples: give pictures, as input_dir=FOLDER"
+            )
+        pictures = examples
+    if isinstance(pictures, str | Path):
+        path = expanded(pictures)
+        if path.is_file():
+            return [path]
+        paths, skipped = images.list_images(path)
+        for path in skipped:
+            log.info(one_line(f"skipped {path}: not a picture"))
+        return list(paths)
+    if isinstance(pictures, np.ndarray | jax.Array) and pictures.ndim == 3:
+        return [pictures]
+    sources = [expanded(s) if isinstance(s, str | Path) else s for s in pictures]
+    if not sources:
+        raise ValueError("there are no pictures")
+    return sources
+
+
+def read_pictures(
+    sources: Sequence[Source],
+    settings: Settings,
+    generator: Generator,
+    networks: str,
+    degradation: Callable[[int], Operator],
+) -> tuple[dict[str, Picture], list[str]]:
+    """The pictures that can be used, by the names of their folders; a line for each that can't.
+
+    `networks`: the digest of the generator's.
+    """
+    names = [s.name if isinstance(s, Path) else f"{i:02d}" for i, s in enumerate(sources, 1)]
+    # The folder of a picture's results keeps its suffix, where its name would else be taken.
+    taken = Counter(Path(name).stem for name in names)
+    taken.update([*OF_THE_RUN, *names])
+    pictures: dict[str, Picture] = {}
+    unsigned = []
+
+    def read(name: str, source: Source) -> None:
+        told = str(source) if isinstance(source, Path) else f"picture {name}"
+        target = _read_target(told, source, settings, generator.resolution, degradation)
+        operator = degradation(generator.resolution // len(target))
+        variance = operators.variance(operator, target)
+        if variance <= settings.eps:
+            log.info(
+                one_line(
+                    f"{told} is faint: with its variance of {variance:.2g}, an image of one colour "
+                    f"would converge too; less than eps={settings.eps:g} asks more"
+                )
+            )
+        stem = Path(name).stem
+        folder, start = name if taken[stem] > 1 else stem, None
+        if settings.init_from is not None:
+            start, signed = _read_start(folder, settings, generator, networks)
+            unsigned.extend([] if signed else [source])
+        if folder in pictures:
+            raise ValueError(f"{told}: another picture is called {name}, too")
+        pictures[folder] = Picture(name, target, variance, networks, start)
+
+    complaints = [attempt(read, name, s) for name, s in zip(names, sources, strict=True)]
+    if unsigned:
+        told = f"init_from={settings.init_from} doesn't tell the generator that it is of"
+        log.info(f"{told}: taken for {settings.generator}'s")
+    return pictures, [complaint for complaint in complaints if complaint]
+
+
+def told(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call it, and tell in a line each what is odd about the pictures that it reads."""
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", images.ImageWarning)
+        result = function(*arguments)
+    for note in noted:
+        log.info(str(note.message))
+    return result
+
+
+def _read_target(
+    told_as: str,
+    source: Source,
+    settings: Settings,
+    resolution: int,
+    degradation: Callable[[int], Operator],
+) -> Float[np.ndarray, "h h 3"]:
+    """A picture whose side divides the generator's; `input_size` brings it to one.
+
+    It is downscaled as the operator downscales, or with bicubic if that doesn't.
+    """
+    if isinstance(source, Path):
+        image = told(images.load_image, source, settings.value_range)
+    else:
+        assert not isinstance(source, str)  # `list_sources` makes paths of them
+        image = _checked_array(told_as, source)
+    height, width, _ = image.shape
+    size = settings.input_size or height
+    if height != width:
+        fitting = _fitting_sides(resolution, degradation)
+        raise ValueError(f"{told_as}: {width}×{height} pixels, not square{fitting}")
+    if height % size:
+        fitting = _fitting_sides(resolution, degradation, height)
+        side = counted(height, "pixel")
+        raise ValueError(f"{told_as}: input_size={size} does not divide its {side}{fitting}")
+    if resolution % size:
+        fitting = _fitting_sides(resolution, degradation)
+        raise ValueError(
+            f"{told_as}: its side of {size} pixels does not divide the generator's {resolution}"
+            f"{fitting}; input_size=SIDE brings larger pictures to one that does"
+        )
+    links = [link.partition(":")[0] for link in settings.operator.split(",")]
+    name = next((link for link in links if link in operators.DOWNSCALERS), "bicubic")
+    try:
+        if size < height:
+            sides = f"{height} to {counted(size, 'pixel')}"
+            log.info(one_line(f"{told_as}: brought from {sides} ({name})"))
+            image = np.clip(operators.DOWNSCALERS[name](height // size)(jnp.asarray(image)), 0, 1)
+        return operators.discard_unseen(degradation(resolution // size), np.asarray(image))
+    except ValueError as error:
+        fitting = _fitting_sides(resolution, degradation)
+        raise ValueError(f"{told_as}: operator={settings.operator}: {error}{fitting}") from error
+
+
+def _checked_array(told_as: str, image: AnyArray) -> Float[np.ndarray, "h w 3"]:
+    """A picture that is given as an array."""
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3 or not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(
+            f"{told_as}: an array (h, w, 3) of floats is a picture, not {array.shape} of "
+            f"{array.dtype}"
+        )
+    if not (array.min() >= 0 and array.max() <= 1):  # NaN fails both
+        raise ValueError(f"{told_as}: has values outside [0, 1]")
+    return array.astype(np.float32)
+
+
+@functools.cache
+def _fitting_sides(resolution: int, degradation: Callable[[int], Operator], whole: int = 0) -> str:
+    """The end of a message: which sides pictures can have; of those, which divide `whole`."""
+    image = jax.ShapeDtypeStruct((resolution, resolution, 3), np.float32)
+
+    def fits(side: int) -> bool:
+        try:
+            jax.eval_shape(degradation(resolution // side).apply, image)
+            return True
+        except ValueError:
+            return False
+
+    divisors = [side for side in range(1, resolution + 1) if resolution % side == 0]
+    sides = [str(side) for side in divisors if whole % side == 0 and fits(side)]
+    return f"; sides of {', '.join(sides)} pixels fit" if sides else ""
+
+
+def check_space(settings: Settings) -> None:
+    """Raises ValueError if `init_from` is of a run that has searched another space."""
+    if settings.init_from is None:
+        return
+    given = expanded(settings.init_from).absolute()
+    configs = [folder / "config.json" for folder in (given, *given.parents[:2])]
+    config = next((path for path in configs if path.is_file()), None)
+    space = read_json(config).get("--space", settings.space) if config else settings.space
+    if space != settings.space:
+        told = f"init_from={settings.init_from} has searched"
+        raise ValueError(f"{told} space={space}, not {settings.space}")
+
+
+def _read_start(
+    name: str, settings: Settings, generator: Generator, networks: str
+) -> tuple[tuple[Latents, Frozen], bool]:
+    """(latents, frozen) of the restarts that `init_from` has for a picture.
+
+    And whether their file tells that they are of these `networks`.
+    """
+    given = expanded(str(settings.init_from))
+    choices = [given / "latents.npz", given / name / "latents.npz"] if given.is_dir() else [given]
+    path = next((choice for choice in choices if choice.is_file()), choices[-1])
+    start, found = starts.read_latents(path, generator)
+    starts.check_networks(path, found, networks)
+    count = len(jax.tree.leaves(start)[0])
+    if count < (settings.pick or settings.restarts):
+        needed = f"pick={settings.pick}" if settings.pick else f"restarts={settings.restarts}"
+        there = counted(count, "restart")
+        raise ValueError(f"{needed}: {path} holds {there}; with pick=NUMBER all start from one")
+    return start, found is not None
+
+
+def for_seeds(
+    pictures: dict[str, Picture], seeds: Sequence[int], output: Path | None
+) -> Iterator[Picture]:
+    """Each picture for each seed; those of several seeds lie in a folder for each."""
+    for seed in seeds:
+        folder = output if output is None or len(seeds) == 1 else output / f"seed_{seed}"
+        for name, picture in pictures.items():
+            own = None if folder is None else folder / name
+            yield dataclasses.replace(picture, seed=seed, folder=own, rows={}, kept={})

@@ -1,0 +1,235 @@
+"""What a run leaves on disk: a folder for each picture, and one table of all.
+
+A restart's images and its part, latents and figures together, are written as soon as it is done;
+before, its part holds the state that the search goes on from. From the parts of all restarts come
+the picture's overview, latents and table. So whoever stops loses nothing that was done, several
+processes can share the work, and a later run takes it up.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from pulse_jax import images
+from pulse_jax.files import attempt, load_arrays, npz, write
+from pulse_jax.starts import GENERATOR
+from pulse_jax.upsampling import curves, video
+from pulse_jax.upsampling.pictures import Picture, image_path
+
+Row = Mapping[str, Any]  # of results.csv
+
+
+@dataclass(eq=False)
+class Restart:
+    """One of a picture's restarts, from 1, and how far its search is."""
+
+    picture: Picture
+    number: int
+    longest: int  # steps that it makes at most
+    steps: int = 0
+    curve: Any = None  # (2, longest): l2 and loss of each iterate, NaN if not reached
+    state: list[np.ndarray] | None = None  # arrays from which to go on after these steps
+
+    @property
+    def part(self) -> Path:
+        """Where its progress is kept, and then its result, until all of the picture are done."""
+        return self.picture.place / "parts" / f"{self.number:06d}.npz"
+
+    def snapshot(self) -> "Restart":
+        """As it is now, whatever the search does with it meanwhile."""
+        return dataclasses.replace(self, curve=self.curve.copy(), state=None)
+
+
+def save(picture: Picture, function: Callable[..., Any], *arguments: Any) -> None:
+    """Write something of a picture; the first failure is its last, and spares the others."""
+    picture.error = picture.error or attempt(function, picture, *arguments)
+
+
+def take_up(picture: Picture) -> None:
+    """Read the rows of the restarts that an earlier run, or another process, has done.
+
+    Raises ValueError if they are of other pixels, or started elsewhere.
+    """
+    if picture.folder is None:
+        return
+    table = picture.place / "results.csv"
+    if table.is_file():
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        rows = [json.loads(str(part["row"])) for part in _parts(picture)]
+    if any(str(row.get("checksum")) != str(picture.checksum) for row in rows):
+        kind = "picture" if picture.start is None else "picture or start"
+        raise ValueError(f"{picture.place} holds results of another {kind} than {picture.name}")
+    done: list[dict[str, Any]] = [_typed(row) for row in rows if "status" in row]
+    for row in done:  # of an earlier version
+        row.setdefault("l2_relative", picture.relative(row["l2_saved"]))
+    picture.rows = {row["restart"]: row for row in done}
+    if table.is_file():
+        clear(picture)
+
+
+def _typed(row: Row) -> dict[str, Any]:
+    """With numbers for what a table has as text."""
+
+    def number(text: Any) -> int | float:
+        return int(text) if str(text).lstrip("-").isdigit() else float(text)
+
+    return {k: v if k in ("image", "status") else number(v) for k, v in row.items()}
+
+
+def take_up_restart(picture: Picture, restart: Restart) -> None:
+    """Read how far an earlier run has come with a restart, if it has begun."""
+    restart.steps, restart.state = 0, None
+    restart.curve = np.full((2, restart.longest), np.nan, np.float32)
+    if picture.folder is not None and restart.part.is_file():
+        arrays = load_arrays(restart.part)
+        restart.curve, restart.steps = arrays["curve"], json.loads(str(arrays["row"]))["steps"]
+        restart.state = [arrays[f"{i:03d}"] for i in range(len(arrays) - 2)]
+
+
+def identity(restart: Restart) -> dict[str, Any]:
+    """What tells a restart's row from others."""
+    picture = restart.picture
+    return {
+        "image": picture.name,
+        "checksum": picture.checksum,
+        "restart": restart.number,
+        "seed": picture.seed,
+    }
+
+
+def save_progress(picture: Picture, restart: Restart, state: Sequence[np.ndarray]) -> None:
+    """The arrays from which to go on."""
+    if picture.folder is None:
+        return
+    row = identity(restart) | {"steps": restart.steps}
+    _save_part(restart, row, {f"{i:03d}": array for i, array in enumerate(state)})
+
+
+def save_restart(
+    picture: Picture,
+    restart: Restart,
+    row: Row,
+    hr: Float[np.ndarray, "r r 3"],
+    lr: Float[np.ndarray, "h h 3"],
+    latents: dict[str, np.ndarray],
+) -> None:
+    """A restart's image, also downscaled again, if it is finite; its latents and its row."""
+    if picture.folder is None:
+        picture.kept[restart.number] = hr, latents
+        return
+    picture.place.mkdir(parents=True, exist_ok=True)
+    if np.isfinite(hr).all():
+        images.save_image(image_path(picture.place, restart.number), hr)
+        images.save_image(picture.place / f"lr_{restart.number:02d}.png", lr)
+    _save_part(restart, row, latents)
+
+
+def save_frame(picture: Picture, restart: Restart, image: Float[np.ndarray, "r r 3"]) -> None:
+    """The image after the restart's steps, for the video, if it is finite."""
+    if np.isfinite(image).all():
+        restart.part.parent.mkdir(parents=True, exist_ok=True)
+        frame = video.frame(image)
+        images.save_image(restart.part.with_suffix(f".{restart.steps:06d}.png"), frame)
+
+
+def save_intermediate(
+    picture: Picture,
+    number: str,
+    step: int,
+    hr: Float[np.ndarray, "r r 3"],
+    lr: Float[np.ndarray, "h h 3"],
+) -> None:
+    """The best image so far, named as in the reference: HR/NAME_00.png and LR/NAME_00.png."""
+    name = picture.place.name + number
+    for kind, image in (("HR", hr), ("LR", lr)):
+        if np.isfinite(image).all():
+            (picture.place / kind).mkdir(parents=True, exist_ok=True)
+            images.save_image(picture.place / kind / f"{name}_{step:02d}.png", image)
+
+
+def overview(picture: Picture, resolution: int, eps: float) -> list[dict[str, np.ndarray]]:
+    """From the parts of the restarts that are done, what shows them together; returns the parts."""
+    rows = [picture.rows[restart] for restart in sorted(picture.rows)]
+    found = list(picture.images().values())
+    small = Image.fromarray(images.to_uint8(picture.target))
+    smooth = np.asarray(small.resize((resolution, resolution), Image.Resampling.BICUBIC)) / 255
+    enlarged = images.resize_nearest(picture.target, resolution // picture.side)
+    images.save_image(picture.place / "input.png", picture.target)
+    images.save_image(picture.place / "bicubic.png", smooth)
+    images.save_image(picture.place / "grid.png", images.grid([[enlarged, smooth, *found]]))
+    parts = [part for part in _parts(picture) if "status" in json.loads(str(part["row"]))]
+    best = min(range(len(rows)), key=lambda i: rank(rows[i]))
+    by_step = np.stack([part["curve"] for part in parts], axis=1)
+    write(picture.place / "l2.svg", curves.draw(by_step[0], "l2", best, eps))
+    write(picture.place / "loss.svg", curves.draw(by_step[1], "loss", best))
+    return parts
+
+
+def finish(picture: Picture, resolution: int, eps: float) -> None:
+    """What is about all restarts of a picture; the last, results.csv, says that it is done.
+
+    If frames have been saved, a video too.
+    """
+    if picture.folder is None or (picture.place / "results.csv").is_file():
+        return
+    parts = overview(picture, resolution, eps)
+    names = [name for name in parts[0] if name not in ("row", "curve")]
+    latents = {name: np.stack([part[name] for part in parts]) for name in names}
+    write(picture.place / "latents.npz", npz(latents | {GENERATOR: picture.networks}))
+    rows = [picture.rows[restart] for restart in sorted(picture.rows)]
+    frames = [sorted(picture.place.glob(f"parts/{row['restart']:06d}.*.png")) for row in rows]
+    if any(frames):
+        video.save(picture.place, frames, list(picture.images().values()))
+    write(picture.place / "results.csv", as_csv(rows))
+    clear(picture)
+
+
+def clear(picture: Picture) -> None:
+    """Remove what a complete picture no longer needs."""
+    shutil.rmtree(picture.place / "parts", ignore_errors=True)
+    clear_temporary(picture.place)
+
+
+def clear_temporary(folder: Path) -> None:
+    """Remove what was half written when a process was killed."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def rank(row: Row) -> tuple[bool, float]:
+    """Sorts rows: lowest l2 first, what is not finite last."""
+    error = float(row["l2_saved"])
+    return math.isnan(error), error
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """A table with a header, from dicts with the same keys."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _parts(picture: Picture) -> Iterator[dict[str, np.ndarray]]:
+    """In the order of the restarts."""
+    for path in sorted((picture.place / "parts").glob("*.npz")):
+        yield load_arrays(path)
+
+
+def _save_part(restart: Restart, row: Row, arrays: dict[str, np.ndarray]) -> None:
+    restart.part.parent.mkdir(parents=True, exist_ok=True)
+    write(restart.part, npz(arrays | {"curve": restart.curve, "row": json.dumps(row)}))

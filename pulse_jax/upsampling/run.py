@@ -1,0 +1,404 @@
+"""`upsample`: all of a run, from pictures and settings to results."""
+
+import contextlib
+import dataclasses
+import logging
+import secrets
+import shlex
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+import pulse_jax
+from pulse_jax.files import attempt, counted, expanded, held, one_line, write
+from pulse_jax.generators import Generator, checkpoint, style_generator
+from pulse_jax.generators.digests import network_digest
+from pulse_jax.generators.plug_in import is_plug_in, plug_in
+from pulse_jax.operators import Operator
+from pulse_jax.search import Search, fitting_slots, is_out_of_memory
+from pulse_jax.types import Params
+from pulse_jax.upsampling import by_seed, configuration, report, results
+from pulse_jax.upsampling.pictures import (
+    Picture,
+    Source,
+    check_space,
+    for_seeds,
+    list_sources,
+    read_pictures,
+    told,
+)
+from pulse_jax.upsampling.progress import Course, Progress
+from pulse_jax.upsampling.restarts import chunk, in_turn, make_draw, search_all
+from pulse_jax.upsampling.results import Restart, save
+from pulse_jax.upsampling.settings import LOSS, RECIPES, STYLES, Settings
+from pulse_jax.upsampling.writer import Writer
+
+log = logging.getLogger("pulse_jax")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What `upsample` returns.
+
+    `pictures`: with each picture's `rows` (restart → what results.csv says of it), `images()`,
+    `latents()` and `error`; each picture for each seed. `failures`: a line for each picture that
+    could not be read and each file that could not be written. `settings`: with the seeds that were
+    drawn. `stopped`: why the run ended before all was done, or nothing; the same call does the
+    rest.
+    """
+
+    pictures: tuple[Picture, ...]
+    failures: tuple[str, ...]
+    settings: Settings
+    stopped: str = ""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Of all restarts that are done."""
+        return [row for picture in self.pictures for _, row in sorted(picture.rows.items())]
+
+
+@dataclass
+class Run:
+    """What belongs together while a run lasts."""
+
+    settings: Settings
+    generator: Generator
+    params: Params
+    searches: Mapping[tuple[int, int | None], tuple[Operator, Search]]  # by side, a sampler's seed
+    seeds: tuple[int, ...]
+    pictures: list[Picture]
+    output: Path | None
+    config: dict[str, Any]
+    slots: int  # on each device
+    input_dir: str | None = None  # where the pictures are from
+
+    def is_complete(self, picture: Picture) -> bool:
+        return len(picture.rows) == self.settings.restarts
+
+    def repetition(self) -> list[str]:
+        """The command's flags that make the results once more, to the byte."""
+        flags = dataclasses.replace(self.settings, batch_size=self.slots).as_flags()
+        return [f"--input_dir={self.input_dir}", *flags] if self.input_dir else flags
+
+    def save_config(self) -> None:
+        if self.output is not None and jax.process_index() == 0:
+            configuration.save(self.output, self.config | {"slots": self.slots})
+
+
+def upsample(
+    pictures: Source | Iterable[Source] | None = None,
+    output_dir: str | Path | None = None,
+    settings: Settings = RECIPES["fast"],
+    progress: Callable[[Progress], None] | None = None,
+    *,
+    resume: bool = True,
+    stop: Callable[[], bool] = lambda: False,
+) -> Results:
+    """Upsample small pictures: for each, several large ones that downscale to it.
+
+    `pictures`: a folder, a file, an array (h, h, 3) in [0, 1], or several of the latter two; by
+    default the generator's examples. `output_dir`: the folder that results are written to as they
+    come, from which the same call goes on if it is cut off; None keeps them in memory.
+    `progress`: called before the first chunk of steps and after each. `resume`: whether the folder
+    may hold results of the same settings already. `stop()`: asked after each chunk; if it is true,
+    what is under way is saved, and the run ends.
+
+    One restart, and one picture, never touches another: what fails is in the results. What is odd
+    is told to the logger "pulse_jax". Raises ValueError, in one line, if nothing can be done: for a
+    generator that can't be read, a folder that can't be written or holds results of other settings.
+    """
+    with contextlib.ExitStack() as at_end:
+        output = None if output_dir is None else expanded(output_dir)
+        run, failures = _prepare(pictures, output, settings, resume, at_end)
+        if not run.pictures:
+            return Results((), tuple(failures), run.settings)
+        return _carry_out(run, failures, progress or (lambda _: None), stop)
+
+
+def _prepare(
+    given: Source | Iterable[Source] | None,
+    output: Path | None,
+    settings: Settings,
+    resume: bool,
+    at_end: contextlib.ExitStack,
+) -> tuple[Run, list[str]]:
+    """All that can go wrong before the search; `at_end` lets the output folder go."""
+    degradation = told(settings.degradation)
+    generator, params = make_generator(settings)
+    settings = dataclasses.replace(settings, loss_str=_choose_loss(settings, generator))
+    check_space(settings)
+    sources = list_sources(given, settings.generator)
+    networks = network_digest(params)
+    found, failures = read_pictures(sources, settings, generator, networks, degradation)
+    if not found:
+        return Run(settings, generator, params, {}, (), [], output, {}, 0), failures
+    earlier = {} if output is None else _opened(output, resume, at_end)
+    seeds = _choose_seeds(settings, earlier)
+    settings = dataclasses.replace(settings, seeds=seeds, scheme=settings.chosen_scheme)
+    pictures = list(for_seeds(found, seeds, output))
+    searches = _build(settings, generator, degradation, pictures)
+    config = configuration.describe(settings, params)
+    if output is not None:
+        configuration.check(output, earlier, config)
+    # While a search is under way, the number of slots, where it is left open, is as before.
+    before = earlier.get("slots") if output and configuration.is_under_way(output) else None
+    input_dir = str(given) if isinstance(given, str | Path) else None
+    run = Run(settings, generator, params, searches, seeds, pictures, output, config, 0, input_dir)
+    run.slots = _agreed(before or choose_slots(run))
+    run.save_config()
+    return run, failures
+
+
+def make_generator(settings: Settings) -> tuple[Generator, Params]:
+    """The one that settings name; a StyleGAN has their latent space."""
+    name = settings.generator
+    if is_plug_in(name):
+        for field in dataclasses.fields(Settings):
+            value = getattr(settings, field.name)
+            usual = [getattr(recipe, field.name) for recipe in RECIPES.values()]
+            if field.metadata["group"] == STYLES and value not in usual:
+                told = f"{field.name} is for StyleGANs: {name} has no such thing"
+                raise ValueError(f"{field.name}={settings.as_json()[field.name]}: {told}")
+        return plug_in(name)
+    network, params = checkpoint.load_network(name, settings.space)
+    generator = style_generator(
+        network,
+        noise_type=settings.noise_type,
+        trainable_noise_layers=settings.num_trainable_noise_layers,
+        zero_noise_layers=_existing(settings.bad_noise_layers, len(network.noise_shapes)),
+        tile_latent=settings.tile_latent,
+        equal_start=settings.equal_start,
+        space=settings.space,
+        joint_sphere=settings.joint_sphere,
+        exact_radius=settings.exact_radius,
+        dtype=None if settings.dtype == "float32" else settings.dtype,
+    )
+    return generator, params
+
+
+def _existing(given: Sequence[int] | None, layers: int) -> set[int] | None:
+    """Those of `bad_noise_layers` that the network has; None stays None."""
+    if given is None:
+        return None
+    if max(given, default=0) >= layers:
+        log.info(f"bad_noise_layers: there is no layer {max(given)}, but {layers} in all")
+    return set(given) & set(range(layers))
+
+
+def _choose_loss(settings: Settings, generator: Generator) -> str:
+    """That of the settings; by default without GEOCROSS if there are no styles to compare."""
+    if generator.styles is None and settings.loss_str is None:
+        return "100*L2"
+    if generator.styles is None and settings.loss().needs_styles:
+        told = f"GEOCROSS compares style vectors, and {settings.generator} has none"
+        raise ValueError(f"loss_str={settings.loss_str}: {told}")
+    return settings.loss_str or LOSS
+
+
+def _opened(output: Path, resume: bool, at_end: contextlib.ExitStack) -> dict[str, Any]:
+    """Hold the output folder; the configuration of the results in it."""
+    try:
+        if jax.process_index() == 0:
+            at_end.enter_context(held(output))
+    except ValueError as error:
+        raise ValueError(f"output_dir={output}: {error}") from error
+    except OSError as error:
+        raise ValueError(f"output_dir={output} can't be written: {one_line(error)}") from error
+    earlier = configuration.read(output)
+    if earlier and not resume:
+        raise ValueError(f"output_dir={output} holds results already, and resume is off")
+    return earlier
+
+
+def _choose_seeds(settings: Settings, earlier: Mapping[str, Any]) -> tuple[int, ...]:
+    """Those of the settings, of an earlier run, or a new one; that of the first process."""
+    if settings.seeds is not None:
+        return settings.seeds
+    if "--seeds" in earlier:
+        return Settings.from_json({"seeds": earlier["--seeds"]}).seeds or ()
+    return (_agreed(secrets.randbelow(2**32)),)
+
+
+def _agreed(number: int) -> int:
+    """What process 0 has."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
+
+
+def _build(
+    settings: Settings,
+    generator: Generator,
+    degradation: Callable[[int], Operator],
+    pictures: Sequence[Picture],
+) -> dict[tuple[int, int | None], tuple[Operator, Search]]:
+    """A search for each side of the pictures, and of a sampler for each seed."""
+    loss, searches = settings.loss(), {}
+    for side, seed in sorted({_key(settings, picture) for picture in pictures}, key=str):
+        operator = degradation(generator.resolution // side)
+        optimizer = settings.optimizer(seed or 0)
+        searches[side, seed] = operator, pulse_jax.build(generator, operator, loss, optimizer)
+    return searches
+
+
+def _key(settings: Settings, picture: Picture) -> tuple[int, int | None]:
+    return picture.side, picture.seed if settings.opt_name in pulse_jax.SAMPLERS else None
+
+
+def choose_slots(run: Run) -> int:
+    """What `batch_size` says; by default what fits, no more than needed or worthwhile.
+
+    A CPU gains nothing from more than a few, and its first results come later. Few slots of a small
+    generator fit anywhere: the second that it takes to find that out is saved.
+    """
+    settings, generator = run.settings, run.generator
+    if settings.batch_size is not None:
+        return settings.batch_size
+    on_cpu = jax.default_backend() == "cpu"
+    worthwhile = 8 if on_cpu else min(256, max(1, 2**24 // generator.resolution**2))
+    needed = -(-settings.restarts * len(run.pictures) // jax.device_count())
+    most = min(needed, worthwhile)
+    if most * generator.resolution**2 <= 8 * 64**2:
+        return most
+    _, search = next(iter(run.searches.values()))  # sizes hardly matter: the generator takes it
+    state = jax.eval_shape(lambda key: search.init(*generator.sample(key)), jax.random.key(0))
+    target = jax.ShapeDtypeStruct(run.pictures[0].target.shape, np.float32)
+    return fitting_slots(search, run.params, target, state, most, chunk=chunk(settings))
+
+
+def _carry_out(
+    run: Run, failures: list[str], progress: Callable[[Progress], None], stop: Callable[[], bool]
+) -> Results:
+    """Search for all that isn't done yet, and write what is about pictures and the run."""
+    pictures, settings = run.pictures, run.settings
+    counts = f"{counted(len(pictures) // len(run.seeds), 'picture')} × "
+    counts += f"{counted(settings.restarts, 'restart')}"
+    named = settings.as_json()["seeds"]
+    several = len(run.seeds) > 1
+    counts += f" × {len(run.seeds)} seeds" if several else ""
+    log.info(f"{settings.generator}, seed{'s' * several} {named}: {counts}")
+
+    jobs = _take_up(run)
+    stopped, timings = "", []
+    with Writer() as writer:
+        try:
+            timings = list(_search(run, jobs, writer, progress, stop))
+            if stop():
+                done = len([row for p in pictures if not p.error for row in p.rows])
+                total = counted(settings.restarts * sum(not p.error for p in pictures), "restart")
+                stopped = f"stopped when {done} of {total} were done"
+        except jax.errors.JaxRuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            stopped = f"out of memory with one restart at once: {one_line(error)[:200]}"
+    if jax.process_count() > 1 and not stopped:
+        multihost_utils.sync_global_devices("results")
+    first = jax.process_index() == 0
+    for picture in pictures if first else ():
+        save(picture, results.take_up)  # what other processes have done
+        _finish(run, picture, bool(stopped))
+        if not (run.is_complete(picture) or stopped):  # the process that failed has told why
+            picture.error = picture.error or f"{picture.folder}: not all restarts are saved"
+    failures += [picture.error for picture in pictures if picture.error]
+    if first and run.output is not None:
+        failures += _conclude(run, run.output, failures, timings)
+    return Results(tuple(pictures), tuple(failures), settings, stopped)
+
+
+def _take_up(run: Run) -> list[Restart]:
+    """The restarts that this process has to search, with what earlier runs have come to."""
+    for picture in run.pictures:
+        save(picture, results.take_up)
+    usable = [picture for picture in run.pictures if not picture.error]
+    numbers = range(1, run.settings.restarts + 1)
+    pairs = [(i, k) for i in range(len(usable)) for k in numbers]
+    own = in_turn(pairs[jax.process_index() :: jax.process_count()])
+    share = [Restart(usable[i], k, run.settings.steps) for i, k in own]
+    jobs = [job for job in share if job.number not in job.picture.rows]
+    for job in jobs:
+        save(job.picture, results.take_up_restart, job)
+    if len(jobs) < len(share):
+        done = counted(len(share) - len(jobs), "restart")
+        log.info(f"{done} of {len(share)} done before: {len(jobs)} to go")
+    return jobs
+
+
+def _search(
+    run: Run,
+    jobs: Sequence[Restart],
+    writer: Writer,
+    progress: Callable[[Progress], None],
+    stop: Callable[[], bool],
+) -> Iterator[dict[str, Any]]:
+    """Search for all restarts, size by size, and save them; yields rows for timings.csv."""
+    settings = run.settings
+    draw = make_draw(run.generator, settings)
+    course = Course(
+        jobs, settings.steps, settings.stop_at_eps, run.slots * jax.local_device_count()
+    )
+    progress(course.progress)
+    for key, (operator, search) in run.searches.items():
+        own = [job for job in jobs if _key(settings, job.picture) == key]
+        if not own or stop():
+            continue
+        began, steps = time.perf_counter(), 0
+        for slots, made, done in search_all(
+            own,
+            run.slots,
+            generator=run.generator,
+            params=run.params,
+            operator=operator,
+            search=search,
+            draw=draw,
+            settings=settings,
+            writer=writer,
+            stop=stop,
+        ):
+            steps += made
+            course.note(made, done)
+            progress(course.progress)
+            if jax.process_count() == 1:
+                for picture in {job.picture for job in done if run.is_complete(job.picture)}:
+                    resolution = run.generator.resolution
+                    writer(save, picture, results.finish, resolution, settings.eps)
+            if slots < run.slots:  # memory ran out
+                run.slots = slots
+                attempt(run.save_config)
+        seconds = time.perf_counter() - began
+        yield {"side": key[0], "restarts": len(own), "steps": steps, "seconds": seconds}
+
+
+def _finish(run: Run, picture: Picture, stopped: bool) -> None:
+    """Write what is about all restarts of a picture, once they are done, or none follows."""
+    if run.is_complete(picture):
+        save(picture, results.finish, run.generator.resolution, run.settings.eps)
+    elif stopped and picture.rows:
+        save(picture, results.overview, run.generator.resolution, run.settings.eps)
+
+
+def _conclude(
+    run: Run, output: Path, failures: Sequence[str], timings: Sequence[dict[str, Any]]
+) -> list[str]:
+    """Write what is about all pictures; `failures`: of theirs. Returns what fails here."""
+    rows = [row for picture in run.pictures for _, row in sorted(picture.rows.items())]
+    tables = {"results.csv": rows, "timings.csv": list(timings)}
+    complaints = []
+    if len(run.seeds) > 1 and rows:
+        tables["seeds.csv"] = by_seed.table(rows)
+        drawing = by_seed.draw(tables["seeds.csv"])
+        complaints.append(attempt(write, output / "seeds.svg", drawing))
+    for name, table in tables.items():
+        if table:
+            complaints.append(attempt(write, output / name, results.as_csv(table)))
+    config = run.config | {"slots": run.slots}
+    command = shlex.join(["pulse_jax", *run.repetition(), "--output_dir=repeated"])
+    complaints.append(attempt(report.save, output, run.pictures, config, failures, command))
+    results.clear_temporary(output)
+    return [line for line in complaints if line]

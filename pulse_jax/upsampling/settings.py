@@ -1,0 +1,391 @@
+"""Settings: all that the results of a run depend on besides its pictures, as one frozen value."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import optax
+
+from pulse_jax import losses, operators, schemes
+from pulse_jax.files import expanded
+from pulse_jax.generators import NOISE_TYPES, SPACES
+from pulse_jax.operators import OPERATORS, Operator
+from pulse_jax.optimizers import OPTIMIZERS, SAMPLERS, SCHEDULES
+from pulse_jax.schemes import SCHEMES
+
+# A search aims a little below eps: clipping to [0, 1] and rounding to 8 bits may raise the error of
+# what is saved, and it is what is saved that has to meet eps.
+HEADROOM = 0.8
+LOSS = "100*L2+0.05*GEOCROSS"  # PULSE's
+
+
+class Notation(NamedTuple):
+    """How a value is written as text, on a command line and in JSON, if these have no type for it.
+
+    `read` raises ValueError for text of another `form`.
+    """
+
+    form: str
+    read: Callable[[str], Any]
+    write: Callable[[Any], str]
+
+
+def _split(text: str, separator: str, number: type) -> tuple[Any, ...]:
+    return tuple(number(part) for part in text.split(separator) if part)
+
+
+def _read_seeds(text: str) -> tuple[int, ...]:
+    first, colon, end = text.partition(":")
+    return tuple(range(int(first), int(end))) if colon else _split(text, ",", int)
+
+
+def _read_range(text: str) -> tuple[float, float] | str:
+    low, high = (0.0, 1.0) if text == "auto" else _split(text, ",", float)
+    if not (math.isfinite(high - low) and low < high):
+        raise ValueError
+    return text if text == "auto" else (low, high)
+
+
+SEEDS = Notation("0,1,2 or 0:3", _read_seeds, lambda seeds: ",".join(map(str, seeds)))
+SLOTS = Notation(
+    "auto or a number of at least 1",
+    lambda text: None if text == "auto" else int(text),
+    lambda slots: "auto" if slots is None else str(slots),
+)
+LAYERS = Notation(
+    "numbers with dots between, as 3.17",
+    lambda text: _split(text, ".", int),
+    lambda layers: ".".join(map(str, layers)),
+)
+RANGE = Notation(
+    "auto or LOW,HIGH, with LOW below HIGH",
+    _read_range,
+    lambda given: given if given == "auto" else ",".join(f"{value:g}" for value in given),
+)
+
+
+def _setting(
+    default: Any,
+    group: str,
+    told: str,
+    *,
+    choices: Iterable[str] = (),
+    low: float = -math.inf,
+    high: float = math.inf,
+    notation: Notation | None = None,
+) -> Any:
+    """A field of `Settings`. What is `told` of it is its only description, in help and in docs."""
+    metadata = {"group": group, "told": told, "notation": notation}
+    limits = {"choices": tuple(choices), "low": low, "high": high}
+    return dataclasses.field(default=default, metadata=metadata | limits)
+
+
+# The groups in which help and docs show the settings.
+MOST = "The flags that most people need, each with its default"
+PICTURES = "How pictures are read and degraded"
+STARTS = "Where restarts begin, if not at random"
+KEPT = "What is kept"
+SEARCH = "How restarts are searched"
+STYLES = "What is searched, for StyleGANs"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that the results of `upsample` depend on, besides its pictures.
+
+    Each setting is a flag of the command too. A value that can't be raises ValueError when the
+    settings are made, in one line that begins with NAME=VALUE. The settings of a recipe are in
+    `RECIPES`, and `dataclasses.replace` changes some: `replace(RECIPES["original"], restarts=4)`.
+    """
+
+    generator: str = _setting(
+        "faces64",
+        MOST,
+        "This generator makes the images: a bundled or published one's name, a folder or file that "
+        "holds one, or module:callable of your own.",
+    )
+    input_size: int | None = _setting(
+        None, MOST, "Larger pictures are first brought to this side.", low=1
+    )
+    restarts: int = _setting(
+        8, MOST, "Each picture gets this many results. The flag is also called --duplicates.", low=1
+    )
+    eps: float = _setting(
+        1e-3,
+        MOST,
+        "A result is good enough if the mean squared difference between the picture and the "
+        "result, downscaled, is at most this, for values from 0 to 1.",
+        low=0,
+    )
+    steps: int = _setting(100, MOST, "Each restart makes at most this many steps.", low=1)
+    seeds: tuple[int, ...] | None = _setting(
+        None,
+        MOST,
+        "All that is random depends on this number. Without it, a new one is drawn and told. With "
+        "several, as 0,1,2 or 0:3, each picture gets its results for each of them, and they are "
+        "compared. The flag is also called --seed.",
+        low=0,
+        high=2**32 - 1,
+        notation=SEEDS,
+    )
+    batch_size: int | None = _setting(
+        None,
+        MOST,
+        "This many restarts are searched at once on each device. With auto, it is what fits into "
+        "memory, up to 8 on a CPU, else up to 256 or 16 megapixels.",
+        low=1,
+        notation=SLOTS,
+    )
+    operator: str = _setting(
+        "bicubic",
+        PICTURES,
+        "Pictures are taken to have been degraded in this way, from left to right, as in "
+        "blur:2,bicubic. A downscaler takes what is left of the factor. The choices are "
+        f"{', '.join(OPERATORS)}.",
+    )
+    value_range: tuple[float, float] | Literal["auto"] | None = _setting(
+        None,
+        PICTURES,
+        "In grey pictures of more than 8 bits, LOW,HIGH are the values that are black and white. "
+        "With auto, they are each picture's lowest and highest. Without it, the file says them.",
+        notation=RANGE,
+    )
+    init_from: str | None = _setting(
+        None,
+        STARTS,
+        "Restarts begin at earlier results instead of at random. This is a latents.npz, its "
+        "folder, or the output folder of a run, from which each picture takes the results of its "
+        "own name.",
+    )
+    pick: int | None = _setting(
+        None,
+        STARTS,
+        "All restarts begin at the earlier result of this number. Without it, each begins at its "
+        "own.",
+        low=1,
+    )
+    vary: float = _setting(
+        0.0,
+        STARTS,
+        "Each restart begins this many degrees away from the earlier result, in a random "
+        "direction.",
+        low=0,
+        high=180,
+    )
+    save_intermediate: bool = _setting(
+        False, KEPT, "The best image so far is also written, at every step."
+    )
+    save_video: bool = _setting(False, KEPT, "A video of each picture's searches is also written.")
+    loss_str: str | None = _setting(
+        None,
+        SEARCH,
+        f"The search lowers this weighted sum of L2, L1 and GEOCROSS. Without it, that is {LOSS}, "
+        "or 100*L2 for generators without style vectors.",
+    )
+    opt_name: str = _setting(
+        "lbfgs",
+        SEARCH,
+        "This optimiser lowers the loss. The samplers go with --lr_schedule=fixed "
+        f"--nostop_at_eps: they are {' and '.join(SAMPLERS)}.",
+        choices=(*OPTIMIZERS, *SAMPLERS),
+    )
+    temperature: float = _setting(
+        0.01, SEARCH, "A sampler has this temperature, in units of the loss.", low=0
+    )
+    scheme: str | None = _setting(
+        None,
+        SEARCH,
+        "This keeps latents where they belong, on their spheres. The choices are "
+        f"{', '.join(SCHEMES)}. Without it, it is rescale, and geodesic for langevin.",
+    )
+    learning_rate: float = _setting(0.4, SEARCH, "The learning rate is at most this.")
+    lr_schedule: str = _setting(
+        "linear1cycledrop",
+        SEARCH,
+        "The learning rate takes this course.",
+        choices=SCHEDULES,
+    )
+    stop_at_eps: bool = _setting(True, SEARCH, "A restart ends as soon as it has met --eps.")
+    noise_type: str = _setting(
+        "trainable",
+        STYLES,
+        "Noise maps are left out (zero), drawn once (fixed), searched as well (trainable), or "
+        "searched with a mean of 0 (normalised).",
+        choices=NOISE_TYPES,
+    )
+    num_trainable_noise_layers: int = _setting(
+        5, STYLES, "The noise maps of this many layers are searched.", low=0
+    )
+    bad_noise_layers: tuple[int, ...] | None = _setting(
+        None,
+        STYLES,
+        "Layers of these numbers get no noise, as in 3.17. Without it, the last one gets none.",
+        low=0,
+        notation=LAYERS,
+    )
+    tile_latent: bool = _setting(False, STYLES, "All layers share one style, which is searched.")
+    equal_start: bool = _setting(
+        True, STYLES, "A restart begins with the same style in all layers."
+    )
+    space: str = _setting(
+        "w",
+        STYLES,
+        "Styles are searched whitened by coordinate (w), whitened by their whole covariance "
+        "(w_full), or as the mapping network's input (z).",
+        choices=SPACES,
+    )
+    joint_sphere: bool = _setting(
+        False, STYLES, "The styles of all layers are searched on one sphere."
+    )
+    exact_radius: bool = _setting(
+        False,
+        STYLES,
+        "A restart begins at norm √d, instead of at that of its Gaussian sample.",
+    )
+    dtype: str = _setting(
+        "float32",
+        STYLES,
+        "The generator computes with this type.",
+        choices=("float32", "bfloat16"),
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        self._check_search()
+        self._check_start()
+
+    def _check_search(self) -> None:
+        with _blaming(learning_rate=self.learning_rate):
+            self._schedule()
+        with _blaming(loss_str=self.loss_str):
+            self.loss()
+        with _blaming(scheme=self.scheme):
+            schemes.parse(self.chosen_scheme)
+        if self.opt_name == "pcn" and self.learning_rate > 1:
+            raise ValueError(f"learning_rate={self.learning_rate}: that of pcn is in (0, 1]")
+        # By name: making the optimiser would take a device, at each import.
+        name, suited = self.chosen_scheme.partition(":")[0], self._suited_schemes()
+        if name not in suited:
+            told = f"the scheme {name} doesn't go with {self.opt_name}, take {' or '.join(suited)}"
+            raise ValueError(f"opt_name={self.opt_name}, scheme={self.chosen_scheme}: {told}")
+        with _blaming(operator=self.operator):
+            self.degradation()
+
+    def _check_start(self) -> None:
+        if self.init_from is None:
+            for name in ("pick", "vary"):
+                if given := getattr(self, name):
+                    raise ValueError(f"{name}={given} is for init_from=PATH")
+        elif not expanded(self.init_from).exists():
+            raise ValueError(f"init_from={self.init_from}: no such file or folder")
+        if self.pick and not self.vary and self.restarts > 1:
+            raise ValueError(
+                f"pick={self.pick}: all restarts={self.restarts} would be the same; take "
+                f"restarts=1, or vary=DEGREES"
+            )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Settings":
+        """Of values as `as_json` returns them, and as flags have them."""
+        notations = {field.name: field.metadata["notation"] for field in dataclasses.fields(cls)}
+        read = dict(values)
+        for name, text in values.items():
+            if isinstance(text, str) and notations.get(name):
+                try:
+                    read[name] = notations[name].read(text)
+                except (ValueError, TypeError):
+                    raise ValueError(f"{name}={text} is not {notations[name].form}") from None
+        return cls(**read)
+
+    def as_json(self) -> dict[str, Any]:
+        """The values by their names: numbers, and text where JSON has no type for them."""
+        return {field.name: self._written(field) for field in dataclasses.fields(self)}
+
+    def as_flags(self) -> list[str]:
+        """The command's flags that make these settings: those that aren't the defaults."""
+        given = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
+        return [as_flag(field.name, self._written(field)) for field in given]
+
+    def _written(self, field: dataclasses.Field[Any]) -> Any:
+        value, notation = getattr(self, field.name), field.metadata["notation"]
+        if notation is None or (value is None and notation is not SLOTS):
+            return value
+        return notation.write(value)
+
+    # --- The parts of a search that they name. ---
+
+    def loss(self) -> losses.Loss:
+        """What a search lowers, towards a little less than eps."""
+        return losses.parse(self.loss_str or LOSS, HEADROOM * self.eps)
+
+    def optimizer(self, seed: int) -> optax.GradientTransformation:
+        """With its scheme. Of a sampler, each restart's noise also depends on where it starts."""
+        scheme, schedule = schemes.parse(self.chosen_scheme), self._schedule()
+        if self.opt_name in SAMPLERS:
+            sampler = SAMPLERS[self.opt_name]
+            return scheme(sampler(schedule, self.temperature, jax.random.key(seed)))
+        return scheme(OPTIMIZERS[self.opt_name](schedule))
+
+    def degradation(self) -> Callable[[int], Operator]:
+        """The operator of a factor."""
+        return operators.parse(self.operator)
+
+    def _schedule(self) -> optax.Schedule:
+        return SCHEDULES[self.lr_schedule](self.learning_rate, self.steps)
+
+    @property
+    def chosen_scheme(self) -> str:
+        """The scheme, where it is left open the first that suits the optimiser."""
+        return self.scheme or self._suited_schemes()[0]
+
+    def _suited_schemes(self) -> list[str]:
+        _, suited = schemes.SUITED.get(self.opt_name, (None, list(SCHEMES)))
+        return suited
+
+
+def _check(field: dataclasses.Field[Any], value: Any) -> None:
+    """Raises ValueError if a setting can't have this value."""
+    limits, notation = field.metadata, field.metadata["notation"]
+    reason = ""
+    if limits["choices"] and value not in limits["choices"]:
+        reason = f"is none of {', '.join(limits['choices'])}"
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
+            reason = "not finite"
+        elif isinstance(number, int | float) and not limits["low"] <= number <= limits["high"]:
+            most = f" and at most {limits['high']:g}" if limits["high"] < math.inf else ""
+            reason = f"must be at least {limits['low']:g}{most}"
+    if value == () and notation is SEEDS:
+        reason = "names nothing"
+    if reason:
+        shown = value if notation is None else notation.write(value)
+        raise ValueError(f"{field.name}={shown}: {reason}")
+
+
+@contextlib.contextmanager
+def _blaming(**settings: Any) -> Iterator[None]:
+    """Errors inside name these settings and their values first."""
+    try:
+        yield
+    except ValueError as error:
+        told = ", ".join(f"{name}={value}" for name, value in settings.items())
+        raise ValueError(f"{told}: {error}") from error
+
+
+def as_flag(name: str, value: Any) -> str:
+    """As a command line has it."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no{name}"
+    return f"--{name}={value}"
+
+
+# Ways to search. The original's always makes all steps; the fast one meets eps as often, with a
+# third of the evaluations or fewer.
+RECIPES = {
+    "fast": Settings(),
+    "original": Settings(opt_name="adam", stop_at_eps=False, equal_start=False),
+}

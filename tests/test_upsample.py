@@ -1,0 +1,280 @@
+"""`upsample`, the command as a function: settings in, results out; many seeds; nothing waits."""
+
+import ast
+import csv
+import dataclasses
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from command_helpers import contents, write_picture
+
+import pulse_jax
+from pulse_jax import images
+from pulse_jax.search import SearchState
+from pulse_jax.upsampling import by_seed, restarts, results
+from pulse_jax.upsampling.pictures import Picture
+from pulse_jax.upsampling.results import Restart
+from pulse_jax.upsampling.settings import RECIPES, Settings
+from pulse_jax.upsampling.writer import Writer
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = dataclasses.replace(
+    RECIPES["original"],
+    generator="experiment_helpers:linear",
+    steps=12,
+    restarts=3,
+    batch_size=4,
+    seeds=(0,),
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, seed in (("a.png", 1), ("b.png", 2)):
+        write_picture(tmp_path / "in" / name, seed=seed)
+    return tmp_path / "in"
+
+
+def test_results_are_those_of_the_command(run, folder, tmp_path):
+    flags = [f"--input_dir={folder}", "--steps=12"]
+    output = run(*flags, generator="experiment_helpers:linear")
+    written = pulse_jax.upsample(folder, tmp_path / "own", SETTINGS)
+    assert not written.failures and not written.stopped
+    for name in ("results.csv", "index.html", "config.json"):
+        assert (tmp_path / "own" / name).read_bytes() == (output / name).read_bytes()
+    for name in ("a", "b"):
+        assert contents(tmp_path / "own" / name) == contents(output / name)
+
+    # In memory, from arrays.
+    arrays = [images.load_image(path) for path in sorted(folder.iterdir())]
+    kept = pulse_jax.upsample(arrays, None, SETTINGS)
+    for picture, one in zip(written.pictures, kept.pictures, strict=True):
+        assert [row["l2_saved"] for row in one.rows.values()] == [
+            row["l2_saved"] for row in picture.rows.values()
+        ]
+        for number, image in picture.images().items():
+            assert np.array_equal(images.to_uint8(one.images()[number]), images.to_uint8(image))
+        own, saved = one.latents(), picture.latents()
+        assert own.keys() <= saved.keys()
+        assert all(np.array_equal(own[name], saved[name]) for name in own)
+
+
+def test_progress_is_told_and_a_run_can_be_stopped(folder, tmp_path):
+    told = []
+    stopped = pulse_jax.upsample(
+        folder, tmp_path / "out", SETTINGS, told.append, stop=lambda: len(told) == 2
+    )
+    assert [progress.made for progress in told] == [0, 20]
+    assert stopped.stopped == "stopped when 0 of 6 restarts were done" and not stopped.rows
+    whole = pulse_jax.upsample(folder, tmp_path / "out", SETTINGS)
+    assert len(whole.rows) == 6
+    assert [row["l2"] for row in pulse_jax.upsample(folder, None, SETTINGS).rows] == [
+        row["l2"] for row in whole.rows
+    ]
+
+
+def test_what_cannot_be_upsampled_is_told_and_spares_the_others(folder):
+    (folder / "c.png").write_bytes(b"")
+    odd = np.zeros((4, 4, 3), np.float32) + 2
+    found = pulse_jax.upsample([folder / "a.png", folder / "c.png", odd], None, SETTINGS)
+    assert [picture.name for picture in found.pictures] == ["a.png"]
+    assert len(found.failures) == 2 and "c.png" in found.failures[0]
+    assert found.failures[1] == "picture 03: has values outside [0, 1]"
+    with pytest.raises(ValueError, match=r"generator=experiment_helpers:linear has no examples"):
+        pulse_jax.upsample(None, None, SETTINGS)
+
+
+def test_each_seed_has_the_bytes_that_it_has_alone(folder, tmp_path):
+    seeds = dataclasses.replace(SETTINGS, seeds=(3, 0, 7))
+    several = pulse_jax.upsample(folder, tmp_path / "several", seeds)
+    assert [(p.seed, p.name) for p in several.pictures] == [
+        (seed, name) for seed in (3, 0, 7) for name in ("a.png", "b.png")
+    ]
+    for seed in (3, 7):
+        alone = tmp_path / f"alone_{seed}"
+        pulse_jax.upsample(folder, alone, dataclasses.replace(SETTINGS, seeds=(seed,)))
+        for name in ("a", "b"):
+            assert contents(tmp_path / "several" / f"seed_{seed}" / name) == contents(alone / name)
+    with (tmp_path / "several" / "seeds.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == ["0", "3", "7", "mean", "low", "high"]
+    losses = [float(row["loss"]) for row in rows]
+    own = [row["loss"] for row in several.rows if row["seed"] == 3]
+    assert losses[1] == pytest.approx(np.mean(own))
+    assert losses[3] == pytest.approx(np.mean(losses[:3])) and losses[4] < losses[3] < losses[5]
+    page = (tmp_path / "several" / "index.html").read_text()
+    assert "seeds 3,0,7" in page and "a.png, seed 7" in page
+    assert (tmp_path / "several" / "seeds.svg").read_text().count("<circle") == 3 * 4
+
+
+def test_the_interval_over_seeds_is_students():
+    rows = [
+        {"seed": k, "status": "converged", "l2_saved": x, "l2_relative": x, "loss": x, "steps": 1}
+        for k, x in enumerate((1.0, 2.0, 4.0))
+    ]
+    *_, mean, low, high = by_seed.table(rows)
+    # t(0.975, 2) = 4.3027, the standard deviation of (1, 2, 4) is 1.5275.
+    assert mean["loss"] == pytest.approx(7 / 3)
+    assert high["loss"] - mean["loss"] == pytest.approx(4.3027 * 1.5275 / 3**0.5, rel=1e-4)
+    assert mean["loss"] - low["loss"] == pytest.approx(high["loss"] - mean["loss"])
+    assert mean["converged"] == low["converged"] == 1
+
+
+def test_the_search_goes_on_while_files_are_written(folder, tmp_path, monkeypatch):
+    """The writer waits for the search, which could not go on if it waited for the writer."""
+    searched = threading.Event()
+    save_restart = results.save_restart
+
+    def patient(*arguments):
+        assert searched.wait(60)
+        save_restart(*arguments)
+
+    monkeypatch.setattr(results, "save_restart", patient)
+    ended = []
+
+    def progress(now):
+        ended.append(now.ended)
+        if now.ended == now.restarts:
+            searched.set()
+
+    found = pulse_jax.upsample(folder, tmp_path / "out", SETTINGS, progress)
+    assert ended[-1] == 6 and not found.failures
+    assert len(list((tmp_path / "out").glob("*/hr_*.png"))) == 6
+
+
+def test_what_is_under_way_is_saved_less_often_where_that_takes_long(monkeypatch):
+    now, tasks = [0.0], []
+
+    def slow(*_):
+        now[0] += 3.0
+
+    class Later(Writer):
+        def __call__(self, *task):
+            tasks.append(task)
+
+    monkeypatch.setattr(restarts.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(restarts, "save", slow)
+    picture = Picture("a.png", np.zeros((1, 1, 3), np.float32), 0.0, "")
+    job = Restart(picture, 1, 5, curve=np.zeros((2, 5), np.float32))
+    nothing = jnp.zeros(1)
+    state = SearchState(nothing, (), nothing, nothing, nothing)
+    saving = restarts.Saving(Later())
+    assert not saving.is_due()
+    now[0] = 1.0
+    assert saving.is_due()
+    saving.save([(0, job)], state)
+    now[0] = 400.0
+    assert not saving.is_due()  # what was given last isn't written yet
+    ((write, *arguments),) = tasks
+    write(*arguments)  # for 3 seconds
+    now[0] = 1.0 + 3.0 / 0.02 - 1
+    assert not saving.is_due()
+    now[0] += 2
+    assert saving.is_due()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"restarts": 0}, "restarts=0: must be at least 1"),
+        ({"eps": float("nan")}, "eps=nan: not finite"),
+        ({"seeds": ()}, "seeds=: names nothing"),
+        ({"seeds": (1, -1)}, "seeds=1,-1: must be at least 0 and at most 4.29497e+09"),
+        ({"vary": 1.0}, "vary=1.0 is for init_from=PATH"),
+        ({"opt_name": "adamw"}, "opt_name=adamw: is none of sgd, sgdm"),
+        ({"opt_name": "langevin", "scheme": "rescale"}, "take geodesic or tangent_update"),
+        ({"loss_str": "L3"}, "loss_str=L3: 'L3' is none of L2, L1, GEOCROSS"),
+        ({"operator": "cube"}, "operator=cube: 'cube' is none of bicubic"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0: "),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_when_they_are_made(given, told):
+    with pytest.raises(ValueError) as error:
+        Settings(**given)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_settings_come_back_from_json_and_flags():
+    settings = Settings(
+        seeds=(3, 4),
+        batch_size=2,
+        bad_noise_layers=(3, 17),
+        value_range=(30.0, 337.0),
+        stop_at_eps=False,
+        loss_str="100*L2",
+    )
+    assert Settings.from_json(settings.as_json()) == settings
+    assert settings.as_flags() == [
+        *("--seeds=3,4", "--batch_size=2", "--value_range=30,337", "--loss_str=100*L2"),
+        *("--nostop_at_eps", "--bad_noise_layers=3.17"),
+    ]
+    assert Settings.from_json({"seeds": "0:3", "value_range": "auto", "batch_size": "auto"}) == (
+        Settings(seeds=(0, 1, 2), value_range="auto")
+    )
+    for name, text in (("seeds", "one"), ("value_range", "5,2"), ("bad_noise_layers", "1,2")):
+        with pytest.raises(ValueError, match=f"{name}={text} is not "):
+            Settings.from_json({name: text})
+
+
+# --- The house. ---
+
+
+def imports(path):
+    """Modules of the package that a file imports, as written."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pulse_jax"):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_imports_go_one_way():
+    """The door → upsampling → search → its parts → sphere; generators know nothing of search."""
+    package = ROOT / "pulse_jax"
+    above = {
+        "sphere.py": {"schemes", "optimizers", "losses", "operators", "search", "upsampling"},
+        "files.py": {"images", "starts", "search", "generators", "upsampling"},
+        "images.py": {"operators", "losses", "search", "generators", "upsampling"},
+        "losses.py": {"search", "upsampling", "generators"},
+        "operators.py": {"search", "upsampling", "generators", "schemes", "optimizers"},
+        "optimizers.py": {"search", "upsampling", "generators", "schemes", "operators"},
+        "schemes.py": {"search", "upsampling", "generators", "operators", "losses"},
+        "search.py": {"upsampling", "generators", "starts", "images"},
+        "starts.py": {"upsampling", "search"},
+    }
+    above |= {
+        str(path.relative_to(package)): {"search", "upsampling", "schemes", "optimizers", "losses"}
+        for path in (package / "generators").rglob("*.py")
+    }
+    for name, forbidden in above.items():
+        found = {module.split(".")[1] for module in imports(package / name) if "." in module}
+        assert not found & forbidden, (name, found & forbidden)
+    for path in package.rglob("*.py"):
+        own = set(imports(path))
+        if path.name not in ("__main__.py", "convert.py"):
+            assert "pulse_jax.__main__" not in own
+            assert not {m for m in own if m.startswith("absl.flags")}, path
+            assert "flags" not in {
+                alias.name
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.ImportFrom) and node.module == "absl"
+                for alias in node.names
+            }, path
+
+
+def test_importing_the_package_takes_no_device():
+    code = "import pulse_jax; print(pulse_jax.RECIPES['original'].chosen_scheme)"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PATH": "", "JAX_PLATFORMS": "nothing"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout == "rescale\n", result.stderr
