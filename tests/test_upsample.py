@@ -78,6 +78,13 @@ def test_progress_is_told_and_a_run_can_be_stopped(folder, tmp_path):
     ]
 
 
+def test_what_is_done_when_a_run_in_memory_is_stopped_is_there(folder):
+    told = []
+    found = pulse_jax.upsample(folder, None, SETTINGS, told.append, stop=lambda: len(told) == 4)
+    assert found.stopped == "stopped when 4 of 6 restarts were done" and not found.failures
+    assert sum(len(picture.images()) for picture in found.pictures) == len(found.rows) == 4
+
+
 def test_what_cannot_be_upsampled_is_told_and_spares_the_others(folder):
     (folder / "c.png").write_bytes(b"")
     odd = np.zeros((4, 4, 3), np.float32) + 2

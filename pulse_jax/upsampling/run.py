@@ -379,7 +379,7 @@ def _finish(run: Run, picture: Picture, stopped: bool) -> None:
     """Write what is about all restarts of a picture, once they are done, or none follows."""
     if run.is_complete(picture):
         save(picture, results.finish, run.generator.resolution, run.settings.eps)
-    elif stopped and picture.rows:
+    elif stopped and picture.rows and picture.folder is not None:
         save(picture, results.overview, run.generator.resolution, run.settings.eps)
 
 
