@@ -16,7 +16,6 @@ timings.csv and what it draws. The same command goes on with the cells that are 
 
 import csv
 import importlib.metadata
-import io
 import json
 import platform
 import sys
@@ -34,7 +33,7 @@ from metrics import as_saved
 
 import pulse_jax
 from pulse_jax import images
-from pulse_jax.files import counted, expanded, one_line, read_json, write
+from pulse_jax.files import counted, expanded, npz, one_line, read_json, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.plug_in import is_plug_in
 from pulse_jax.upsampling.results import as_csv
@@ -141,10 +140,9 @@ class Folder:
         path = self.path / "cells" / f"{cell}.npz"
         if not path.is_file():
             began = time.perf_counter()
-            content = io.BytesIO()
-            np.savez(content, **compute())
+            content = npz(compute())
             self.timings.append({"cell": cell, "seconds": time.perf_counter() - began})
-            write(path, content.getvalue())
+            write(path, content)
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
 
