@@ -59,12 +59,12 @@ from jax.sharding import PartitionSpec as P
 from metrics import as_saved, diversity, realism, with_noise_of_first
 
 import pulse_jax
+from pulse_jax.driver import advance
 from pulse_jax.files import expanded, one_line, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan import FUSED_FROM, StyleGAN
 from pulse_jax.losses import geocross
-from pulse_jax.search import advance
-from pulse_jax.upsampling.progress import process_memory
+from pulse_jax.upsampling.bar import process_memory
 from pulse_jax.upsampling.results import as_csv
 
 EPS = 1e-3  # largest mean squared error of an accepted restart

@@ -29,8 +29,8 @@ from pulse_jax.console import (
 )
 from pulse_jax.files import counted, expanded, one_line
 from pulse_jax.search import STATUS
+from pulse_jax.upsampling.bar import Bar, compilation_told
 from pulse_jax.upsampling.pictures import Picture
-from pulse_jax.upsampling.progress import Bar, compilation_told
 from pulse_jax.upsampling.results import rank
 from pulse_jax.upsampling.run import Results, upsample
 from pulse_jax.upsampling.settings import (

@@ -1,26 +1,17 @@
 """The public names, which `pulse_jax` has from here."""
 
 from pulse_jax import generators, images, losses, operators, optimizers, schemes, sphere
+from pulse_jax.driver import Slots, run, stream
 from pulse_jax.generators import Generator, style_generator
 from pulse_jax.generators.checkpoint import load, load_discriminator
 from pulse_jax.generators.style_network import truncate
 from pulse_jax.losses import Loss
 from pulse_jax.operators import OPERATORS
 from pulse_jax.optimizers import OPTIMIZERS, SAMPLERS, SCHEDULES
+from pulse_jax.progress import Progress
 from pulse_jax.schemes import SCHEMES
-from pulse_jax.search import (
-    STATUS,
-    Search,
-    SearchInfo,
-    SearchState,
-    Slots,
-    build,
-    run,
-    status,
-    stream,
-)
+from pulse_jax.search import STATUS, Search, SearchInfo, SearchState, build, status
 from pulse_jax.starts import interpolate, load_latents, vary
-from pulse_jax.upsampling.progress import Progress
 from pulse_jax.upsampling.run import Results, upsample
 from pulse_jax.upsampling.settings import RECIPES, Settings
 

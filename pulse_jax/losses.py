@@ -6,7 +6,7 @@ give the reference's numbers.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import Array
@@ -59,6 +59,21 @@ def geocross(styles: Styles) -> Scalar:
     along = jnp.sqrt(jnp.sum((a + b) ** 2, -1) + 1e-9)
     angle = 2 * jnp.arctan2(apart, along)
     return jnp.mean(d * angle**2) / 8
+
+
+@runtime_checkable
+class Criterion(Protocol):
+    """What a search minimises, of one restart. `Loss` is one."""
+
+    @property
+    def eps(self) -> float:
+        """The l2 at which a restart has converged."""
+
+    @property
+    def needs_styles(self) -> bool:
+        """Whether it is to be given style vectors, or None."""
+
+    def __call__(self, lr: Image, target: Image, styles: Styles | None) -> Scalar: ...
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ import re, sys
 import jax, jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import pulse_jax
-from pulse_jax.search import advance
+from pulse_jax.driver import advance
 
 generator, params = pulse_jax.load(sys.argv[1])
 adam = pulse_jax.SCHEMES["rescale"](pulse_jax.OPTIMIZERS["adam"](0.1))

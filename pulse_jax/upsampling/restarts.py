@@ -18,11 +18,12 @@ from jaxtyping import Array, Float, Integer, Key, UInt32
 
 import pulse_jax
 from pulse_jax import starts
+from pulse_jax.driver import Slots, is_out_of_memory
 from pulse_jax.files import counted
 from pulse_jax.generators import Generator
 from pulse_jax.losses import l2
 from pulse_jax.operators import Operator
-from pulse_jax.search import STATUS, Best, Search, SearchState, Slots, is_out_of_memory
+from pulse_jax.search import STATUS, Best, Search, SearchState
 from pulse_jax.types import Frozen, Latents, Params
 from pulse_jax.upsampling import results
 from pulse_jax.upsampling.results import Restart, save

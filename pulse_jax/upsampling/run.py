@@ -16,12 +16,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import pulse_jax
+from pulse_jax.driver import fitting_slots, is_out_of_memory
 from pulse_jax.files import attempt, counted, expanded, held, one_line, write
 from pulse_jax.generators import Generator, checkpoint, style_generator
 from pulse_jax.generators.digests import network_digest
 from pulse_jax.generators.plug_in import is_plug_in, plug_in
 from pulse_jax.operators import Operator
-from pulse_jax.search import Search, fitting_slots, is_out_of_memory
+from pulse_jax.progress import Course, Progress
+from pulse_jax.search import Search
 from pulse_jax.types import Params
 from pulse_jax.upsampling import by_seed, configuration, report, results
 from pulse_jax.upsampling.pictures import (
@@ -33,7 +35,6 @@ from pulse_jax.upsampling.pictures import (
     read_pictures,
     told,
 )
-from pulse_jax.upsampling.progress import Course, Progress
 from pulse_jax.upsampling.restarts import chunk, in_turn, make_draw, search_all
 from pulse_jax.upsampling.results import Restart, save
 from pulse_jax.upsampling.settings import LOSS, RECIPES, STYLES, Settings
@@ -340,9 +341,9 @@ def _search(
     """Search for all restarts, size by size, and save them; yields rows for timings.csv."""
     settings = run.settings
     draw = make_draw(run.generator, settings)
-    course = Course(
-        jobs, settings.steps, settings.stop_at_eps, run.slots * jax.local_device_count()
-    )
+    most = sum(settings.steps - job.steps for job in jobs)
+    at_once = run.slots * jax.local_device_count()
+    course = Course(len(jobs), most, settings.stop_at_eps, at_once)
     progress(course.progress)
     for key, (operator, search) in run.searches.items():
         own = [job for job in jobs if _key(settings, job.picture) == key]
@@ -362,7 +363,7 @@ def _search(
             stop=stop,
         ):
             steps += made
-            course.note(made, done)
+            course.note(made, len(done), sum(settings.steps - job.steps for job in done))
             progress(course.progress)
             if jax.process_count() == 1:
                 for picture in {job.picture for job in done if run.is_complete(job.picture)}:

@@ -1,18 +1,17 @@
-"""How far a run is and how long it may take, and the bar that a terminal shows of it."""
+"""What a terminal shows while one waits: a bar, the time that is left, and compilation."""
 
 import contextlib
 import logging
 import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 from tqdm import tqdm
 
 from pulse_jax.files import counted
-from pulse_jax.upsampling.results import Restart
+from pulse_jax.progress import Progress
 
 try:
     import resource
@@ -26,61 +25,6 @@ FOUND = "/jax/compilation_cache/cache_hits"
 COMPILED = "/jax/core/compile/backend_compile_duration"
 PATIENCE = 1.0  # seconds that a program may take without a word
 BAR = "{percentage:3.0f}%|{bar}| {desc}, {elapsed}{postfix}"
-
-
-class Progress(NamedTuple):
-    """How far a run is: what its callback is given before the first chunk of steps and after each.
-
-    What earlier sittings have done doesn't count.
-    """
-
-    restarts: int  # to be searched
-    ended: int  # of these
-    made: int  # steps of all of them
-    left: float  # steps that they are likely to make still; at first the most that there can be
-    seconds: float | None  # that these are likely to take; None as long as that can't be told
-
-
-class Course:
-    """Estimates the `progress` of a run.
-
-    `jobs`: the restarts. `steps`: the most that each makes. `stops`: whether one may make fewer.
-    `slots`: how many are searched at once.
-    """
-
-    def __init__(self, jobs: Sequence[Restart], steps: int, stops: bool, slots: int) -> None:
-        self.restarts, self.steps = len(jobs), steps
-        # The first restarts to end are the quickest: one learns from as many as began with them.
-        self.enough = max(1, min(slots, len(jobs) // 2)) if stops else 0
-        self.most = sum(steps - job.steps for job in jobs)  # steps still to make
-        self.made = self.ended = 0
-        self.compiled: tuple[float, int] | None = None  # (time, steps made) when all has run once
-        self.progress = Progress(self.restarts, 0, 0, self.most, None)
-
-    def note(self, made: int, done: Sequence[Restart]) -> None:
-        """After a chunk: how many steps it made, the restarts that are done."""
-        now = time.perf_counter()
-        self.made += made
-        self.ended += len(done)
-        self.most -= made + sum(self.steps - job.steps for job in done)
-        seconds, left = None, float(self.most)
-        known = self.ended >= self.enough
-        if known:
-            left = steps_left(self.most, self.restarts - self.ended, self.made, self.ended)
-        if self.compiled is None or self.ended == len(done) > 0:
-            self.compiled = now, self.made
-        elif known and left and self.made > self.compiled[1]:
-            seconds = left * (now - self.compiled[0]) / (self.made - self.compiled[1])
-        self.progress = Progress(self.restarts, self.ended, self.made, left, seconds)
-
-
-def steps_left(most: int, restarts: int, made: int, ended: int) -> float:
-    """Steps that `restarts` are likely to make, at most `most`.
-
-    They end as often as the others have: `ended` in the `made` steps of all, those included that
-    still search.
-    """
-    return min(most, restarts * made / ended) if ended else most
 
 
 class Bar:

@@ -1,0 +1,304 @@
+"""Many restarts of a search, through slots on all devices: `run` and `stream`."""
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Bool, Float, Integer
+
+from pulse_jax.progress import Course, Progress
+from pulse_jax.search import Search, SearchInfo, SearchState
+from pulse_jax.static import argument
+from pulse_jax.types import AnyArray, Params
+
+Start: TypeAlias = Callable[
+    [Integer[np.ndarray, "slots"]], tuple[Float[AnyArray, "slots h w c"], SearchState]
+]
+
+
+class Slots(NamedTuple):
+    """What `stream` yields after each chunk of steps; axis 0 of everything counts the slots."""
+
+    numbers: Integer[np.ndarray, "slots"]  # of the restart in each slot, -1 in an empty one
+    done: Bool[np.ndarray, "slots"]  # restarts that have ended with this chunk
+    state: SearchState  # to be read before the next chunk, which takes its memory
+    info: SearchInfo  # (slots, chunk), NaN for steps not taken
+
+
+def stream(
+    search: Search,
+    params: Params,
+    start: Start,
+    restarts: int,
+    steps: int,
+    *,
+    slots: int,
+    chunk: int = 5,
+    stop_at_eps: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Iterator[Slots]:
+    """Search many restarts, `slots` of them at a time on each device; yields `Slots`.
+
+    `start(numbers) → (targets, states)` provides restarts by number, from 0 to `restarts` − 1: the
+    targets in [0, 1] and the states, as from `jax.vmap(search.init)`. It is asked for as many as
+    there are slots, each time that some have become free.
+
+    A restart ends when its state has made `steps` steps, when its latents are no longer finite or,
+    with `stop_at_eps`, with the step that finds an l2 of at most `search.eps`. Its slot then goes
+    to the next one, so that none waits for the slowest. The host looks every `chunk` steps which
+    have ended; these have waited unchanged. `progress` is called before the first chunk and after
+    each, before that is yielded.
+
+    Slots are spread over `devices`, by default all local ones. One compilation serves all restarts,
+    targets and weights of the same shapes. What happens in a slot depends, to the byte, on what is
+    in it and on `slots` alone; on a CPU, where larger convolutions are added up as its threads are
+    dealt out, also on the number of devices.
+
+    Raises ValueError for fewer than one restart, step, slot or step in a chunk.
+    """
+    counts = {"restarts": restarts, "steps": steps, "slots": slots, "chunk": chunk}
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+    mesh, replicated, split = _placements(devices)
+    step, params = jax.device_put((argument(search.step), params), replicated)
+    goal = search.eps if stop_at_eps else -np.inf
+    course = Course(restarts, restarts * steps, stop_at_eps, slots * mesh.size)
+    tell = progress or (lambda _: None)
+    tell(course.progress)
+
+    waiting = iter(range(restarts))
+    numbers = np.full(slots * mesh.size, -1)
+    content = None
+    while True:
+        free = numbers < 0
+        numbers[free] = [next(waiting, -1) for _ in range(free.sum())]
+        used = numbers >= 0
+        fresh = free & used
+        if not used.any():
+            return
+        if fresh.any():
+            # Copied, since `advance` takes the memory of what it is given.
+            new = jax.device_put(start(np.maximum(numbers, 0)), split, may_alias=False)
+            content = new if content is None else _refill(fresh, new, content)
+        assert content is not None
+        targets, state = content
+        before = np.array(state.step)
+        state, info = advance(step, params, targets, state, steps, goal, length=chunk, mesh=mesh)
+        content = targets, state
+        done = used & ~np.asarray(_are_running(state, steps, goal))
+        after = np.array(state.step)
+        made = int((after - before)[used].sum())
+        spared = int(before[fresh].sum() + (steps - after)[done].sum())  # made earlier, or never
+        course.note(made, int(done.sum()), spared)
+        tell(course.progress)
+        yield Slots(numbers.copy(), done, state, jax.tree.map(np.asarray, info))
+        numbers[done] = -1
+
+
+def run(
+    search: Search,
+    params: Params,
+    target: Float[AnyArray, "*restarts h w c"],
+    state: SearchState,
+    steps: int,
+    *,
+    slots: int | None = None,
+    chunk: int = 5,
+    stop_at_eps: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> tuple[SearchState, SearchInfo]:
+    """`stream` for restarts that are at hand, with the results in their order.
+
+    `state`: of B restarts, from `jax.vmap(search.init)`. `target`: one image in [0, 1], or one for
+    each restart. At most `slots` restarts are searched at once on each device, by default all.
+
+    Returns (state, info) of the B restarts; leaves of info are (B, steps), NaN after an early stop.
+    Raises ValueError as `stream` does, and for a target of the wrong shape.
+    """
+    if state.step.ndim != 1:
+        raise ValueError(f"run takes the states of many restarts, got steps {state.step.shape}")
+    restarts = state.step.size
+    if target.shape[:-3] not in ((), (restarts,)):
+        raise ValueError(f"target must be one image or {restarts} images, got {target.shape}")
+    targets = jnp.broadcast_to(target, (restarts, *target.shape[-3:]))
+    if slots is None:
+        slots = -(-restarts // (jax.local_device_count() if devices is None else len(devices)))
+
+    start = state
+    info: SearchInfo | None = None
+    taken = np.array(state.step)
+    for now in stream(
+        search,
+        params,
+        lambda numbers: _take((targets, start), numbers),
+        restarts,
+        steps,
+        slots=slots,
+        chunk=chunk,
+        stop_at_eps=stop_at_eps,
+        devices=devices,
+        progress=progress,
+    ):
+        if info is None:
+            info = jax.tree.map(lambda m: np.full((restarts, steps), np.nan, m.dtype), now.info)
+        for slot in np.flatnonzero(now.numbers >= 0):
+            row = now.numbers[slot]
+            count = np.clip(steps - taken[row], 0, chunk)
+            for whole, part in zip(info, now.info, strict=True):
+                whole[row, taken[row] : taken[row] + count] = part[slot, :count]
+            taken[row] = now.state.step[slot]
+        if now.done.any():
+            rows = np.where(now.done, now.numbers, restarts)  # out of range: dropped
+            state = _put(state, now.state, rows)
+    assert info is not None  # of at least one chunk
+    return state, info
+
+
+def fitting_slots(
+    search: Search,
+    params: Params,
+    target: Any,
+    state: Any,
+    most: int,
+    *,
+    chunk: int = 5,
+    memory: float | None = None,
+) -> int:
+    """How many slots, from 1 to `most`, fit into `memory` bytes on each device.
+
+    `target` and `state`: of one restart, as arrays or shapes. The figure is the compiled program's
+    own: of arguments, results and temporaries. `memory` is by default nine tenths of what the
+    device has, or half of the machine's for a CPU; 4 GB where the system doesn't tell.
+    """
+    memory = _usable_memory() if memory is None else memory
+    mesh, replicated, split = _placements(None)
+    step, params = jax.device_put((argument(search.step), params), replicated)
+    slots = most
+    while slots > 1:
+        count = slots * mesh.size
+
+        def several(x: Any, count: int = count) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=split)
+
+        shapes = jax.tree.map(several, (target, state))
+        lowered = advance.lower(step, params, *shapes, 1, 0.0, length=chunk, mesh=mesh)
+        try:
+            figures = lowered.compile().memory_analysis()
+        except jax.errors.JaxRuntimeError as error:  # a TPU's, of what it can't hold
+            if not is_out_of_memory(error):
+                raise
+            slots //= 2
+            continue
+        assert figures is not None  # all of XLA's backends tell
+        needed = figures.temp_size_in_bytes + figures.argument_size_in_bytes
+        if needed <= memory:
+            break
+        slots = max(1, min(slots - 1, int(slots * memory / needed)))
+    return slots
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of XLA's says so: a GPU's by its code, a CPU's in its text."""
+    return any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory"))
+
+
+def _usable_memory() -> float:
+    """Bytes that a search may take on the first device."""
+    statistics = jax.local_devices()[0].memory_stats()
+    if statistics:
+        return 0.9 * statistics["bytes_limit"]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+    except (AttributeError, ValueError):  # Windows has no such function
+        return 4e9
+
+
+def _placements(
+    devices: Sequence[jax.Device] | None,
+) -> tuple[Mesh, NamedSharding, NamedSharding]:
+    """The mesh of the devices, and how arrays lie on it: whole on each, and split by slots."""
+    mesh = Mesh(jax.local_devices() if devices is None else devices, "slots")
+    return mesh, NamedSharding(mesh, P()), NamedSharding(mesh, P("slots"))
+
+
+@functools.partial(jax.jit, static_argnames=("length", "mesh"), donate_argnames="state")
+def advance(
+    step: Callable[..., tuple[SearchState, SearchInfo]],
+    params: Params,
+    targets: Float[Array, "slots h w c"],
+    state: SearchState,
+    steps: int | Integer[Array, ""],
+    goal: float | Float[Array, ""],
+    *,
+    length: int,
+    mesh: Mesh,
+) -> tuple[SearchState, SearchInfo]:
+    """`length` steps in every slot, none where the restart has ended; info is (slots, length).
+
+    Weights and targets are arguments, so that new ones don't recompile. Each device runs the
+    program of its own slots. `step`: a search's, as a pytree.
+    """
+
+    def one(
+        step: Callable[..., tuple[SearchState, SearchInfo]],
+        params: Params,
+        target: Float[Array, "h w c"],
+        state: SearchState,
+    ) -> tuple[SearchState, SearchInfo]:
+        def move(state: SearchState, _: None) -> tuple[SearchState, SearchInfo]:
+            running = _is_running(state, steps, goal)
+            moved, info = step(params, target, state)
+            info = jax.tree.map(lambda x: jnp.where(running, x, jnp.nan), info)
+            return optax.tree.where(running, moved, state), info
+
+        return jax.lax.scan(move, state, length=length)
+
+    return jax.shard_map(
+        jax.vmap(one, in_axes=(None, None, 0, 0)),
+        mesh=mesh,
+        in_specs=(P(), P(), P("slots"), P("slots")),
+        out_specs=P("slots"),
+        check_vma=False,  # generators needn't know of the mesh
+    )(step, params, targets, state)
+
+
+def _is_running(
+    state: SearchState, steps: int | Integer[Array, ""], goal: float | Float[Array, ""]
+) -> Bool[Array, ""]:
+    """Of one restart. One whose latents aren't finite has nowhere to go."""
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.latents)]
+    return (state.step < steps) & (state.best.l2 > goal) & jnp.all(jnp.array(finite))
+
+
+# Compiled, since one call of each has dozens of leaves.
+@jax.jit
+def _are_running(
+    state: SearchState, steps: int | Integer[Array, ""], goal: float | Float[Array, ""]
+) -> Bool[Array, "slots"]:
+    return jax.vmap(_is_running, (0, None, None))(state, steps, goal)
+
+
+@jax.jit
+def _take(tree: Any, rows: Integer[AnyArray, "slots"]) -> Any:
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+
+@jax.jit
+def _put(tree: Any, rows: Any, where: Integer[AnyArray, "slots"]) -> Any:
+    return jax.tree.map(lambda leaf, row: leaf.at[where].set(row, mode="drop"), tree, rows)
+
+
+@jax.jit
+def _refill(fresh: Bool[AnyArray, "slots"], new: Any, old: Any) -> Any:
+    return jax.vmap(optax.tree.where)(fresh, new, old)

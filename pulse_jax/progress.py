@@ -1,0 +1,58 @@
+"""How far a run is, and how long it may still take."""
+
+import time
+from typing import NamedTuple
+
+
+class Progress(NamedTuple):
+    """How far a run is: what its callback is given before the first chunk of steps and after each.
+
+    What earlier sittings have done doesn't count.
+    """
+
+    restarts: int  # to be searched
+    ended: int  # of these
+    made: int  # steps of all of them
+    left: float  # steps that they are likely to make still; at first the most that there can be
+    seconds: float | None  # that these are likely to take; None as long as that can't be told
+
+
+class Course:
+    """Estimates the `progress` of a run.
+
+    `most`: the most steps that all restarts together can make. `stops`: whether they may make
+    fewer. `slots`: how many are searched at once.
+    """
+
+    def __init__(self, restarts: int, most: int, stops: bool, slots: int) -> None:
+        self.restarts, self.most = restarts, most  # steps still to make
+        # The first restarts to end are the quickest: one learns from as many as began with them.
+        self.enough = max(1, min(slots, restarts // 2)) if stops else 0
+        self.made = self.ended = 0
+        self.compiled: tuple[float, int] | None = None  # (time, steps made) when all has run once
+        self.progress = Progress(restarts, 0, 0, most, None)
+
+    def note(self, made: int, ended: int, spared: int) -> None:
+        """After a chunk: the steps it made, the restarts it ended, the steps none will make now."""
+        now = time.perf_counter()
+        self.made += made
+        self.ended += ended
+        self.most -= made + spared
+        seconds, left = None, float(self.most)
+        known = self.ended >= self.enough
+        if known:
+            left = steps_left(self.most, self.restarts - self.ended, self.made, self.ended)
+        if self.compiled is None or self.ended == ended > 0:
+            self.compiled = now, self.made
+        elif known and left and self.made > self.compiled[1]:
+            seconds = left * (now - self.compiled[0]) / (self.made - self.compiled[1])
+        self.progress = Progress(self.restarts, self.ended, self.made, left, seconds)
+
+
+def steps_left(most: int, restarts: int, made: int, ended: int) -> float:
+    """Steps that `restarts` are likely to make, at most `most`.
+
+    They end as often as the others have: `ended` in the `made` steps of all, those included that
+    still search.
+    """
+    return min(most, restarts * made / ended) if ended else most

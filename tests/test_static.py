@@ -1,0 +1,72 @@
+"""Functions that equal those made alike, and searches that therefore share what is compiled."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+
+from pulse_jax.static import Static
+
+# Prints how often a search's program has been compiled, after builds of equal and of other parts.
+# In a process of its own, since what checks types in tests makes all functions anew.
+ALIKE = """
+import sys
+import jax, numpy as np, optax
+import pulse_jax
+from pulse_jax.operators import area, blur, compose, mask
+from pulse_jax.driver import advance
+
+holes = np.random.default_rng(0).uniform(size=(2, 8, 8)) < 0.3
+
+def langevin(rate):
+    return pulse_jax.SAMPLERS["langevin"](rate, 0.1, jax.random.key(3))
+
+def search(rate=0.1, base=optax.adam, share=0.5, hole=0):
+    generator, params = pulse_jax.load(sys.argv[1])
+    operator = compose(mask(share), mask(holes[hole]), blur(0.5), area(4))
+    optimizer = base(pulse_jax.SCHEDULES["linear1cycledrop"](rate, 20))
+    optimizer = pulse_jax.SCHEMES["geodesic"](optimizer)
+    search = pulse_jax.build(generator, operator, pulse_jax.Loss(), optimizer)
+    state = jax.vmap(search.init)(*jax.vmap(generator.sample)(jax.random.split(jax.random.key(0))))
+    _, info = pulse_jax.run(search, params, np.ones((2, 2, 3), np.float32), state, 5)
+    print(advance._cache_size(), f"{info.loss[0, 0]:.3f}", end=" ")
+
+for change in {}, {}, {"hole": 1}, {"rate": 0.2}, {"share": 0.25}, {"base": langevin}:
+    search(**change)
+    search(**change)
+"""
+
+
+def test_searches_built_alike_share_what_is_compiled(generator):
+    """Also with other masks, and samplers with equal keys; not with another learning rate."""
+    command = [sys.executable, "-c", ALIKE, generator]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert found[::2] == [*"111111223344"]
+    losses = found[1::2]
+    assert losses[::2] == losses[1::2]
+    assert losses[0] == losses[2] != losses[4]  # of the other mask
+
+
+def test_a_function_equals_those_made_alike():
+    def make(value, other=None):
+        def function(x):
+            return helper(x) + len(other or ())
+
+        def helper(x):
+            return x * value
+
+        return Static(function)
+
+    alike = [(2.0,), (np.arange(3),), (jax.random.key(0),), ((1, make(1)),), (2.0, (1, "a"))]
+    for arguments in alike:
+        assert make(*arguments) == make(*arguments)
+        assert hash(make(*arguments)) == hash(make(*arguments))
+    made = [make(*x) for x in (*alike, (2,), (True,), (np.arange(3.0),), (jax.random.key(1),))]
+    assert all((a == b) == (a is b) for a in made for b in made)
+    # What may change in between equals itself alone, and so do functions that can be redefined.
+    changing = [1]
+    assert make(1, changing) == make(1, changing) != make(1, [1])
+    namespace = {"__name__": "__main__"}
+    exec("def make(x):\n    return lambda: x", namespace)
+    assert Static(namespace["make"](1)) != Static(namespace["make"](1))
