@@ -11,42 +11,47 @@ import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Integer
 
 from pulse_jax.files import counted
 from pulse_jax.images import load_image
 from pulse_jax.products import product
 from pulse_jax.static import Static, argument
+from pulse_jax.types import AnyArray
 
+Image: TypeAlias = Float[AnyArray, "H W C"]
+Degraded: TypeAlias = Float[AnyArray, "h w C"]  # of H / factor × W / factor pixels
 LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R BT.601
 
 
 class Operator(NamedTuple):
     """A linear map D of one image, called like a function: `operator(image)`.
 
-    `apply`: D, (H, W, C) -> (H / factor, W / factor, C), floating point in and out.
-    `adjoint`: Dᵀ, back to (H, W, C), with ⟨D x, y⟩ = ⟨x, Dᵀ y⟩.
+    `apply`: D. `adjoint`: Dᵀ, with ⟨D x, y⟩ = ⟨x, Dᵀ y⟩.
 
-    Both raise ValueError for anything but an (H, W, C) floating-point image, and `apply` if
-    `factor` doesn't divide a side or a side isn't larger than what has to be reflected.
+    Both raise ValueError for anything but one floating-point image, and `apply` if `factor` doesn't
+    divide a side or a side isn't larger than what has to be reflected.
     """
 
     name: str
     factor: int
-    apply: Callable[[jax.Array], jax.Array]
-    adjoint: Callable[[jax.Array], jax.Array]
+    apply: Callable[[Image], Degraded]
+    adjoint: Callable[[Degraded], Image]
 
-    def __call__(self, image):
+    def __call__(self, image: Image) -> Degraded:
         return self.apply(image)
 
 
-def bicubic(factor):
-    """Bicubic downscaling by an integer factor k ≥ 1, as PULSE's `BicubicDownSample` computes it.
+def bicubic(factor: int) -> Operator:
+    """Bicubic downscaling by a factor k ≥ 1, as PULSE's `BicubicDownSample` computes it.
 
     Separable, stride k, with 4k taps: the cubic convolution kernel of Keys (1981), a = −½,
         w(t) = 3/2|t|³ − 5/2|t|² + 1          for |t| ≤ 1
@@ -60,12 +65,12 @@ def bicubic(factor):
     inner, outer = 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
     taps = np.where(t <= 1, inner, outer)
     # The reference's taps are float32 whatever the image is; the rounding shows (4e-9) in float64.
-    taps = np.float32(taps / taps.sum())
+    taps = (taps / taps.sum()).astype(np.float32)
     return _correlation("bicubic", factor, 3 * factor // 2, taps)
 
 
-def lanczos(factor):
-    """Lanczos downscaling by an integer factor k ≥ 1, antialiased, as Pillow's LANCZOS.
+def lanczos(factor: int) -> Operator:
+    """Lanczos downscaling by a factor k ≥ 1, antialiased, as Pillow's LANCZOS.
 
     Separable, stride k: the kernel w(t) = sinc(t) sinc(t/3), |t| < 3, at the distances between the
     centres of old and new pixels in units of the new ones, divided by its sum (Duchon, 1979). At
@@ -79,8 +84,8 @@ def lanczos(factor):
     return _correlation("lanczos", factor, before, taps / taps.sum())
 
 
-def area(factor):
-    """Area downscaling by an integer factor k ≥ 1: the mean of each k × k box.
+def area(factor: int) -> Operator:
+    """Area downscaling by a factor k ≥ 1: the mean of each k × k box.
 
     Raises ValueError for a bad k.
     """
@@ -88,7 +93,7 @@ def area(factor):
     return _correlation("area", factor, 0, np.full(factor, 1 / factor))
 
 
-def blur(sigma):
+def blur(sigma: float) -> Operator:
     """Gaussian blur with a standard deviation of `sigma` > 0 pixels.
 
     Separable: exp(−i²/2σ²) at |i| ≤ 4σ, rounded, divided by its sum. Raises ValueError for a bad
@@ -101,7 +106,7 @@ def blur(sigma):
     return _correlation("blur", 1, radius, taps / taps.sum())
 
 
-def motion(length, angle):
+def motion(length: float, angle: float) -> Operator:
     """Motion blur: the mean along a line of `length` ≥ 1 pixels through each pixel.
 
     `angle`: in degrees, anticlockwise from the right. The line is followed in steps of one pixel
@@ -117,7 +122,7 @@ def motion(length, angle):
     reach = length * max(abs(across), abs(down)) / 2
     radius = math.ceil(reach)
 
-    def taps():
+    def taps() -> Iterator[tuple[int, int, float]]:
         """(rows down, columns to the right, weight) of each."""
         steps = np.arange(-radius, radius + 1)
         weights = np.clip(reach + 0.5 - np.abs(steps), 0, 1)
@@ -130,23 +135,24 @@ def motion(length, angle):
                     place = (int(offset), int(step)) if flat else (int(step), int(offset))
                     yield *place, float(weight * share)
 
-    def apply(image):
+    def apply(image: Image) -> Image:
         height, width, _ = image.shape
         _check_side("motion", min(height, width), radius)
         border = (radius, radius)
         padded = jnp.pad(image, (border, border, (0, 0)), mode="reflect")
-        return sum(
+        shifted: Iterator[Any] = (
             weight * padded[radius + i : radius + i + height, radius + j : radius + j + width]
             for i, j, weight in taps()
         )
+        return sum(shifted)
 
     return _operator("motion", 1, apply)
 
 
-def mask(hole):
+def mask(hole: float | Bool[AnyArray, "H W"]) -> Operator:
     """Inpainting: what is in the hole becomes 0, what isn't keeps its value.
 
-    `hole`: a boolean array (H, W), True in the hole; or the share of the image's sides, between 0
+    `hole`: True in the hole; or the share of the image's sides, between 0
     and 1, that a hole in the middle has. The pixels in it are 0 in y too, so that in a mean over
     all pixels, as an l2 is, they count as without error. Raises ValueError for any other hole, and
     when applied to an image of other sides than the array's.
@@ -158,15 +164,15 @@ def mask(hole):
         shape, dtype = np.shape(hole), np.asarray(hole).dtype
         raise ValueError(f"a hole is a boolean array (H, W), got {shape} of {dtype}")
 
-    def middle(size):
+    def middle(size: int) -> Bool[np.ndarray, "size"]:
         return np.abs(np.arange(size) + 0.5 - size / 2) < hole * size / 2
 
-    def apply_share(image):
+    def apply_share(image: Image) -> Image:
         height, width, _ = image.shape
         inside = jnp.asarray(middle(height))[:, None] & middle(width)
         return jnp.where(inside[..., None], 0, image)
 
-    def apply_array(inside, image):
+    def apply_array(inside: Bool[Array, "H W"], image: Image) -> Image:
         height, width, _ = image.shape
         if inside.shape != (height, width):
             given = "×".join(map(str, inside.shape))
@@ -178,24 +184,24 @@ def mask(hole):
     return _operator("mask", 1, apply_array, np.array(hole))
 
 
-def grey():
+def grey() -> Operator:
     """The luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, in all three channels."""
 
-    def luma(image):
+    def luma(image: Image) -> Float[Array, "3"]:
         if image.shape[-1] != 3:
             raise ValueError(f"grey takes an image of three channels, got shape {image.shape}")
         return jnp.asarray(LUMA, image.dtype)
 
-    def apply(image):
+    def apply(image: Image) -> Image:
         return jnp.broadcast_to((luma(image) * image).sum(-1, keepdims=True), image.shape)
 
     return _operator("grey", 1, apply)
 
 
-def compose(*operators):
+def compose(*operators: Operator) -> Operator:
     """One operator after the other, the first first: D = Dₙ … D₂ D₁, Dᵀ = D₁ᵀ D₂ᵀ … Dₙᵀ."""
 
-    def in_turn(*functions_and_image):
+    def in_turn(*functions_and_image: Any) -> Any:
         *functions, image = functions_and_image
         return functools.reduce(lambda x, function: function(x), functions, image)
 
@@ -207,11 +213,20 @@ def compose(*operators):
     )
 
 
-DOWNSCALERS = {"bicubic": bicubic, "area": area, "lanczos": lanczos}
-OPERATORS = DOWNSCALERS | {"blur": blur, "motion": motion, "mask": mask, "grey": grey}
+DOWNSCALERS: dict[str, Callable[[int], Operator]] = {
+    "bicubic": bicubic,
+    "area": area,
+    "lanczos": lanczos,
+}
+OPERATORS: dict[str, Callable[..., Operator]] = DOWNSCALERS | {
+    "blur": blur,
+    "motion": motion,
+    "mask": mask,
+    "grey": grey,
+}
 
 
-def parse(text):
+def parse(text: str) -> Callable[[int], Operator]:
     """Operators from a line such as `blur:2,bicubic:4`, to be composed from left to right.
 
     Each is a name of `OPERATORS` and its parameters, between colons: numbers, or for `mask` also
@@ -228,7 +243,7 @@ def parse(text):
         raise ValueError("only one downscaler can be without its factor")
 
     @functools.cache
-    def make(factor):
+    def make(factor: int) -> Operator:
         left, rest = divmod(factor, given)
         if rest or (left > 1 and not open_links):
             raise ValueError(f"its factors multiply to {given}, and {factor} is needed")
@@ -237,8 +252,10 @@ def parse(text):
     return make
 
 
-def discard_unseen(operator, picture):
-    """A picture (h, w, 3) without what no D(x) shows.
+def discard_unseen(
+    operator: Operator, picture: Float[AnyArray, "h w 3"]
+) -> Float[np.ndarray, "h w 3"]:
+    """A picture without what no D(x) shows.
 
     Pixels that are 0 in every D(x), as in the hole of a mask, become 0; where every D(x) is grey,
     colour becomes grey. So any picture can stand for the y that is searched for.
@@ -252,8 +269,8 @@ def discard_unseen(operator, picture):
     return np.where(seen.any(-1, keepdims=True), picture, 0)
 
 
-def variance(operator, picture):
-    """The variance of a picture y (h, w, 3) as D shows it: the l2 of the best image of one colour.
+def variance(operator: Operator, picture: Float[AnyArray, "h w 3"]) -> float:
+    """The variance of a picture y as D shows it: the l2 of the best image of one colour.
 
     It is the mean of (y − c s)² for the best colour c, with s = D(1), of an image of ones. Where
     s = 1, as for downscalers and blur, that is the variance of the pixels, each channel's about its
@@ -266,7 +283,7 @@ def variance(operator, picture):
     return float(np.mean((picture - colour * shown) ** 2))
 
 
-def _parse_link(text):
+def _parse_link(text: str) -> Operator | Callable[[int], Operator]:
     """An operator; or a downscaler, the function, where its factor is left out."""
     name, *values = text.split(":")
     if name not in OPERATORS:
@@ -277,13 +294,13 @@ def _parse_link(text):
     if len(values) != len(wanted):
         takes = ":".join([name, *map(str.upper, wanted)])
         raise ValueError(f"{text!r} should be {takes}")
-    values = [_number(value) for value in values]
-    if name == "mask" and isinstance(values[0], str):
-        values = [load_image(values[0]).mean(axis=-1) > 0.5]
-    return OPERATORS[name](*values)
+    parameters: list[Any] = [_number(value) for value in values]
+    if name == "mask" and isinstance(parameters[0], str):
+        parameters = [load_image(parameters[0]).mean(axis=-1) > 0.5]
+    return OPERATORS[name](*parameters)
 
 
-def _number(text):
+def _number(text: str) -> int | float | str:
     for kind in (int, float):
         try:
             return kind(text)
@@ -292,17 +309,19 @@ def _number(text):
     return text
 
 
-def _operator(name, factor, apply, *arrays):
+def _operator(
+    name: str, factor: int, apply: Callable[..., Degraded], *arrays: AnyArray
+) -> Operator:
     """An `Operator` of apply(*arrays, image), with the checks of the image that all share."""
     apply = argument(apply)
 
-    def check(image):
+    def check(image: AnyArray) -> None:
         if image.ndim != 3:
             raise ValueError(f"{name} takes one image (H, W, C), got shape {image.shape}; vmap it")
         if not jnp.issubdtype(image.dtype, jnp.floating):
             raise ValueError(f"{name} takes a floating-point image, got {image.dtype}")
 
-    def checked_apply(*arrays_and_image):
+    def checked_apply(*arrays_and_image: AnyArray) -> Degraded:
         *_, image = arrays_and_image
         check(image)
         height, width, _ = image.shape
@@ -312,7 +331,7 @@ def _operator(name, factor, apply, *arrays):
             )
         return _compiled(apply, *arrays_and_image)
 
-    def adjoint(*arrays_and_image):
+    def adjoint(*arrays_and_image: AnyArray) -> Image:
         *arrays, image = arrays_and_image
         check(image)
         height, width, channels = image.shape
@@ -324,28 +343,30 @@ def _operator(name, factor, apply, *arrays):
 
 # Compiled, since one call is of dozens of operations.
 @jax.jit
-def _compiled(apply, *arrays_and_image):
+def _compiled(apply: Callable[..., Degraded], *arrays_and_image: Array) -> Degraded:
     return apply(*arrays_and_image)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _transposed(apply, like, *arrays_and_image):
+def _transposed(
+    apply: Callable[..., Degraded], like: jax.ShapeDtypeStruct, *arrays_and_image: Array
+) -> Image:
     *arrays, image = arrays_and_image
     return jax.linear_transpose(functools.partial(apply, *arrays), like)(image)[0]
 
 
-def _correlation(name, factor, before, taps):
+def _correlation(name: str, factor: int, before: int, taps: Float[np.ndarray, "taps"]) -> Operator:
     """The separable correlation with stride `factor`, where the border reflects.
 
     The first of the taps meets the pixel that lies `before` pixels before the first.
     """
     after = len(taps) - factor - before
 
-    def matrix(size, dtype):
-        """(size / factor, size), of one axis."""
+    def matrix(size: int, dtype: DTypeLike) -> Float[Array, "rows {size}"]:
+        """Of one axis."""
         row, pixel = jnp.arange(size // factor)[:, None], jnp.arange(size)
 
-        def weight(place):
+        def weight(place: Integer[Array, "columns"]) -> Float[Array, "rows columns"]:
             """Of the tap that meets a place, which may be beyond the border."""
             tap = place - row * factor + before
             known = (tap >= 0) & (tap < len(taps))
@@ -357,7 +378,7 @@ def _correlation(name, factor, before, taps):
 
     along = functools.partial(product, Static(matrix))
 
-    def apply(image):
+    def apply(image: Float[Array, "H W C"]) -> Degraded:
         height, width, channels = image.shape
         for size in (height, width):
             _check_side(name, size, max(before, after))
@@ -368,17 +389,17 @@ def _correlation(name, factor, before, taps):
     return _operator(name, factor, apply)
 
 
-def _check_side(name, size, reflected):
+def _check_side(name: str, size: int, reflected: int) -> None:
     if size <= reflected:
         raise ValueError(
             f"{name} needs sides larger than {counted(reflected, 'pixel')}, got {size}"
         )
 
 
-def _check_factor(factor):
+def _check_factor(factor: Any) -> None:
     if isinstance(factor, bool) or not isinstance(factor, int | np.integer) or factor < 1:
         raise ValueError(f"factor must be an integer of at least 1, got {factor!r}")
 
 
-def _is_number(x):
+def _is_number(x: Any) -> bool:
     return isinstance(x, numbers.Real) and not isinstance(x, bool) and math.isfinite(x)

@@ -240,7 +240,7 @@ def test_an_image_of_many_is_the_same_to_the_byte_at_every_place(operator):
 
 @every_downscaler
 @pytest.mark.parametrize("factor", [0, -2, 2.0, "8", True])
-def test_bad_factors(name, factor):
+def test_bad_factors(unchecked, name, factor):
     with pytest.raises(ValueError, match=repr(factor)):
         DOWNSCALERS[name](factor)
 
@@ -254,12 +254,12 @@ def test_bad_factors(name, factor):
         *((mask, (share,)) for share in (0, 1, -0.5, np.nan, "half", True)),
     ],
 )
-def test_bad_parameters(make, bad):
+def test_bad_parameters(unchecked, make, bad):
     with pytest.raises(ValueError, match=f"got ({'|'.join(map(repr, bad))})"):
         make(*bad)
 
 
-def test_bad_masks():
+def test_bad_masks(unchecked):
     for hole in (HOLE.astype(float), HOLE[0], HOLE[..., None]):
         with pytest.raises(ValueError, match=re.escape(f"{hole.shape} of {hole.dtype}")):
             mask(hole)
@@ -270,7 +270,7 @@ def test_bad_masks():
 @pytest.mark.parametrize(
     "operator", [*(f(4) for f in DOWNSCALERS.values()), compose(blur(1), area(4))]
 )
-def test_bad_images(operator):
+def test_bad_images(unchecked, operator):
     with pytest.raises(ValueError, match="32×30"):
         operator(np.zeros((32, 30, 3), np.float32))
     with pytest.raises(ValueError, match="vmap"):
@@ -339,7 +339,7 @@ def test_a_mask_is_read_from_a_picture(tmp_path):
         ("bicubic,area", "only one downscaler can be without its factor"),
     ],
 )
-def test_bad_texts(text, line):
+def test_bad_texts(unchecked, text, line):
     with pytest.raises(ValueError, match=re.escape(line)):
         parse(text)
 

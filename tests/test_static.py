@@ -4,12 +4,15 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
+import jaxtyping
 import numpy as np
+from beartype import beartype
 
 from pulse_jax.static import Static
 
 # Prints how often a search's program has been compiled, after builds of equal and of other parts.
-# In a process of its own, since what checks types in tests makes all functions anew.
+# In a process of its own, as users have it: without checks of signatures.
 ALIKE = """
 import sys
 import jax, numpy as np, optax
@@ -59,6 +62,7 @@ def test_a_function_equals_those_made_alike():
         return Static(function)
 
     alike = [(2.0,), (np.arange(3),), (jax.random.key(0),), ((1, make(1)),), (2.0, (1, "a"))]
+    alike += [(jnp.ones(2, jnp.bfloat16),)]
     for arguments in alike:
         assert make(*arguments) == make(*arguments)
         assert hash(make(*arguments)) == hash(make(*arguments))
@@ -70,3 +74,14 @@ def test_a_function_equals_those_made_alike():
     namespace = {"__name__": "__main__"}
     exec("def make(x):\n    return lambda: x", namespace)
     assert Static(namespace["make"](1)) != Static(namespace["make"](1))
+
+
+def test_a_check_of_its_signature_makes_no_other_function():
+    def make(value):
+        @jaxtyping.jaxtyped(typechecker=beartype)
+        def function(x: int) -> int:
+            return x + value
+
+        return function
+
+    assert Static(make(1)) == Static(make(1)) != Static(make(2))
