@@ -20,6 +20,19 @@ from pulse_jax.generators.stylegan2 import StyleGAN2  # noqa: E402
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+@pytest.fixture(autouse=True)
+def effort(request):
+    """How much XLA optimises, which takes longer than what it saves in most tests.
+
+    Tests of numbers that others have computed, of the compiled program and of equal bytes have the
+    mark `optimised`: XLA compiles for them what it compiles for users.
+    """
+    light = request.node.get_closest_marker("optimised") is None
+    if jax.config.values["jax_disable_most_optimizations"] != light:
+        jax.config.update("jax_disable_most_optimizations", light)
+        jax.clear_caches()  # they don't know of it
+
+
 @pytest.fixture
 def unchecked():
     """For a test of what users are told, who have no hook that checks signatures before."""

@@ -18,6 +18,8 @@ from PIL import Image
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan2 import StyleGAN2
 
+pytestmark = pytest.mark.optimised
+
 ROOT = Path(__file__).parents[1]
 
 # Prints the names of XLA's instructions between devices, in a search on eight of them.

@@ -36,6 +36,8 @@ from pulse_jax.generators.stylegan2 import StyleGAN2
 from pulse_jax.progress import Progress
 from pulse_jax.search import STATUS
 
+pytestmark = pytest.mark.optimised
+
 PROGRAMS = ClosedJaxpr, Jaxpr
 
 

@@ -22,6 +22,7 @@ def batch_sum(loss):
     return lambda *batch: jnp.sum(jax.vmap(loss)(*batch))
 
 
+@pytest.mark.optimised
 @both_precisions
 @pytest.mark.parametrize("i", range(3))
 @pytest.mark.parametrize(("loss", "name"), [(l2, "L2"), (l1, "L1")])
@@ -35,6 +36,7 @@ def test_pixel_losses_equal_the_reference(loss, name, i, x64, dtype, bound):
     assert relative_error(gradient, G[f"{name}_eps{i}_grad_gen_lr"]) <= bound
 
 
+@pytest.mark.optimised
 @both_precisions
 def test_geocross_equals_the_reference(x64, dtype, bound):
     with jax.enable_x64(x64):
@@ -46,6 +48,7 @@ def test_geocross_equals_the_reference(x64, dtype, bound):
     assert relative_error(gradient, G["GEOCROSS_grad_latent"]) <= bound
 
 
+@pytest.mark.optimised
 def test_geocross_of_equal_styles_equals_the_reference():
     with jax.enable_x64(True):
         row = jnp.asarray(G["latent"][:, :1], jnp.float64)
@@ -62,6 +65,7 @@ def test_geocross_is_the_squared_angle_for_any_layers_and_size():
     assert relative_error(geocross(styles), expected) <= 1e-5
 
 
+@pytest.mark.optimised
 def test_geocross_of_one_style_is_0():
     value, gradient = jax.value_and_grad(geocross)(jnp.ones((1, 5)))
     assert value == G["GEOCROSS_one_layer"] == 0
@@ -73,6 +77,7 @@ def test_geocross_has_a_finite_gradient_where_styles_coincide(length):
     assert np.isfinite(jax.grad(geocross)(jnp.full((3, 5), length))).all()
 
 
+@pytest.mark.optimised
 @both_precisions
 @pytest.mark.parametrize(
     ("j", "weights"),

@@ -70,6 +70,7 @@ def test_the_variance_is_the_l2_of_the_best_image_of_one_colour(operator):
         assert l2 == pytest.approx(picture.var(axis=(0, 1)).mean(), rel=1e-4)
 
 
+@pytest.mark.optimised
 @both_precisions
 @pytest.mark.parametrize("factor", [1, 2, 4, 8, 16, 32])
 def test_bicubic_equals_the_reference(factor, x64, dtype, bound):

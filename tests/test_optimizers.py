@@ -20,6 +20,7 @@ def norms(x, axes):
     return np.sqrt(np.sum(np.asarray(x, np.float64) ** 2, axes))
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("optimizer", ["sgd", "sgdm", "adam", "adamax"])
 @every_schedule
 def test_rescale_equals_the_reference(optimizer, schedule):
@@ -45,6 +46,7 @@ def test_rescale_equals_the_reference(optimizer, schedule):
         assert relative_error(stored, G[f"{run}_p{i}"]) <= 1e-9
 
 
+@pytest.mark.optimised
 @every_schedule
 @pytest.mark.parametrize(("x64", "bound"), [(False, 1e-6), (True, 1e-14)])
 def test_schedules_equal_the_reference(schedule, x64, bound):

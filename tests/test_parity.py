@@ -23,6 +23,8 @@ import pulse_jax
 from pulse_jax.generators.official import from_pulse, read
 from pulse_jax.losses import geocross
 
+pytestmark = pytest.mark.optimised
+
 RUNS = {"adam": "adam", "tile": "adam", "sgd": "sgd", "sgdm": "sgdm"}
 STEPS, EPS = 100, 2e-3
 INIT = golden("pulse_e2e_init")

@@ -24,6 +24,8 @@ from pulse_jax.losses import Loss, geocross, l1, l2
 from pulse_jax.optimizers import OPTIMIZERS, SAMPLERS
 from pulse_jax.schemes import SCHEMES
 
+pytestmark = pytest.mark.optimised
+
 SLOTS = 1, 2, 8
 BOUND = 1e-5  # of an array's largest magnitude
 OPTIONS = {StyleGAN3: {"critical_layers": 1, "margin": 2}}
@@ -36,8 +38,10 @@ def random(*shape, seed=0):
 
 def check(function, *arguments):
     """`function` is about one slot; the arguments' axis 0 counts slots."""
+    jax.config.update("jax_disable_most_optimizations", True)  # of single operations: no use
     with jax.enable_x64(True), jax.disable_jit():
         expected = numbers(jax.vmap(function)(*jax.tree.map(as_float64, arguments)))
+    jax.config.update("jax_disable_most_optimizations", False)
     for slots in SLOTS:
         some = jax.tree.map(lambda x, n=slots: x[:n], arguments)
         actual = numbers(jax.jit(jax.vmap(function))(*some))

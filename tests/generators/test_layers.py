@@ -11,6 +11,8 @@ from jax import lax
 
 from pulse_jax.generators import layers
 
+pytestmark = pytest.mark.optimised
+
 TAPS = (0.1, 0.2, 0.3, 0.5)  # no symmetry hides a filter that is turned round
 BINOMIAL = np.array([1, 3, 3, 1]) / 4
 

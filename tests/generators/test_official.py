@@ -101,6 +101,7 @@ def constant_noise(network):
     return [variables[f"noise{i}"] for i in range(sum(name[:5] == "noise" for name in variables))]
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", ["sg1_tf", "sg2_tf"])
 def test_tensorflow_networks_equal_the_reference(name):
     arrays, noise = golden(name), constant_noise(read(DATA / f"{name}.pkl")[2])
@@ -118,6 +119,7 @@ def test_tensorflow_networks_equal_the_reference(name):
         assert relative_error(images, arrays[f"image_{image}"]) <= 2e-5, image
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", ["sg1_tf", "sg2_tf"])
 def test_the_network_without_moving_average_is_another(name):
     arrays, tree = golden(name), read(DATA / f"{name}.pkl")

@@ -11,6 +11,8 @@ from helpers import DATA, golden, relative_error
 from pulse_jax.generators.official import from_pulse, read
 from pulse_jax.generators.stylegan import StyleGAN
 
+pytestmark = pytest.mark.optimised
+
 both_precisions = pytest.mark.parametrize(
     ("x64", "dtype", "bound"), [(False, "float32", 1e-4), (True, "float64", 1e-9)]
 )

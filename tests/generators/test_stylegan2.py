@@ -16,6 +16,8 @@ from pulse_jax.generators.official.rosinality import from_rosinality
 from pulse_jax.generators.style_network import attribute_features, truncate
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2, minibatch_deviation
 
+pytestmark = pytest.mark.optimised
+
 both_precisions = pytest.mark.parametrize(
     ("x64", "dtype", "bound"), [(False, "float32", 1e-4), (True, "float64", 1e-9)]
 )

@@ -31,6 +31,8 @@ from pulse_jax.generators.stylegan3 import (
     upsample,
 )
 
+pytestmark = pytest.mark.optimised
+
 CONFIGS = {
     "sg3T": StyleGAN3(64, (*[20] * 7, 16, 16), 28, 2, 24, conv_clamp=256.0),
     "sg3R": StyleGAN3(
