@@ -24,12 +24,12 @@ five schemes, 3 faces with 4 restarts of 60 steps, 3 minutes on two cores; full:
 
 from functools import partial
 
-import harness
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from metrics import bracketed, diversity, mean_interval, mean_share, paired, realism
+from common import harness
+from common.metrics import bracketed, diversity, mean_interval, mean_share, paired, realism
 
 import pulse_jax
 from pulse_jax import images, schemes

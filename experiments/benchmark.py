@@ -53,10 +53,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
-from faces import album
+from common.faces import album
+from common.metrics import as_saved, diversity, realism, with_noise_of_first
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from metrics import as_saved, diversity, realism, with_noise_of_first
 
 import pulse_jax
 from pulse_jax.driver import advance

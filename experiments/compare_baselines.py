@@ -25,16 +25,15 @@ seen less, 3 minutes on two cores; full: 24 faces, 6 minutes.
 from functools import partial
 
 import flax.linen as nn
-import harness
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from absl import flags
-from faces import draw, face, sample_attributes
-from flax.traverse_util import flatten_dict, unflatten_dict
-from metrics import (
+from common import harness
+from common.faces import draw, face, sample_attributes
+from common.metrics import (
     as_saved,
     bracketed,
     frechet,
@@ -48,12 +47,14 @@ from metrics import (
     realism_auc,
     ssim,
 )
+from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
 from scipy.fft import dctn
 
 import pulse_jax
 from pulse_jax import images
 from pulse_jax.files import counted
+from pulse_jax.operators import LUMA
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("train_steps", None, "Of the network; the preset's by default.", 1)
@@ -301,7 +302,7 @@ def draw_measures(rows, results):
 
 def spectrum(batch):
     """Mean power in the cosines of each number, the larger one of the two sides: (R,)."""
-    grey = batch @ np.array([0.299, 0.587, 0.114])
+    grey = batch @ LUMA
     power = np.mean(dctn(grey, axes=(1, 2), norm="ortho") ** 2, axis=0)
     number = np.arange(len(power))
     number = np.maximum(number[:, None], number)

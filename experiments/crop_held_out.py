@@ -7,7 +7,7 @@ tissue64. At a side of 64 there are 45 of galaxies and 16 of tissue.
 """
 
 from absl import app, flags
-from data import PHOTOGRAPHS, held_out_crops
+from common.data import PHOTOGRAPHS, held_out_crops
 
 from pulse_jax import images
 from pulse_jax.files import expanded

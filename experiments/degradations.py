@@ -17,11 +17,11 @@ the truth, the input, the results. --preset=quick: 1 face, 3 minutes on two core
 
 from functools import partial
 
-import harness
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from metrics import as_saved, bracketed, mean_share
+from common import harness
+from common.metrics import as_saved, bracketed, mean_share
 
 import pulse_jax
 from pulse_jax import images, operators

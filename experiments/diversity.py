@@ -8,7 +8,7 @@ what has met eps:
 - For every pair of one input's results, how much they differ, drawn with the same noise maps, so
   that it is due to the styles alone; and how much they differ downscaled, where all are to equal
   the input. Beside them, pairs of different faces.
-- What differs: a small network (reader.py), trained here on freshly drawn faces, reads their
+- What differs: a small network (common/reader.py), trained here on freshly drawn faces, reads their
   attributes off an image. For each attribute, half the mean square difference of two results of an
   input (their variance), and half that of a result and the true face, both over the variance of
   faces. The first is 0 where the results agree; the second 0 where they are right, and 1 where they
@@ -31,14 +31,14 @@ has seen less, 3 minutes on two cores; full: 16 faces, 8 starts, 8 minutes.
 import itertools
 from functools import partial
 
-import harness
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from faces import Attributes
-from metrics import bracketed, mean_interval, with_noise_of_first
-from reader import batches, by_attribute, labelled_faces, r_squared, read_images, train
+from common import harness
+from common.faces import Attributes
+from common.metrics import bracketed, mean_interval, with_noise_of_first
+from common.reader import batches, by_attribute, labelled_faces, r_squared, read_images, train
 
 import pulse_jax
 from pulse_jax import images

@@ -12,7 +12,7 @@ import math
 import jax
 import numpy as np
 from absl import app, flags
-from faces import album
+from common.faces import album
 
 import pulse_jax
 from pulse_jax import images

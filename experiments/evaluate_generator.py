@@ -15,11 +15,12 @@ recipes: fast, which is L-BFGS from images of one style and stops at eps, or the
   so that it is due to the styles alone.
 - score, the discriminator's, of results, of the true images, and of samples.
 
-Of drawn faces the attributes are known, and a small network (reader.py) reads them off the results:
-how often glasses and facial hair are kept, or invented, and how far the skin tone shifts, for faces
-of dark, medium and light skin, with and without glasses and facial hair. "read off the truth" is
-what the reader makes of the true faces: no result can be expected to do better. The skin shift is
-from what is read off the truth to what is read off the results, 0 for the lightest, 1 the darkest.
+Of drawn faces the attributes are known, and a small network (common/reader.py) reads them off the
+results: how often glasses and facial hair are kept, or invented, and how far the skin tone shifts,
+for faces of dark, medium and light skin, with and without glasses and facial hair. "read off the
+truth" is what the reader makes of the true faces: no result can be expected to do better. The skin
+shift is from what is read off the truth to what is read off the results, 0 for the lightest, 1 the
+darkest.
 
 Of the bundled faces64, with --preset=full, 99.6% of the restarts meet 1e-3, results are as sharp as
 the truth (0.96), and glasses are kept on two faces of three and invented on half of the others.
@@ -33,13 +34,12 @@ with 4 restarts, 3 minutes on two cores; full: 64 with 8, 8 minutes.
 
 from functools import partial
 
-import faces
-import harness
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from metrics import (
+from common import faces, harness
+from common.metrics import (
     as_saved,
     bracketed,
     diversity,
@@ -50,7 +50,7 @@ from metrics import (
     realism,
     with_noise_of_first,
 )
-from reader import batches, by_attribute, read_images, train
+from common.reader import batches, by_attribute, read_images, train
 
 import pulse_jax
 from pulse_jax import images

@@ -23,12 +23,12 @@ Writes table.csv, rows of every restart in cells/, and pictures.png. --preset=qu
 
 from functools import partial
 
-import harness
 import jax
 import numpy as np
 from ablate_projection import draw_pictures, line, measure
 from absl import flags
-from metrics import realism
+from common import harness
+from common.metrics import realism
 
 import pulse_jax
 from pulse_jax.losses import geocross

@@ -23,11 +23,11 @@ Writes table.csv, noise.png, with the distances by the strength of the noise, an
 
 from functools import partial
 
-import harness
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from metrics import as_saved, bracketed, mean_interval, paired
+from common import harness
+from common.metrics import as_saved, bracketed, mean_interval, paired
 
 import pulse_jax
 from pulse_jax import images, operators

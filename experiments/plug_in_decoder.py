@@ -11,7 +11,7 @@ of faces are.
 
 import jax
 import jax.numpy as jnp
-from faces import face
+from common.faces import face
 
 import pulse_jax
 

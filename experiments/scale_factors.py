@@ -25,12 +25,12 @@ on two cores; full: 12 faces with 4, 4 minutes.
 
 from functools import partial
 
-import harness
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from metrics import as_saved, bracketed, diversity, mean_interval, mean_share, realism
+from common import harness
+from common.metrics import as_saved, bracketed, diversity, mean_interval, mean_share, realism
 
 import pulse_jax
 from pulse_jax import images, operators

@@ -23,12 +23,12 @@ Writes table.csv and soap_bubble.png. --inputs is the number of pairs, and nothi
 
 from functools import partial
 
-import harness
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from metrics import bracketed, mean_interval, paired, realism
+from common import harness
+from common.metrics import bracketed, mean_interval, paired, realism
 from scipy.stats import chi
 
 import pulse_jax

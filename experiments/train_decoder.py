@@ -38,18 +38,14 @@ import sys
 from functools import partial
 from typing import Any, NamedTuple
 
-import faces
 import jax
 import jax.numpy as jnp
-import metrics
 import numpy as np
 import optax
-import pool
-import reader
-import training
 from absl import app, flags, logging
+from common import faces, metrics, pool, reader, training
+from common.training import random_key, random_noise
 from flax.traverse_util import flatten_dict, unflatten_dict
-from training import random_key, random_noise
 
 from pulse_jax import images
 from pulse_jax.files import expanded, one_line
@@ -301,7 +297,7 @@ def synthesize(generator, params, z, key):
 
 
 def make_quality(generator, known, output):
-    """`quality(images)` as in training.py, and `samples(params, i)`, batch i of them, in [0, 1]."""
+    """`quality(images)` as in `training`, and `samples(params, i)`, batch i of them, in [0, 1]."""
     key = random_key("quality")
     latents, pictures = known
 

@@ -14,14 +14,14 @@ falls. Every few minutes, and then, a run writes
 - a grid of samples of the averaged generator;
 - a row of metrics.csv: means of the losses over the last steps; ada_p, the augmentation's strength;
   the rate; and how far samples are from the data, the `frechet` distance, `precision` and `recall`
-  (see metrics.py). Their features are those of a network that reads drawn faces (reader.py), or for
-  all else fixed wavelets. floor.csv says what held-out images have instead: the best there is;
+  (see common/metrics.py). Their features are those of a network that reads drawn faces, or for all
+  else fixed wavelets. floor.csv says what held-out images have instead: the best there is;
 - `generator/`, which the search takes as --generator.
 
 All local devices share a batch. --start_from goes on from a trained generator and discriminator, on
 other data too, which takes fewer images than a start from nothing. Of images of twice the side it
-learns the details that are new (see grow.py). So most of the bundled ones were made on two cores,
-in 25 to 80 minutes each (see their model cards):
+learns the details that are new (see common/grow.py). So most of the bundled ones were made on two
+cores, in 25 to 80 minutes each (see their model cards):
 
     python experiments/train_stylegan.py --output_dir=runs/faces64 --start_from=EARLIER
     python experiments/train_stylegan.py --output_dir=runs/faces128 --start_from=faces64 \\
@@ -49,17 +49,16 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import data
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import training
 from absl import app, flags, logging
-from augment import adapted, augment
-from grow import grown
+from common import data, training
+from common.augment import adapted, augment
+from common.grow import grown
+from common.training import random_key, random_noise
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from training import random_key, random_noise
 
 from pulse_jax import images
 from pulse_jax.files import expanded, one_line
@@ -385,7 +384,7 @@ def synthesize(generator, params, w, noise):
 
 
 def make_quality(source, draw, generator, output):
-    """`quality(images)` as in training.py, and `samples(params, i)`, batch i of them, in [0, 1]."""
+    """`quality(images)` as in `training`, and `samples(params, i)`, batch i of them, in [0, 1]."""
     key = random_key("quality")
 
     def labelled(key, i):

@@ -4,8 +4,8 @@ import csv
 
 import numpy as np
 import pytest
+from common.faces import Attributes
 from experiment_helpers import run_experiment
-from faces import Attributes
 
 from pulse_jax import images
 

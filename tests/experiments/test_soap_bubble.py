@@ -76,7 +76,10 @@ def test_results_of_other_weights_are_refused(folder):
     for name in ("config.json", "cells"):
         (folder / "other" / name).symlink_to(folder / "first" / name)
     result = run_experiment("soap_bubble", *TINY, "--workdir=.", cwd=folder / "other")
-    assert result.returncode == 1 and "--workdir=. has results of another SHA-256" in result.stderr
+    assert (
+        result.returncode == 1
+        and "--workdir=. has results of other settings: SHA-256" in result.stderr
+    )
 
 
 @pytest.mark.parametrize(

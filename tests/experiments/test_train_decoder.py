@@ -15,12 +15,14 @@ import pulse_jax
 from pulse_jax.generators import checkpoint
 
 SCRIPT = """
-import json, jax, jax.numpy as jnp, numpy as np, faces
+import json, jax, jax.numpy as jnp, numpy as np
+from common import faces
 def draw(a, size):
     row = (a.glasses > 0) & (jnp.arange(size) < size // 2)
     return jnp.broadcast_to((a.skin + row[:, None, None]) / 2, (size, size, 3))
 faces.draw = draw
-import pool, training, train_decoder as t
+from common import pool, training
+import train_decoder as t
 def at(*flags):
     t.FLAGS.unparse_flags()
     for name in t.FLAGS:

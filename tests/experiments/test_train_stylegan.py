@@ -137,7 +137,8 @@ json.dump(found, open("losses.json", "w"))
 def test_faces_are_compiled_once(tmp_path):
     """For steps, reader, floor and figures: a face that counts how often it is traced."""
     code = f"""
-import jax, faces, train_stylegan as t
+import jax, train_stylegan as t
+from common import faces
 traced = []
 def face(key, size):
     traced.append(size)
@@ -158,7 +159,9 @@ assert traced == [8], traced
 
 def test_schedules_and_bad_settings(tmp_path):
     code = """
-import json, pathlib, sys, jax, training, train_stylegan as t
+import json, pathlib, sys, jax
+from common import training
+import train_stylegan as t
 def at(*flags):
     t.FLAGS.unparse_flags()
     for name in t.FLAGS:
@@ -213,7 +216,7 @@ json.dump(found, open("found.json", "w"))
             "2 channel counts (6, 4) don't fit resolution 64",
             "nowhere: ",
             "--finish takes --stop_minutes",
-            "--output_dir=. holds a run with --data=tissue, not galaxies",
+            "--output_dir=. holds a run of other settings: data was tissue, not galaxies",
         ),
         strict=True,
     ):

@@ -21,6 +21,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import pulse_jax
 from pulse_jax import images
+from pulse_jax.operators import LUMA
 
 # --- What is compared. ---
 
@@ -191,7 +192,7 @@ def _niqe_features(batch, patch):
             f"NIQE with patches of {patch} needs sides of at least {2 * patch}, got {batch.shape}"
         )
     height, width = (side - side % (patch // 4) for side in batch.shape[1:3])
-    grey = 255 * (batch[:, :height, :width].astype(np.float64) @ np.array([0.299, 0.587, 0.114]))
+    grey = 255 * (batch[:, :height, :width].astype(np.float64) @ LUMA)
     features, sharpness = [], []
     for side in (patch, patch // 2):
         mean = functools.partial(_patch_means, patch=side)
@@ -346,7 +347,7 @@ def frechet_features(batch):
 
 def _scattering(image):
     """Features of one image (H, W, 3)."""
-    grey = image @ jnp.array([0.299, 0.587, 0.114])
+    grey = image @ jnp.asarray(LUMA, image.dtype)
     x, means = grey[None], []
     while min(x.shape[1:]) >= 8:
         first = _modulus(x)  # (4, h, w)

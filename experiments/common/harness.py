@@ -28,12 +28,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
-from faces import album
-from metrics import as_saved
 
 import pulse_jax
+from common.faces import album
+from common.metrics import as_saved
 from pulse_jax import images
-from pulse_jax.files import counted, expanded, npz, one_line, read_json, write
+from pulse_jax.files import counted, difference, expanded, npz, one_line, read_json, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.plug_in import is_plug_in
 from pulse_jax.upsampling.results import as_csv
@@ -109,15 +109,9 @@ class Folder:
         settings, config, cells = configuration(), path / "config.json", path / "cells"
         cells.mkdir(parents=True, exist_ok=True)
         earlier = read_json(config) if any(cells.iterdir()) else settings
-        for name, value in settings["flags"].items():
-            was = earlier["flags"].get(name)
-            if was != value:
-                raise ValueError(f"--workdir={path} has results of --{name}={was}, not {value}")
-        for name, value in settings.items():
-            if earlier.get(name) != value:
-                raise ValueError(
-                    f"--workdir={path} has results of another {name}: {earlier.get(name)}"
-                )
+        told = difference(earlier["flags"], settings["flags"]) or difference(earlier, settings)
+        if told:
+            raise ValueError(f"--workdir={path} has results of {told}")
         write(config, json.dumps(settings, indent=2) + "\n")
 
     def rows(self, cell, compute):

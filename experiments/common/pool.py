@@ -5,11 +5,12 @@ To draw a face takes a fifth of what it takes to train on it, or more where the 
 
 from functools import partial
 
-import faces
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
+
+from common import faces
 
 CHUNK = 64  # faces that are drawn in one call
 SIDE = 64  # of the smallest that are drawn: smaller ones are averages of these

@@ -1,6 +1,6 @@
 """Drawn faces: a procedural data set of portraits, in pure JAX.
 
-![64 examples](../checkpoints/faces.png), made by
+![64 examples](../../checkpoints/faces.png), made by
 
     python experiments/draw_faces.py --count=64 --size=128
 

@@ -8,15 +8,14 @@ from collections import deque
 
 import jax
 import jax.numpy as jnp
-import metrics
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
-import reader
 from absl import flags
 from tqdm import tqdm
 
-from pulse_jax.files import expanded, read_json, write
+from common import metrics, reader
+from pulse_jax.files import difference, expanded, read_json, write
 from pulse_jax.generators import checkpoint, fit_latents
 
 FLAGS = flags.FLAGS
@@ -62,12 +61,8 @@ def claim(path, module):
     own = FLAGS.get_key_flags_for_module(module)
     config = {flag.name: flag.value for flag in own if flag.name not in OPEN}
     earlier = read_json(path) if path.is_file() else config
-    for name, value in config.items():
-        if earlier.get(name) != value:
-            raise ValueError(
-                f"--output_dir={path.parent} holds a run with --{name}={earlier.get(name)}, "
-                f"not {value}"
-            )
+    if told := difference(earlier, config):
+        raise ValueError(f"--output_dir={path.parent} holds a run of {told}")
     write(path, json.dumps(config, indent=2) + "\n")
 
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from data import PHOTOGRAPHS, crops, drawn_faces, folder, held_out_crops, photograph
+from common.data import PHOTOGRAPHS, crops, drawn_faces, folder, held_out_crops, photograph
 
 from pulse_jax import images
 

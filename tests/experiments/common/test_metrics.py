@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from faces import album
-from metrics import (
+from common.faces import album
+from common.metrics import (
     as_saved,
     auc,
     diversity,

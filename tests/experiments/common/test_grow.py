@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common.grow import grown
 from flax.traverse_util import flatten_dict, unflatten_dict
-from grow import grown
 
 from pulse_jax.generators.layers import blur, upsample
 from pulse_jax.generators.stylegan2 import SMOOTHING, Discriminator, StyleGAN2

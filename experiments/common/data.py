@@ -11,15 +11,15 @@ eXtreme Deep Field (NASA, ESA), `tissue` a section of colon with an antibody's s
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import faces
 import jax
 import jax.numpy as jnp
 import numpy as np
 import skimage.data
-from augment import turned
 from jax import lax
 from PIL import Image, ImageOps
 
+from common import faces
+from common.augment import turned
 from pulse_jax import images
 
 PHOTOGRAPHS = {

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from augment import MAX_P, adapted, augment, cutout_mask, translated, turned
+from common.augment import MAX_P, adapted, augment, cutout_mask, translated, turned
 
 
 def random_images(count, side=8):

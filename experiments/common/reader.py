@@ -1,9 +1,6 @@
 """A small network that reads the attributes of drawn faces off their images.
 
-    python experiments/reader.py --output=runs/reader.npz
-
-trains one and tells how well it reads each attribute on faces that it hasn't seen: R², and for
-kinds the accuracy, beside that of the best guess that doesn't look. What it knows of an image
+`experiments/train_reader.py` trains one and tells how well it reads. What it knows of an image
 before it speaks, its last hidden layer, is a space in which sets of images of faces are compared
 (`metrics.frechet`, `metrics.precision_recall`): nothing has to be downloaded for it.
 
@@ -11,7 +8,6 @@ before it speaks, its last hidden layer, is a space in which sets of images of f
 `Attributes` (N,).
 """
 
-import io
 from functools import partial
 from pathlib import Path
 
@@ -20,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from faces import KINDS, RANGES, Attributes, face
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from pulse_jax.files import expanded, write
+from common.faces import KINDS, RANGES, Attributes, face
+from pulse_jax.files import npz, write
 
 # Their ranges are full turns.
 CIRCULAR = "clothing_hue", "background_hue", "background_angle"
@@ -146,9 +142,7 @@ def stored(path, draw, key, steps):
     path = Path(path)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        np.savez(buffer, **train(draw, key, steps))
-        write(path, buffer.getvalue())
+        write(path, npz(train(draw, key, steps)))
     with np.load(path) as arrays:
         weights = dict(arrays)
     if len(weights["params/Dense_0/bias"]) != sum(SIZES.values()):
@@ -197,22 +191,3 @@ def scores(draw, weights, key, count):
             row |= {"accuracy": float(np.mean(kinds == best))}
             row |= {"of a guess": float(np.bincount(kinds).max() / count)}
         yield row
-
-
-def main(_):
-    key = jax.random.key(FLAGS.seed)
-    draw = batches(FLAGS.resolution)
-    weights = stored(expanded(FLAGS.output), draw, key, FLAGS.train_steps)
-    for row in scores(draw, weights, jax.random.fold_in(key, FLAGS.train_steps), 2048):
-        print(", ".join(f"{k} {v:.3f}" if k != "attribute" else v for k, v in row.items()))
-
-
-if __name__ == "__main__":
-    from absl import app, flags
-
-    FLAGS = flags.FLAGS
-    flags.DEFINE_string("output", "runs/reader.npz", "The reader's file; trained if missing.")
-    flags.DEFINE_integer("resolution", 64, "Side of the faces.", lower_bound=8)
-    flags.DEFINE_integer("train_steps", 4000, "Of 32 faces.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of the faces and the weights.")
-    app.run(main)

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reader
-from faces import KINDS, RANGES, Attributes, sample_attributes
+from common import reader
+from common.faces import KINDS, RANGES, Attributes, sample_attributes
 from flax.traverse_util import flatten_dict
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from faces import (
+from common.faces import (
     HAIR,
     KINDS,
     LATENTS,
