@@ -1,5 +1,7 @@
 """The notebook: a document of its format, whose cells run one after another."""
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
@@ -15,13 +17,27 @@ CELLS = json.loads(PATH.read_text(encoding="utf-8"))["cells"]
 CODE = ["".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "code"]
 
 
-def test_it_is_a_notebook_without_results():
+def pictures(cell):
+    """The stored pictures of a cell."""
+    stored = [output["data"]["image/png"] for output in cell["outputs"] if "data" in output]
+    return [Image.open(io.BytesIO(base64.b64decode(png))) for png in stored]
+
+
+def test_it_is_a_notebook_with_its_pictures():
     notebook = json.loads(PATH.read_text(encoding="utf-8"))
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     assert len({cell["id"] for cell in CELLS}) == len(CELLS)
-    for cell in CELLS:
-        assert cell["cell_type"] in ("code", "markdown")
-        assert cell.get("outputs", []) == [] and cell.get("execution_count") is None
+    assert PATH.stat().st_size < 3e6
+    code = [cell for cell in CELLS if cell["cell_type"] == "code"]
+    assert len(code) + sum(cell["cell_type"] == "markdown" for cell in CELLS) == len(CELLS)
+    for number, cell in enumerate(code, 1):  # all were run once, from top to bottom
+        assert cell["execution_count"] == number
+        source = "".join(cell["source"])
+        draws = bool(re.search(r"^(show\(|figure, )", source, re.MULTILINE))
+        assert len(pictures(cell)) == draws, source
+    for picture in (picture for cell in code for picture in pictures(cell)):
+        low, high = picture.convert("L").getextrema()
+        assert min(picture.size) >= 100 and high - low > 100  # something is in it
 
 
 def test_what_it_names_exists():
