@@ -73,12 +73,23 @@ def test_a_generator_is_bundled():
     assert "faces64" in BUNDLED
 
 
-def test_the_wheel_holds_the_package_and_the_generators_alone(checkout, wheel):
+def test_the_wheel_leaves_out_the_pictures_of_model_cards_alone(checkout, wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = {f"pulse_jax/{name}" for name in files(checkout / "pulse_jax")}
-    expected |= {f"pulse_jax/checkpoints/{name}" for name in files(checkout / "checkpoints")}
+    bundled = files(checkout / "checkpoints")
+    pictures = {name for name in bundled if name.endswith(".png") and "/examples/" not in name}
+    assert "faces64/search.png" in pictures and "faces64/examples/face_01.png" not in pictures
+    expected |= {f"pulse_jax/checkpoints/{name}" for name in bundled - pictures}
     assert names == expected
+
+
+def test_the_wheel_is_described_by_the_readme(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = archive.read(name).decode()
+    assert "Description-Content-Type: text/markdown" in metadata
+    assert (ROOT / "README.md").read_text() in metadata
 
 
 def test_a_plain_checkout_finds_its_generators(checkout):
