@@ -35,7 +35,11 @@ import pulse_jax
 from pulse_jax import images, schemes
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("variants", None, "Of VARIANTS in this script; the preset's by default.")
+flags.DEFINE_list(
+    "variants",
+    None,
+    "These of VARIANTS in this script are compared. Without it, the preset chooses.",
+)
 BOUNDS = 1e-3, 2e-3
 COLUMNS = "evaluations", "distance", "realism", "diversity"
 

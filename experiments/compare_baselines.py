@@ -57,9 +57,16 @@ from pulse_jax.files import counted
 from pulse_jax.operators import LUMA
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("train_steps", None, "Of the network; the preset's by default.", 1)
-flags.DEFINE_integer("reference", 512, "Other faces, for NIQE and the Fréchet distance.", 8)
-flags.DEFINE_integer("shown", 6, "Faces in the picture.", 1)
+flags.DEFINE_integer(
+    "train_steps",
+    None,
+    "The network is trained in this many steps. Without it, the preset chooses.",
+    1,
+)
+flags.DEFINE_integer(
+    "reference", 512, "NIQE and the Fréchet distance compare with this many other faces.", 8
+)
+flags.DEFINE_integer("shown", 6, "The picture shows this many faces.", 1)
 
 PRESETS = {
     "quick": {"inputs": 8, "restarts": 4, "train_steps": 400},

@@ -13,9 +13,9 @@ from pulse_jax import images
 from pulse_jax.files import expanded
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("data", "galaxies", list(PHOTOGRAPHS), "Which photograph.")
-flags.DEFINE_string("output_dir", "runs/held_out", "Folder for the crops.")
-flags.DEFINE_integer("resolution", 64, "Side of the crops.", lower_bound=8)
+flags.DEFINE_enum("data", "galaxies", list(PHOTOGRAPHS), "This photograph is cropped.")
+flags.DEFINE_string("output_dir", "runs/held_out", "The crops are written into this folder.")
+flags.DEFINE_integer("resolution", 64, "The crops have this side.", lower_bound=8)
 
 
 def main(_):

@@ -44,10 +44,15 @@ import pulse_jax
 from pulse_jax import images
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("train_steps", None, "Of the reader; the preset's by default.", 1)
-flags.DEFINE_integer("test_faces", 512, "On which the reader is tested.", 16)
-flags.DEFINE_float("r2", 0.5, "Attributes count that are read at least so well.")
-flags.DEFINE_integer("shown", 6, "Faces in the picture.", 1)
+flags.DEFINE_integer(
+    "train_steps",
+    None,
+    "The reader is trained in this many steps. Without it, the preset chooses.",
+    1,
+)
+flags.DEFINE_integer("test_faces", 512, "The reader is tested on this many faces.", 16)
+flags.DEFINE_float("r2", 0.5, "Attributes count that are read at least this well.")
+flags.DEFINE_integer("shown", 6, "The picture shows this many faces.", 1)
 
 PRESETS = {
     "quick": {"inputs": 6, "restarts": 8, "train_steps": 400},

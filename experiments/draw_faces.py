@@ -19,12 +19,14 @@ from pulse_jax import images
 from pulse_jax.files import expanded
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("output_dir", "runs/faces", "Folder for the pictures.")
-flags.DEFINE_integer("count", 4, "Faces to draw.", lower_bound=1)
-flags.DEFINE_integer("size", 64, "Side of the faces.", lower_bound=8)
-flags.DEFINE_integer("factor", 8, "Of downscaling.", lower_bound=1)
-flags.DEFINE_string("operator", "bicubic", "How they are degraded, as in blur:2,bicubic.")
-flags.DEFINE_integer("seed", 2003, "Of the faces; the trainer draws its own with seed 0.")
+flags.DEFINE_string("output_dir", "runs/faces", "The pictures are written into this folder.")
+flags.DEFINE_integer("count", 4, "This many faces are drawn.", lower_bound=1)
+flags.DEFINE_integer("size", 64, "The faces have this side.", lower_bound=8)
+flags.DEFINE_integer("factor", 8, "The small pictures are smaller by this factor.", lower_bound=1)
+flags.DEFINE_string("operator", "bicubic", "Faces are degraded in this way, as in blur:2,bicubic.")
+flags.DEFINE_integer(
+    "seed", 2003, "The faces depend on this number. The trainer draws its own with 0."
+)
 
 
 def main(_):

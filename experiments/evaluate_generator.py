@@ -56,11 +56,16 @@ import pulse_jax
 from pulse_jax import images
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("recipe", "fast", list(pulse_jax.RECIPES), "How to search, as in the command.")
-flags.DEFINE_integer(
-    "train_steps", None, "Of the reader, 32 faces each; the preset's by default.", 1
+flags.DEFINE_enum(
+    "recipe", "fast", list(pulse_jax.RECIPES), "The search has this recipe of the command."
 )
-flags.DEFINE_integer("shown", 16, "Images in pictures.png.", 1)
+flags.DEFINE_integer(
+    "train_steps",
+    None,
+    "The reader is trained in this many steps of 32 faces. Without it, the preset chooses.",
+    1,
+)
+flags.DEFINE_integer("shown", 16, "pictures.png shows this many images.", 1)
 PRESETS = {
     "quick": {"inputs": 8, "restarts": 4, "train_steps": 400},
     "full": {"inputs": 64, "restarts": 8, "train_steps": 2000},

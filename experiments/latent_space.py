@@ -34,7 +34,9 @@ import pulse_jax
 from pulse_jax.losses import geocross
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("spaces", None, "Of SPACES in this script; the preset's by default.")
+flags.DEFINE_list(
+    "spaces", None, "These of SPACES in this script are compared. Without it, the preset chooses."
+)
 
 # Name → (arguments of the latent space, weight of GEOCROSS).
 SPACES = {

@@ -36,7 +36,11 @@ import pulse_jax
 from pulse_jax import images, operators
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("factors", ["4", "8", "16", "32"], "Of downscaling, each searched on its own.")
+flags.DEFINE_list(
+    "factors",
+    ["4", "8", "16", "32"],
+    "Faces are downscaled by each of these factors, and searched for each.",
+)
 MEASURES = {
     "l2": "mean squared error of the input",
     "success": "share of restarts within eps",

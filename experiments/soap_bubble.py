@@ -35,8 +35,8 @@ import pulse_jax
 from pulse_jax import images
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("points", 20_000, "Normal points for each dimension.", 1)
-flags.DEFINE_integer("shown", 4, "Samples in the figure.", 1)
+flags.DEFINE_integer("points", 20_000, "This many normal points are drawn for each dimension.", 1)
+flags.DEFINE_integer("shown", 4, "The figure shows this many samples.", 1)
 PRESETS = {"quick": {"inputs": 32}, "full": {"inputs": 256}}
 DIMENSIONS = 2, 8, 32, 128, 512
 RADII = 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0  # times √d

@@ -55,17 +55,30 @@ from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(training)
 flags.DEFINE_list(
-    "start_from", [], "Generators whose layers to take over, where these have the same sizes."
+    "start_from", [], "Layers are taken over from these generators, where they have the same sizes."
 )
-flags.DEFINE_string("discriminator", None, "A generator whose discriminator joins in.")
-flags.DEFINE_string("pool", None, "Folder of faces, drawn if missing; default: in the output's.")
-flags.DEFINE_integer("pool_images", 32_768, "How many faces are drawn.", 64)
-flags.DEFINE_integer("mapping_width", 256, "Of the mapping network's layers.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 2e-3, "Of Adam.")
-flags.DEFINE_float("noise_rate", 0.1, "Of the noise strengths, as a share of it.")
-flags.DEFINE_float("r1_gamma", 0.001, "Of the gradient penalty, as in train_stylegan.py.", 0)
-flags.DEFINE_float("regression_weight", 32.0, "Of the regression, beside the discriminator.", 0)
-flags.DEFINE_integer("ema_images", 3_000, "Half-life of the averaged generator, in images.", 1)
+flags.DEFINE_string("discriminator", None, "The discriminator of this generator joins in.")
+flags.DEFINE_string(
+    "pool",
+    None,
+    "Faces are kept in this folder, and drawn if they are missing. Without it, it is one "
+    "in the output folder.",
+)
+flags.DEFINE_integer("pool_images", 32_768, "This many faces are drawn.", 64)
+flags.DEFINE_integer(
+    "mapping_width", 256, "Each layer of the mapping network has this many units.", lower_bound=1
+)
+flags.DEFINE_float("learning_rate", 2e-3, "Adam has this learning rate.")
+flags.DEFINE_float("noise_rate", 0.1, "Noise strengths learn at this share of the learning rate.")
+flags.DEFINE_float(
+    "r1_gamma", 0.001, "The gradient penalty has this weight, as in train_stylegan.py.", 0
+)
+flags.DEFINE_float(
+    "regression_weight", 32.0, "The regression has this weight, beside the discriminator.", 0
+)
+flags.DEFINE_integer(
+    "ema_images", 3_000, "The averaged generator has this half-life, in images.", 1
+)
 
 # Times the hundredth of the rate at which StyleGAN's mapping network learns: about as fast as a
 # network whose weights are stored as they count. At ten, it hardly learns what attributes mean.

@@ -95,22 +95,58 @@ DATA["folder"] = DATA["tissue"]
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(training)
-flags.DEFINE_enum("data", "faces", ["faces", *data.PHOTOGRAPHS], "What to learn.")
-flags.DEFINE_string("data_dir", None, "A folder of images, in place of --data.")
-flags.DEFINE_string(
-    "start_from", None, "A generator of these sizes, or of half the side, to start from."
+flags.DEFINE_enum(
+    "data", "faces", ["faces", *data.PHOTOGRAPHS], "The generator learns from these images."
 )
-flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the convolutions.")
-flags.DEFINE_float("learning_rate", 2.5e-3, "Of Adam, for both networks.")
-flags.DEFINE_float("noise_rate", None, "Of the noise strengths, as a share of it; see DATA.")
-flags.DEFINE_float("mapping_rate", None, "Of the mapping network, times a hundredth; see DATA.", 0)
-flags.DEFINE_float("r1_gamma", None, "Of the gradient penalty on real images; see DATA.")
-flags.DEFINE_float("path_weight", None, "Of path lengths; 0 leaves them out; see DATA.", 0)
-flags.DEFINE_integer("path_interval", 8, "Steps from one such to the next.", 1)
-flags.DEFINE_float("ada_target", None, "What augmentation is adapted for; see DATA.", 0)
-flags.DEFINE_integer("ada_images", 500_000, "In which its strength may go from 0 to 1.", 1)
-flags.DEFINE_float("mixing", 0.9, "Share of images whose layers take two styles.")
-flags.DEFINE_integer("ema_images", 10_000, "Half-life of the averaged generator, in images.", 1)
+flags.DEFINE_string(
+    "data_dir", None, "The generator learns from the images in this folder instead."
+)
+flags.DEFINE_string(
+    "start_from",
+    None,
+    "Training starts from this generator, of the same sizes or of half the side.",
+)
+flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "Convolutions compute with this type."
+)
+flags.DEFINE_float("learning_rate", 2.5e-3, "Adam has this learning rate, for both networks.")
+flags.DEFINE_float(
+    "noise_rate",
+    None,
+    "Noise strengths learn at this share of the learning rate. Without it, DATA says which.",
+)
+flags.DEFINE_float(
+    "mapping_rate",
+    None,
+    "The mapping network learns at this many hundredths of the learning rate. Without "
+    "it, DATA says how many.",
+    0,
+)
+flags.DEFINE_float(
+    "r1_gamma",
+    None,
+    "The gradient penalty on real images has this weight. Without it, DATA says which.",
+)
+flags.DEFINE_float(
+    "path_weight",
+    None,
+    "Path lengths have this weight, and 0 leaves them out. Without it, DATA says which.",
+    0,
+)
+flags.DEFINE_integer("path_interval", 8, "Path lengths are measured once in this many steps.", 1)
+flags.DEFINE_float(
+    "ada_target", None, "Augmentation is adapted to this target. Without it, DATA says which.", 0
+)
+flags.DEFINE_integer(
+    "ada_images",
+    500_000,
+    "The strength of augmentation takes at least this many images from 0 to 1.",
+    1,
+)
+flags.DEFINE_float("mixing", 0.9, "In this share of images, the layers take two styles.")
+flags.DEFINE_integer(
+    "ema_images", 10_000, "The averaged generator has this half-life, in images.", 1
+)
 
 KINDS = "plain", "path", "r1"  # of steps
 LOSSES = "generator_loss", "discriminator_loss", "real_logit", "fake_logit", "real_sign"

@@ -39,18 +39,36 @@ from pulse_jax.generators.plug_in import is_plug_in
 from pulse_jax.upsampling.results import as_csv
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("preset", "quick", ["quick", "full"], "How much is measured.")
-flags.DEFINE_string("workdir", None, "Folder for the results; default: runs/SCRIPT_PRESET.")
-flags.DEFINE_string("config", None, "Take the settings from this config.json of an earlier run.")
-flags.DEFINE_string("generator", "faces64", "A bundled or published generator, or one's path.")
-flags.DEFINE_string("images", None, "Folder of held-out images; default: freshly drawn faces.")
-flags.DEFINE_integer("inputs", None, "Held-out images; the preset's by default.", 1)
-flags.DEFINE_integer("restarts", None, "Restarts for each; the preset's by default.", 1)
-flags.DEFINE_integer("steps", 100, "Of each restart.", 1)
-flags.DEFINE_integer("factor", 8, "Of downscaling.", 1)
-flags.DEFINE_float("eps", 1e-3, "Mean squared error of a success.", 0)
-flags.DEFINE_integer("slots", 16, "Restarts searched at once.", 1)
-flags.DEFINE_integer("seed", 1000, "Of images and restarts; no trainer's.", 0)
+flags.DEFINE_enum("preset", "quick", ["quick", "full"], "The preset sets how much is measured.")
+flags.DEFINE_string(
+    "workdir",
+    None,
+    "The results are written into this folder. Without it, it is runs/SCRIPT_PRESET.",
+)
+flags.DEFINE_string(
+    "config", None, "The settings are taken from this config.json of an earlier run."
+)
+flags.DEFINE_string(
+    "generator",
+    "faces64",
+    "This generator is searched: a bundled or published one's name, or a path.",
+)
+flags.DEFINE_string(
+    "images", None, "The held-out images are in this folder. Without it, faces are freshly drawn."
+)
+flags.DEFINE_integer(
+    "inputs", None, "This many held-out images are taken. Without it, the preset chooses.", 1
+)
+flags.DEFINE_integer(
+    "restarts", None, "Each image is searched this many times. Without it, the preset chooses.", 1
+)
+flags.DEFINE_integer("steps", 100, "Each restart makes at most this many steps.", 1)
+flags.DEFINE_integer("factor", 8, "Images are downscaled by this factor.", 1)
+flags.DEFINE_float("eps", 1e-3, "A restart succeeds if its mean squared error is at most this.", 0)
+flags.DEFINE_integer("slots", 16, "This many restarts are searched at once.", 1)
+flags.DEFINE_integer(
+    "seed", 1000, "The images and restarts depend on this number. It must be no trainer's.", 0
+)
 
 PLACES = "workdir", "config"  # settings that change no row
 WEIGHTS = "SHA-256 of the generator"

@@ -19,22 +19,50 @@ from pulse_jax.files import difference, expanded, read_json, write
 from pulse_jax.generators import checkpoint, fit_latents
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("output_dir", None, "Folder for the state, the samples and the generator.")
-flags.DEFINE_integer("resolution", 64, "Side of the images.", lower_bound=8)
-flags.DEFINE_list("channels", "128,128,96,64,32", "Channels at side 4, 8, …, resolution.")
-flags.DEFINE_integer("latent_size", 128, "Coordinates of a style vector w.", lower_bound=1)
-flags.DEFINE_integer("mapping_layers", 4, "Dense layers from z to w.", lower_bound=1)
-flags.DEFINE_integer("images", 250_000, "Images to train on, from the start of the run.", 1)
-flags.DEFINE_integer("batch_size", 16, "Images in a step, on all devices together.", 4)
-flags.DEFINE_integer("r1_interval", 16, "Steps from one gradient penalty to the next.", 1)
-flags.DEFINE_integer("quality_images", 512, "On which the samples' quality is measured.", 64)
-flags.DEFINE_string("reader", None, "The reader's file; default: reader.npz in the output folder.")
-flags.DEFINE_integer("reader_steps", 2000, "Of its training, if it isn't there yet.", 1)
-flags.DEFINE_enum("export_dtype", "float32", ["float32", "bfloat16"], "Of kernels in generator/.")
-flags.DEFINE_float("save_minutes", 5.0, "From one saved state to the next.", 0)
-flags.DEFINE_float("stop_minutes", None, "Save and stop so long after the start.", 0)
-flags.DEFINE_bool("finish", False, "--stop_minutes is to be the run's end, by the clock.")
-flags.DEFINE_integer("seed", 0, "Of everything random.")
+flags.DEFINE_string(
+    "output_dir", None, "The state, the samples and the generator are written into this folder."
+)
+flags.DEFINE_integer("resolution", 64, "The images have this side.", lower_bound=8)
+flags.DEFINE_list(
+    "channels",
+    "128,128,96,64,32",
+    "The layers have this many channels at side 4, 8, …, resolution.",
+)
+flags.DEFINE_integer(
+    "latent_size", 128, "A style vector w has this many coordinates.", lower_bound=1
+)
+flags.DEFINE_integer("mapping_layers", 4, "This many dense layers lead from z to w.", lower_bound=1)
+flags.DEFINE_integer("images", 250_000, "The run trains on this many images, from its start.", 1)
+flags.DEFINE_integer(
+    "batch_size", 16, "Each step takes this many images, on all devices together.", 4
+)
+flags.DEFINE_integer(
+    "r1_interval", 16, "The gradient penalty is computed once in this many steps.", 1
+)
+flags.DEFINE_integer(
+    "quality_images", 512, "The samples' quality is measured on this many images.", 64
+)
+flags.DEFINE_string(
+    "reader", None, "The reader is in this file. Without it, it is reader.npz in the output folder."
+)
+flags.DEFINE_integer(
+    "reader_steps", 2000, "The reader is trained in this many steps, if it isn't there yet.", 1
+)
+flags.DEFINE_enum(
+    "export_dtype", "float32", ["float32", "bfloat16"], "Kernels in generator/ have this type."
+)
+flags.DEFINE_float(
+    "save_minutes", 5.0, "This many minutes pass from one saved state to the next.", 0
+)
+flags.DEFINE_float(
+    "stop_minutes", None, "The run saves its state and stops this many minutes after its start.", 0
+)
+flags.DEFINE_bool(
+    "finish",
+    False,
+    "With --stop_minutes, the run ends then, and its learning rate falls towards that end.",
+)
+flags.DEFINE_integer("seed", 0, "All that is random depends on this number.")
 
 # What a run may go on with otherwise than it began.
 OPEN = "output_dir", "images", "save_minutes", "stop_minutes", "finish", "export_dtype"
