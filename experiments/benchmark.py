@@ -8,6 +8,8 @@
     python experiments/benchmark.py --mode=scaling --restarts=1,8,16,32,64,128,256
     python experiments/benchmark.py --mode=slots
     python experiments/benchmark.py --mode=recipes
+    python experiments/benchmark.py --mode=command --recipes=fast
+    python experiments/benchmark.py --mode=start --recipes=fast --faces=1
 
 - steps, the default: their rate, with so many restarts at once; an evaluation is one restart's
   image and gradient. Beside it: the share of what the device does in products of square matrices
@@ -26,6 +28,14 @@
 - recipes: restarts accepted in a second, and whether their images are as good: the discriminator's
   score, GEOCROSS, and diversity, the mean difference of two restarts of one input, with the same
   noise maps. Beside them the score of the true faces.
+- command: the time of `pulse_jax.upsample`, which is all that the command does once it has been
+  imported, over the time of its search alone: of the same pictures, restarts, slots and steps, with
+  the same results. What is compiled has been compiled before: the command finds it in its cache,
+  and the search has it at hand. The goal is at most 1.05.
+- start: the seconds until a process of the command has written its first result, if an earlier one
+  has compiled what it needs, over the seconds of a process that does `import jax`. The slots are
+  those that the command chooses. The goal is 5 seconds on two cores. This process holds the
+  accelerator too: there, XLA_PYTHON_CLIENT_PREALLOCATE=false leaves memory to the others.
 
 Inputs are freshly drawn faces that the generator has never seen. A restart is accepted if its
 image, as an 8-bit file holds it, downscales to the input with a mean squared error of at most 1e-3;
@@ -36,6 +46,7 @@ Prints a table and writes it to MODE.csv, the settings to MODE.json. Two cores t
 command, a quarter of an hour for 1024². Whatever else runs meanwhile spoils all but the ratios.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -45,8 +56,11 @@ import math
 import os
 import platform
 import re
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -59,13 +73,16 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import pulse_jax
+from pulse_jax.console import used_cache
 from pulse_jax.driver import advance
 from pulse_jax.files import expanded, one_line, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan import FUSED_FROM, StyleGAN
+from pulse_jax.images import save_image
 from pulse_jax.losses import geocross
 from pulse_jax.upsampling.bar import process_memory
-from pulse_jax.upsampling.results import as_csv
+from pulse_jax.upsampling.restarts import in_turn, make_draw
+from pulse_jax.upsampling.results import Restart, as_csv
 
 EPS = 1e-3  # largest mean squared error of an accepted restart
 LOSS = pulse_jax.Loss(eps=0.8 * EPS)
@@ -83,17 +100,18 @@ RECIPES = {
 }
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("mode", "steps", ["steps", "scaling", "slots", "recipes"], "What to measure.")
+MODES = ("steps", "scaling", "slots", "recipes", "command", "start")
+flags.DEFINE_enum("mode", "steps", MODES, "What to measure.")
 flags.DEFINE_list(
     "generators",
     "faces64",
-    "Bundled generators, or folders that hold one; for steps also stylegan256 and the like: "
-    "StyleGAN 1 with the official channels and random weights.",
+    "Bundled generators, or folders that hold one; for steps, command and start also stylegan256 "
+    "and the like: StyleGAN 1 with the official channels and random weights.",
 )
 flags.DEFINE_list("recipes", list(RECIPES), f"Of {', '.join(RECIPES)}; ratios are to the first.")
 flags.DEFINE_list("dtypes", "float32", "In steps: of the activations, float32 or bfloat16.")
 flags.DEFINE_list("restarts", "8", "At once in steps, in all in scaling, else for each face.")
-flags.DEFINE_integer("slots", 8, "Restarts at once, but for steps.", lower_bound=1)
+flags.DEFINE_integer("slots", 8, "Restarts at once, but for steps and start.", lower_bound=1)
 flags.DEFINE_integer("faces", 16, "Freshly drawn faces.", lower_bound=1)
 flags.DEFINE_integer("steps", 100, "Of a restart, at most.", lower_bound=1)
 flags.DEFINE_integer("repeats", 5, "Turns that are timed.", lower_bound=1)
@@ -111,7 +129,8 @@ def main(_):
 
 def benchmark():
     logging.set_verbosity(logging.WARNING)
-    jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
+    # Elsewhere compiling is measured, or happens before.
+    jax.config.update("jax_enable_compilation_cache", FLAGS.mode == "command")
     for recipe in FLAGS.recipes:
         if recipe not in RECIPES:
             raise ValueError(f"--recipes={recipe}: none of {', '.join(RECIPES)}")
@@ -123,7 +142,8 @@ def benchmark():
             raise ValueError(f"--restarts={count}: not at least 1")
     workdir = expanded(FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    measure = {"steps": steps, "scaling": scaling, "slots": slots, "recipes": recipes}[FLAGS.mode]
+    measures = (steps, scaling, slots, recipes, command, start)
+    measure = dict(zip(MODES, measures, strict=True))[FLAGS.mode]
     rows = []
     for name in FLAGS.generators:
         for restarts in map(int, FLAGS.restarts):
@@ -525,6 +545,128 @@ def judge(setup, state, targets, score):
         "score": score(images)[accepted].mean(dtype=float),
         "GEOCROSS": np.asarray(jax.vmap(geocross)(styles))[accepted].mean(dtype=float),
         "diversity": float(np.mean([diversity(group) for group in groups if len(group) > 1])),
+    }
+
+
+@contextlib.contextmanager
+def command_inputs(name, recipe, restarts):
+    """(setup, settings, folder) of the command: it upsamples the folder's `pictures`."""
+    setup = set_up(name, recipe)
+    with tempfile.TemporaryDirectory(dir=expanded(FLAGS.workdir)) as made:
+        folder = Path(made)
+        (folder / "pictures").mkdir()
+        for number, picture in enumerate(draw_inputs(setup)[1]):
+            save_image(folder / "pictures" / f"{number:03d}.png", picture)
+        if not setup.trained:
+            name = str(folder / "generator")
+            checkpoint.save(name, generator=(setup.network, setup.params))
+        own = {
+            "generator": name,
+            "restarts": restarts,
+            "steps": FLAGS.steps,
+            "seeds": (FLAGS.seed,),
+        }
+        yield setup, dataclasses.replace(RECIPES[recipe], **own), folder
+
+
+def command(name, restarts):
+    if jax.local_device_count() > 1:
+        raise ValueError("--mode=command: JAX sees several devices, and the search alone takes one")
+    for recipe in FLAGS.recipes:
+        with command_inputs(name, recipe, restarts) as (setup, settings, folder):
+            settings = dataclasses.replace(settings, batch_size=FLAGS.slots)
+            yield {"generator": name, "recipe": recipe, **time_command(setup, settings, folder)}
+
+
+def time_command(setup, settings, folder):
+    numbers, done = itertools.count(), {}
+
+    def whole():
+        output = folder / f"results{next(numbers)}"
+        done["whole"] = pulse_jax.upsample(folder / "pictures", output, settings)
+
+    def alone():
+        done["alone"] = search_all(setup, start, len(jobs), FLAGS.slots)
+
+    with used_cache(expanded(FLAGS.workdir) / "cache"):
+        whole()
+        jobs = command_jobs(done["whole"])
+        start = command_start(setup, settings, jobs)
+        alone()
+        check_same(jobs, done["alone"])
+        seconds, search_seconds = in_turns(whole, alone)
+    return {
+        "restarts": len(jobs),
+        "slots": FLAGS.slots,
+        "mean steps": done["alone"].step.mean(dtype=float),
+        "command s": np.median(seconds),
+        "search s": np.median(search_seconds),
+        **ratio("command / search", seconds, search_seconds),
+    }
+
+
+def command_jobs(results):
+    """The command's restarts, in the order in which it searches for them."""
+    for failure in results.failures:
+        raise ValueError(failure)
+    settings, pictures = results.settings, results.pictures
+    pairs = itertools.product(range(len(pictures)), range(1, settings.restarts + 1))
+    return [Restart(pictures[i], number, settings.steps) for i, number in in_turn(pairs)]
+
+
+def command_start(setup, settings, jobs):
+    """`start` of `stream`, where the command starts."""
+    targets = np.stack([job.picture.target for job in jobs])
+    draw, init = make_draw(setup.generator, settings), jax.jit(jax.vmap(setup.search.init))
+    return lambda numbers: (targets[numbers], init(*draw([jobs[number] for number in numbers])))
+
+
+def check_same(jobs, state):
+    """Raises ValueError if a search is not that of the command's restarts."""
+    rows = [job.picture.rows[job.number] for job in jobs]
+    theirs = [[row["l2"], row["best_step"], row["steps"]] for row in rows]
+    ours = np.stack([state.best.l2, state.best.step, state.step], axis=1)
+    if not np.array_equal(theirs, ours, equal_nan=True):
+        raise ValueError("--mode=command: the search alone has other results than the command")
+
+
+def start(name, restarts):
+    for recipe in FLAGS.recipes:
+        with command_inputs(name, recipe, restarts) as (_, settings, folder):
+            yield {"generator": name, "recipe": recipe, **time_start(settings, folder)}
+
+
+def time_start(settings, folder):
+    command = [sys.executable, "-m", "pulse_jax", *settings.as_flags()]
+    command += [f"--input_dir={folder / 'pictures'}", f"--cache_dir={folder / 'cache'}"]
+    numbers = itertools.count()
+
+    def first_result():
+        output = folder / f"results{next(numbers)}"
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen([*command, f"--output_dir={output}"], **quiet)
+        ended = False
+        while not any(output.glob("*/hr_*.png")):
+            if ended:
+                raise ValueError("--mode=start: the command has ended without a result")
+            time.sleep(0.01)
+            ended = process.poll() is not None
+        process.kill()
+        process.wait()
+
+    compiling = [*command, f"--output_dir={folder / 'first'}"]
+    result = subprocess.run(compiling, capture_output=True, text=True)
+    if result.returncode:
+        raise ValueError(f"--mode=start: {result.stderr}")
+    import_jax = [sys.executable, "-c", "import jax"]
+    seconds, import_seconds = in_turns(
+        first_result, functools.partial(subprocess.run, import_jax, check=True)
+    )
+    return {
+        "restarts": FLAGS.faces * settings.restarts,
+        "first result s": np.median(seconds),
+        "import jax s": np.median(import_seconds),
+        **ratio("first result / import jax", seconds, import_seconds),
     }
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiment_helpers import read_table, run_experiment, save_small_generator
 from helpers import relative_error
 
 import pulse_jax
@@ -76,6 +77,37 @@ def test_steps_are_measured(tmp_path):
     assert labels == ["stylegan8", "2", "float32", "original"]
     assert row.pop("accepted/s") == row.pop("l2 added") == ""  # random weights
     assert all(0 < float(value) < math.inf for value in row.values())
+
+
+def measure_small(folder, mode):
+    """The one row of a mode about the command: two restarts of one picture, for a small network."""
+    save_small_generator(folder / "small")
+    sizes = ["--recipes=fast", "--faces=1", "--restarts=2", "--slots=1", "--steps=6", "--repeats=2"]
+    flags = [f"--mode={mode}", "--generators=small", f"--workdir={folder / 'results'}", *sizes]
+    result = run_experiment("benchmark", *flags, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    (row,) = read_table(folder / "results" / f"{mode}.csv")
+    return row
+
+
+@pytest.mark.slow
+def test_the_command_is_compared_with_its_search(tmp_path):
+    """It ends in an error if they have found anything else."""
+    row = measure_small(tmp_path, "command")
+    assert row["restarts"] == "2" and row["slots"] == "1"
+    assert 0 < float(row["mean steps"]) <= 6
+    whole, alone = float(row["command s"]), float(row["search s"])
+    turns = [float(turn) for turn in row["turn by turn"].split()]
+    assert len(turns) == 2 and min(turns) > 0 and whole > 0 and alone > 0
+
+
+@pytest.mark.slow
+def test_the_start_is_compared_with_the_import_of_jax(tmp_path):
+    """It ends in an error if the command does without a result."""
+    row = measure_small(tmp_path, "start")
+    assert row["restarts"] == "2"
+    turns = [float(turn) for turn in row["turn by turn"].split()]
+    assert len(turns) == 2 and min(turns) > 1  # the command imports JAX, too
 
 
 @pytest.mark.parametrize(
