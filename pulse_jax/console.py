@@ -26,8 +26,8 @@ def convert() -> None:
 def make_output_safe() -> None:
     """From here on, no work ends because its messages can't be printed.
 
-    A character that the terminal lacks comes as an escape. What nobody can read is dropped: of a
-    stream that is closed, a pipe whose reader has gone, a full disk.
+    A character that the terminal lacks becomes an escape. What nobody can read is dropped: it goes
+    to a closed stream, to a pipe whose reader has gone, or to a full disk.
     """
     # The number of a closed stream would else be the next file's, which would get XLA's messages.
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -40,7 +40,7 @@ def make_output_safe() -> None:
 
 
 def described(headings: Iterable[str], groups: Mapping[str, str], flags: Any) -> str:
-    """What flags of absl do, for --help: `groups` has the heading of each, by its name."""
+    """The help of absl's flags. `groups` gives the heading of each flag by its name."""
     lines: list[str] = []
     for heading in headings:
         lines += [f"{heading}:", ""]
@@ -82,7 +82,7 @@ def logged_to_streams(prefix: str, wording: Callable[[str], str]) -> Iterator[No
 
 @contextlib.contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """A list that gets the number of the first SIGINT or SIGTERM; a second one acts as ever."""
+    """A list that gets the number of the first SIGINT or SIGTERM. A second one acts as usual."""
     noted: list[int] = []
 
     def handle(number: int, _: Any) -> None:
@@ -109,7 +109,7 @@ def noted_signals() -> Iterator[list[int]]:
 def used_cache(cache: Path) -> Iterator[None]:
     """Keep compiled programs in a folder, even the quickest to compile: they are many.
 
-    If that fails, which only costs time, it is told in a line, once for all programs.
+    If that fails, it only costs time. One line tells so, once for all programs.
     """
     import jax
     from tqdm import tqdm

@@ -5,9 +5,9 @@
     pulse_jax_convert ffhq1024                       # a published one, which is downloaded first
 
 A source is a file or folder that `pulse_jax --generator` takes, or the name of a published
-generator; the latter goes to the user's cache, where `--generator=ffhq1024` finds it. The latent
-fit is computed, unless the source has one as PULSE's does. Several sources are done one by one;
-one that can't be converted is told in one line and spares the others.
+generator. A published one goes to the user's cache, where `--generator=ffhq1024` finds it. The
+latent fit is computed, unless the source has one, as PULSE's does. Several sources are converted
+one by one. A source that can't be converted is told in one line and doesn't keep back the others.
 """
 
 import contextlib
@@ -107,14 +107,14 @@ def choose_folder(source: str, output: str | None, several: bool) -> Path:
 def convert(source: str | Path, folder: str | Path, dtype: str = "float32") -> None:
     """Write the generator that `source` names into `folder`, for `checkpoint.load`.
 
-    `source`: a path or name that `checkpoint.find` takes, or a published generator's name. `folder`
-    is new, empty, one of this function's making, which is replaced, or the published generator's
-    own; it gets its content when all of it has been written. `dtype`, "float32" or "bfloat16", is
-    that of the networks' kernels on disk; all else is float32, and so is what `load` makes of them.
-    Prints what was found and written.
+    `source` is a path or name that `checkpoint.find` takes, or a published generator's name.
+    `folder` is new or empty, or the published generator's own. It may also be one that this
+    function has made, which is then replaced. It gets its content when all of it has been written.
+    On disk, the networks' kernels have the type `dtype`, "float32" or "bfloat16". All else is
+    float32, and `load` makes float32 of the kernels too. Prints what was found and written.
 
-    Raises ValueError, in one line, if the source can't be found, downloaded or read, or the folder
-    can't be written or holds anything else.
+    Raises ValueError, in one line, if the source can't be found, downloaded or read, or if the
+    folder can't be written or holds anything else.
     """
     folder, model = Path(folder), published.PUBLISHED.get(str(source))
     if model is None or folder != published.folder(str(source)):
@@ -157,7 +157,7 @@ def _check_free(folder: Path) -> None:
 
 
 def _is_converted(folder: Path) -> bool:
-    """Whether `convert` has made it: a trainer's, say, has a discriminator too."""
+    """Whether `convert` has made it. A trainer's folder also has a discriminator."""
     try:
         return json.loads((folder / "spec.json").read_bytes()).keys() == {"generator"}
     except (OSError, ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""Files that are written whole, folders that one run holds, and errors told in one line."""
+"""Files that are written whole, folders that one run keeps, and errors told in one line."""
 
 import contextlib
 import difflib
@@ -21,8 +21,8 @@ except ImportError:  # not on Windows
 def write(path: str | Path, content: str | bytes) -> None:
     """Write text (as UTF-8) or bytes so that the file is there whole or not at all.
 
-    Written under another name in the same folder, then moved into place. Raises OSError; the file
-    that was there before then stays as it was.
+    It is written under another name in the same folder, then moved into place. If that fails, this
+    raises OSError, and the file that was there before stays as it was.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -31,9 +31,9 @@ def write(path: str | Path, content: str | bytes) -> None:
     try:
         temporary.write_bytes(content)
         with temporary.open("r+b") as file:  # Windows syncs only what may be written
-            os.fsync(file.fileno())  # else, without power, the name could be there without this
+            os.fsync(file.fileno())  # or a power cut could leave the name without the content
         os.replace(temporary, path)
-    except OSError as error:  # of a full disk, say, which names no file
+    except OSError as error:  # of a full disk, say, whose error names no file
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)  # there no longer, if all went well
@@ -64,7 +64,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises ValueError where there is none to be read."""
+    """The object in a JSON file. Raises ValueError if the file can't be read or holds no object."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -104,7 +104,7 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> str:
 
 
 def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """How settings differ from those of earlier results, in words; nothing where they don't."""
+    """How settings differ from those of earlier results, in words; empty if they don't."""
     for name, value in now.items():
         if name not in earlier:
             return f"an older version, which didn't note {name}"
@@ -114,10 +114,11 @@ def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def one_line(told: object) -> str:
-    """An exception's message, or any text, on one line; the type's name of one without a message.
+    """An exception's message, or any text, on one line; without a message, the exception's type.
 
-    Of an OSError only the reason, "No such file or directory": the caller names the file, the error
-    might name a temporary one. What can't be printed, in the name of a file, comes as an escape.
+    Of an OSError this gives the reason alone, such as "No such file or directory". The caller names
+    the file, since the error might name a temporary one. Characters that can't be printed, as in
+    the name of a file, become escapes.
     """
     message = getattr(told, "strerror", None) or str(told)
     line = " ".join(message.split()) or type(told).__name__
@@ -130,6 +131,6 @@ def counted(number: int, noun: str) -> str:
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """A question after those of `names` that are like `name`: "; did you mean …?", or nothing."""
+    """A question about those of `names` that are like `name`: "; did you mean …?", or nothing."""
     found = difflib.get_close_matches(name.lower(), list(names), n=5)
     return f"; did you mean {' or '.join(found)}?" if found else ""

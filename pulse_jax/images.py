@@ -1,4 +1,4 @@
-"""Pictures: files through Pillow on one side, float32 arrays in [0, 1] on the other."""
+"""Pictures as files and as arrays: Pillow reads and writes them, arrays are float32 in [0, 1]."""
 
 import contextlib
 import io
@@ -46,15 +46,15 @@ class ImageError(ValueError):
 
 
 class ImageWarning(UserWarning):
-    """What is to be told of a picture that is read all the same; one line that names its file."""
+    """A picture was read, but is odd; the message is one line that names its file and says how."""
 
 
 def list_images(folder: str | Path) -> tuple[list[Path], list[Path]]:
     """The images in a folder and what else is in it, sorted: `(images, skipped)`.
 
-    An image is a file with a suffix, in any case, of a raster format that Pillow decodes by itself,
-    or of HEIF. All else in the folder is skipped, hidden files and sub-folders too. Raises
-    ImageError where the folder is missing, can't be read or holds no image.
+    An image is a file whose suffix, in upper or lower case, belongs to a raster format that Pillow
+    decodes by itself, or to HEIF. All else in the folder is skipped, and so are hidden files and
+    sub-folders. Raises ImageError if the folder is missing, can't be read or holds no image.
     """
     formats = {*_formats(), "MPO"}  # opened as the JPEG that it begins with
     suffixes = {suffix for suffix, name in Image.EXTENSION.items() if name in formats}
@@ -78,9 +78,9 @@ def load_image(
 ) -> Float32[np.ndarray, "h w 3"]:
     """Read a picture, in [0, 1].
 
-    All raster formats count that Pillow decodes without starting another program. The content
-    decides the format, not the suffix. Of an animation or a document the first frame is read; the
-    EXIF orientation is applied; an embedded colour profile is converted to sRGB, unless it is that.
+    It reads all raster formats that Pillow decodes without starting another program. The content
+    decides the format, not the suffix. Of an animation or a document, the first frame is read. The
+    EXIF orientation is applied. An embedded colour profile other than sRGB is converted to sRGB.
 
     - 8 bits a channel or fewer: v / 255; grey is repeated, palettes and CMYK become RGB. Of deeper
       colour, Pillow keeps the upper 8 bits.
@@ -89,14 +89,14 @@ def load_image(
     - float grey (TIFF, PFM): as it is.
     - TIFFs in which white is zero: 1 − x.
 
-    `value_range`: for grey of more than 8 bits, or signed, the stored values (low, high) that
-    become 0 and 1, where all beyond is clipped; or "auto", the lowest and the highest of the
-    picture. Colour profiles don't count then.
+    `value_range` is for grey of more than 8 bits, or with a sign. It gives the stored values (low,
+    high) that become 0 and 1, and values beyond them are clipped. With "auto", these are the lowest
+    and the highest of the picture. Colour profiles are then ignored.
 
-    Issues an `ImageWarning`, one for a picture, with what there is to know: metadata that can't be
-    read, an alpha left out, values that use little of their range. Raises ImageError where the file
-    isn't such an image, is damaged or larger than `PIL.Image.MAX_IMAGE_PIXELS`, or where it doesn't
-    say which values are black and white: signed integers, floats outside [0, 1].
+    Issues one `ImageWarning` for a picture that is odd: its metadata can't be read, an alpha was
+    left out, or its values use little of their range. Raises ImageError if the file isn't such an
+    image, is damaged or is larger than `PIL.Image.MAX_IMAGE_PIXELS`. It also does so if the file
+    doesn't say which values are black and white, as with signed integers or floats outside [0, 1].
     """
     notes: list[str] = []
     try:
@@ -115,8 +115,8 @@ def load_image(
 def save_image(path: str | Path, image: Float[AnyArray, "h w 3"]) -> None:
     """Write an image as an 8-bit PNG; see `to_uint8`.
 
-    The file appears at `path` whole or not at all. Raises ImageError where the image has another
-    shape or isn't finite, or the file can't be written.
+    The file appears at `path` whole or not at all. Raises ImageError if the image has another shape
+    or isn't finite, and if the file can't be written.
     """
     try:
         if np.ndim(image) != 3 or np.shape(image)[2] != 3:
@@ -129,7 +129,7 @@ def save_image(path: str | Path, image: Float[AnyArray, "h w 3"]) -> None:
 
 
 def to_uint8(image: Float[AnyArray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Clip to [0, 1] and round to the nearest of 256 levels; ValueError where not finite."""
+    """Clip to [0, 1] and round to the nearest of 256 levels; not finite values raise ValueError."""
     values = np.asarray(image, np.float64)
     if not np.isfinite(values).all():
         raise ValueError("image has values that are not finite")
@@ -146,7 +146,7 @@ def resize_nearest(
 def grid(rows: Sequence[Sequence[Float[AnyArray, "_ _ _"]]]) -> Float32[np.ndarray, "h w c"]:
     """Tile rows of images of one size into a contact sheet on white.
 
-    Neighbours are max(1, W // 32) pixels apart; a short row is filled with white.
+    Neighbours are max(1, W // 32) pixels apart. A short row is filled up with white.
     """
     shapes = {np.shape(image) for row in rows for image in row}
     if len(shapes) != 1:

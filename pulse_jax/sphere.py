@@ -1,13 +1,13 @@
 """Geometry of the sphere, for one point.
 
-A point x is an array, all of it one vector, on the sphere around 0 of radius R = ‖x‖;
-a second point y is on the same sphere; v is tangent at x unless said otherwise. Angles are in
-radians, lengths in the unit of x. The formulas are the textbook ones (Absil, Mahony and Sepulchre,
-Optimization Algorithms on Matrix Manifolds, 2008), written so that nearly equal and nearly opposite
-points lose no digits.
+A point x is an array of any shape that counts as one vector. It lies on the sphere around 0 of
+radius R = ‖x‖. A second point y lies on the same sphere, and v is tangent at x unless a function
+says otherwise. Angles are in radians, and lengths have the unit of x. The formulas are those of
+Absil, Mahony and Sepulchre (Optimization Algorithms on Matrix Manifolds, 2008), written so that
+nearly equal and nearly opposite points lose no digits.
 
-Values and derivatives are finite everywhere, also where the geometry leaves them undefined; each
-function says what it returns there. The sphere of radius 0 is the point 0; its tangents are 0.
+Values and derivatives are finite everywhere. Where the geometry leaves them undefined, each
+function says what it returns. The sphere of radius 0 is the point 0, and its tangents are 0.
 """
 
 import jax
@@ -50,7 +50,7 @@ def exp(x: Vector, v: Vector) -> Result:
 def log(x: Vector, y: Vector) -> Result:
     """The tangent at x whose `exp` is y: `distance` u/‖u‖ with u the part of y tangent at x.
 
-    Opposite points are joined by geodesics in every direction: 0.
+    Opposite points are joined by geodesics in every direction. For them, it returns 0.
     """
     toward = _toward(x, y)
     return _ratio(distance(x, y), _norm(toward), otherwise=1) * toward
@@ -59,8 +59,9 @@ def log(x: Vector, y: Vector) -> Result:
 def transport(x: Vector, y: Vector, v: Vector) -> Result:
     """v carried in parallel from x to y along their geodesic: v − 2⟨p, v⟩/⟨p, p⟩ p, p = x + y.
 
-    For tangents this is v − ⟨y, v⟩/(R² + ⟨x, y⟩) p. Being a reflection it keeps all inner products.
-    Between opposite points, where the geodesic may start in any direction: v, tangent there too.
+    For tangents this is v − ⟨y, v⟩/(R² + ⟨x, y⟩) p. It is a reflection, so it keeps all inner
+    products. Between opposite points, the geodesic may start in any direction. For them, it returns
+    v, which is tangent there too.
     """
     p = x + y
     return jnp.asarray(v) - 2 * _ratio(_dot(p, v), _dot(p, p)) * p

@@ -21,16 +21,16 @@ from pulse_jax.generators.digests import network_digest
 from pulse_jax.types import Frozen, Latents, Params
 
 GENERATOR = "generator"  # where files with latents hold its `network_digest`
-# Of files with latents: what else they hold, and an argument of `numpy.savez`.
+# Files with latents hold these names too; the last is an argument of `numpy.savez`.
 RESERVED = GENERATOR, "row", "curve", "file"
 
 
 def interpolate(a: Latents, b: Latents, frames: int) -> Latents:
-    """Walk the great circles from latents a to latents b: latents with an axis 0 of `frames`.
+    """Walk the great circles from latents a to latents b; axis 0 of the result counts `frames`.
 
-    Each sphere is crossed along its geodesic, evenly in angle (slerp), both ends included. Where
-    two points differ in norm, the norm goes evenly from one to the other. Between opposite points
-    lie many great circles: none is chosen, and all frames but the last stay at a.
+    The walk crosses each sphere along its geodesic, evenly in angle (slerp), and includes both
+    ends. Where two points differ in norm, the norm changes evenly. Between opposite points lie many
+    great circles. Then none is chosen, and all frames but the last stay at a.
 
     Raises ValueError for fewer than 2 frames or latents of different shapes.
     """
@@ -66,8 +66,9 @@ def _walk(a: Latents, b: Latents, frames: int) -> Latents:
 def vary(key: PRNGKeyArray, latents: Latents, angle: float | Float[Array, ""]) -> Latents:
     """Neighbours of latents: each point is turned on its sphere by `angle`, in radians.
 
-    The direction is random, all are equally likely: exp_x(R·angle·u), u uniform on the unit sphere
-    of the tangents at x. On a sphere of radius 0 nothing moves.
+    The direction is random, and all directions are equally likely: a point x becomes
+    exp_x(R·angle·u), where u is uniform on the unit sphere of the tangents at x. On a sphere of
+    radius 0 nothing moves.
     """
 
     def turn(key: PRNGKeyArray, x: Float[Array, "*point"]) -> Float[Array, "*point"]:
@@ -86,9 +87,9 @@ def vary(key: PRNGKeyArray, latents: Latents, angle: float | Float[Array, ""]) -
 
 
 def by_name(latents: PyTree, frozen: PyTree) -> dict[str, Any]:
-    """All arrays of both trees by their keys; a tree that is one array by what it is.
+    """All arrays of both trees by their keys; a tree that is one array has its own name as key.
 
-    Raises ValueError for a key that both have, or one of `RESERVED`.
+    Raises ValueError for a key that both trees have, and for one of `RESERVED`.
     """
     latents, frozen = _by_name(latents, "latents"), _by_name(frozen, "frozen")
     for name in latents:
@@ -103,13 +104,14 @@ def by_name(latents: PyTree, frozen: PyTree) -> dict[str, Any]:
 def load_latents(
     path: str | Path, generator: Generator, params: Params | None = None
 ) -> tuple[Latents, Frozen]:
-    """(latents, frozen) of all restarts in a `latents.npz`; axis 0 of each leaf counts them.
+    """(latents, frozen) of all restarts in a `latents.npz`; axis 0 of each leaf counts restarts.
 
-    What is frozen and what isn't is as `generator` has it, whatever it was when they were found.
-    With the generator's `params`, it is made sure that they were found with the same networks;
-    files of older versions don't tell, which a line on stderr says.
+    `generator` decides what is frozen and what isn't, whatever it was when the latents were found.
+    With `params`, this also checks that the latents were found with the same networks. Files of
+    older versions don't say it, and then a line on stderr tells so.
 
-    Raises ValueError, naming the file, where it can't be read, or is of other shapes or networks.
+    Raises ValueError, with the file's name, if the file can't be read, or if its latents have other
+    shapes or belong to other networks.
     """
     start, networks = read_latents(path, generator)
     if params is not None:
@@ -122,7 +124,7 @@ def load_latents(
 def read_latents(
     path: str | Path, generator: Generator
 ) -> tuple[tuple[Latents, Frozen], str | None]:
-    """What `load_latents` returns, and the digest of the networks, None if the file has none."""
+    """What `load_latents` returns, and the digest of the networks, or None if the file lacks it."""
     arrays = load_arrays(path)
     trees = jax.eval_shape(generator.sample, jax.random.key(0))
     wanted = by_name(*trees)
@@ -141,7 +143,7 @@ def read_latents(
 
 
 def check_networks(path: str | Path, found: str | None, wanted: str) -> None:
-    """Raises ValueError if latents are of other networks than they are to be used with."""
+    """Raises ValueError if latents were found with other networks than those at hand."""
     if found is not None and found != wanted:
         raise ValueError(
             f"{path}: is of another generator, whose networks' SHA-256 is {found[:8]}…, not "

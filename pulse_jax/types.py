@@ -20,18 +20,20 @@ Params: TypeAlias = PyTree[ArrayLike]
 class Generator(NamedTuple):
     """A decoder of Gaussian variables, for one image; `vmap` it for more.
 
-    Whatever provides these functions can be searched: a GAN, a VAE, a flow. All are pure; `params`
-    is always an argument. A function that returns `(Generator, params)` is loaded by its name,
-    my_package.my_module:make.
+    Whatever provides these functions can be searched: a GAN, a VAE, a flow. All functions are pure,
+    and `params` is always an argument. A function that returns `(Generator, params)` is loaded by
+    its name, `my_package.my_module:make`.
 
-    `resolution`: the side R of its images.
-    `sample(key) → (latents, frozen)`: two pytrees of standard normal variables, of which the search
-        moves the first. Axis 0 of a leaf of `latents` counts spheres, the others are coordinates:
-        styles (L, d) are L points, a noise map (1, H, W) is one.
-    `synthesize(params, latents, frozen) → image`, nominally in [0, 1], not clipped. It must have
-        reverse-mode derivatives. Those of `style_generator` have no others: second ones are reverse
-        over reverse, and forward mode (`jax.jvp`, `jax.hessian`) raises TypeError.
-    `styles(params, latents)`: the style vectors that GEOCROSS compares; None if there are none.
+    - `resolution` is the side R of the images.
+    - `sample(key) → (latents, frozen)` draws two pytrees of standard normal variables. The search
+      moves the first alone. Axis 0 of a leaf of `latents` counts spheres, and the other axes are
+      coordinates: styles (L, d) are L points, and a noise map (1, H, W) is one point.
+    - `synthesize(params, latents, frozen)` makes the image, nominally in [0, 1] and not clipped. It
+      must have reverse-mode derivatives. Generators of `style_generator` have no others: their
+      second derivatives are reverse over reverse, and forward mode (`jax.jvp`, `jax.hessian`)
+      raises TypeError.
+    - `styles(params, latents)` gives the style vectors that GEOCROSS compares. It is None if there
+      are none.
     """
 
     resolution: int

@@ -39,29 +39,38 @@ def style_generator(
         w = gain · leaky_relu(std · z + mean, 0.2), z ~ N(0, I),
     with mean and std from `params["latent_fit"]`. Each of the L style vectors has its own z, or all
     share one with `tile_latent`. With `equal_start`, which the reference doesn't have, they are
-    equal in a sample, as in the images that the generator was trained for, and then go their ways.
+    equal in a sample, as in the images that the generator was trained for. The search then moves
+    each by itself.
 
-    That is `space` "w". "w_full" whitens by the whole covariance of these coordinates, whose
-    root is `params["latent_fit"]["factor"]` (the P_N space of Zhu et al., arXiv 2012.09036, where
-    they add it), and "z" is the mapping network's own input.
+    That is the `space` "w". The space "w_full" whitens by the whole covariance of these
+    coordinates, whose root is `params["latent_fit"]["factor"]`. It is the P_N space of Zhu et al.,
+    arXiv 2012.09036. The space "z" is the mapping network's own input.
 
     One point has d coordinates, or with `joint_sphere` all L d of them. Its norm is that of the
-    Gaussian sample, which is χ-distributed, or with `exact_radius` the root of the number of its
-    coordinates; both also for noise maps.
+    Gaussian sample, which is χ-distributed. With `exact_radius`, the norm is the root of the number
+    of its coordinates. Noise maps follow the same rule.
 
-    `noise_type`: "zero", "fixed" (all noise maps are drawn,
-    then left alone), "trainable" (all are drawn, and the first `trainable_noise_layers`, or all
-    if there are fewer, are searched too) or "normalised" (so too, and what is searched enters the
-    network with mean 0 and mean square 1, as in StyleGAN 2's projector). The noise maps numbered in
-    `zero_noise_layers`, by default the last alone, are zero and not searched, whatever the type.
+    `noise_type` is one of these:
 
-    `dtype`, such as jnp.bfloat16, is that of weights and activations; by default they stay as they
-    are. Latents and images don't change theirs.
+    - "zero": all noise maps are zero.
+    - "fixed": all noise maps are drawn, then left alone.
+    - "trainable": all are drawn, and the first `trainable_noise_layers` are searched too, or all if
+      there are fewer.
+    - "normalised": as "trainable", but what is searched enters the network with mean 0 and mean
+      square 1, as in StyleGAN 2's projector.
 
-    Latents: {"style": (L, d), or (1, d) with `tile_latent`, or (1, L, d) with `joint_sphere`, and
-    "noise_i": (1, H, W) for each noise map i that is searched}; the other noise maps are frozen.
-    Raises ValueError for an unknown noise type or space, a layer to zero that doesn't exist, or a
-    negative number of layers.
+    The noise maps with numbers in `zero_noise_layers` are zero and not searched, whatever the type.
+    By default, that is the last one alone.
+
+    Weights and activations have the type `dtype`, such as jnp.bfloat16. By default they stay as
+    they are. Latents and images keep their types.
+
+    The latents are a dict. "style" is (L, d), or (1, d) with `tile_latent`, or (1, L, d) with
+    `joint_sphere`. "noise_i" is (1, H, W), for each noise map i that is searched. The other noise
+    maps are frozen.
+
+    Raises ValueError for an unknown noise type or space, for a layer to zero that doesn't exist,
+    and for a negative number of layers.
     """
     noise_layers = len(network.noise_shapes)
     zero = frozenset(range(noise_layers)[-1:] if zero_noise_layers is None else zero_noise_layers)
@@ -147,11 +156,11 @@ def fit_latents(
 ) -> dict[str, Float[np.ndarray, "..."]]:
     """The `gaussian_fit` of a network's own style vectors w = mapping(z), z ~ N(0, I).
 
-    At least `samples` latents z are drawn and mapped, `chunk_size` at a time, so that memory
-    doesn't grow with their number (the reference maps a million in one allocation). `progress`, as
-    tqdm, takes a sequence with an item for each chunk, and iterates over it. `full`: also a factor
-    of the covariance, for the space "w_full". Raises ValueError for
-    fewer than 2 samples or a chunk size below 1.
+    At least `samples` latents z are drawn and mapped, `chunk_size` at a time. So memory doesn't
+    grow with their number, while the reference maps a million in one allocation. `progress` takes a
+    sequence with an item for each chunk and iterates over it, as tqdm does. If `full`, the fit
+    includes a factor of the covariance, for the space "w_full". Raises ValueError for fewer than 2
+    samples and for a chunk size below 1.
     """
     if samples < 2:
         raise ValueError(f"samples must be at least 2, got {samples}")
@@ -174,11 +183,10 @@ def gaussian_fit(
 ) -> dict[str, Float[np.ndarray, "..."]]:
     """Fits a Gaussian to style vectors before their last activation.
 
-    The leaky ReLU of the chunks, with its gain, is undone; then
-    {"mean": (d,), "std": (d,)}, float32, are the mean and the unbiased standard deviation of each
-    coordinate. With `full` also "factor" (d, d), the symmetric root of the unbiased covariance.
-    Chunks are merged in float64 (Chan, Golub and LeVeque, 1979). Raises ValueError for fewer than 2
-    style vectors in all.
+    The leaky ReLU of the chunks is undone, and its gain too. Then "mean" (d,) and "std" (d,), in
+    float32, are the mean and the unbiased standard deviation of each coordinate. With `full`,
+    "factor" (d, d) is the symmetric root of the unbiased covariance. Chunks are merged in float64
+    (Chan, Golub and LeVeque, 1979). Raises ValueError for fewer than 2 style vectors in all.
     """
 
     def products(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d *d"]:

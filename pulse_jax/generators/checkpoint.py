@@ -50,20 +50,23 @@ def bundled() -> dict[str, Path]:
 def load(name_or_path: str | Path, **latent_space: Any) -> tuple[Generator, Params]:
     """A generator and its parameters.
 
-    `name_or_path` is one of
-    - a name: of a bundled generator, or of a published one that `pulse_jax_convert` has put into
+    `name_or_path` is one of these:
+
+    - the name of a bundled generator, or of a published one that `pulse_jax_convert` has put into
       the user's cache;
     - a folder written by `save`;
-    - a published file, whatever its name: its content tells which program wrote it (see
-      `official.read_network`). With PULSE's synthesis.pt, its folder's gaussian_fit.pt or
-      mapping.pt are read;
+    - a published file of any name, whose content tells which program wrote it (see
+      `official.read_network`). Beside PULSE's `synthesis.pt`, `gaussian_fit.pt` or `mapping.pt` is
+      read from the same folder;
     - such a folder of PULSE;
-    - my_package.my_module:make, a callable that returns (Generator, params) (see `plug_in`).
+    - `my_package.my_module:make`, a callable that returns (Generator, params) (see `plug_in`).
 
     Where the files hold no latent fit, it is computed from the mapping network, and a line on
-    stderr says so. `latent_space`: arguments of `style_generator`. Raises ValueError, in one line
-    with the file's or folder's name, if there is no such generator or part of it is missing or
-    damaged, and for a latent space of what isn't a style generator.
+    stderr says so. `latent_space` are arguments of `style_generator`.
+
+    Raises ValueError, in one line with the file's or folder's name, if there is no such generator,
+    or if part of it is missing or damaged. It also does so if a latent space is given for what
+    isn't a style generator.
     """
     if is_plug_in(name_or_path):
         for name in latent_space:
@@ -92,7 +95,7 @@ def load_network(name_or_path: str | Path, space: str = "w") -> tuple[StyleNetwo
 
 
 def read_network(path: Path) -> tuple[Any, dict[str, Any]]:
-    """The network at a path that `find` has found: as it is, maybe without a latent fit."""
+    """The network at a path that `find` has found. It may lack a latent fit."""
     if (path / "spec.json").is_file():
         return _read(path, "generator")
     return official.read_network(path / "synthesis.pt" if path.is_dir() else path)
@@ -103,7 +106,8 @@ def with_latent_fit(
 ) -> dict[str, Any]:
     """`params` with a latent fit. Without one, it is fitted to a million of the network's styles.
 
-    `full`: with a factor of the covariance. Meanwhile a bar runs on stderr, if that is a terminal.
+    If `full`, the fit includes a factor of the covariance. Meanwhile a bar runs on stderr, if that
+    is a terminal.
     """
     if "latent_fit" in params and ("factor" in params["latent_fit"] or not full):
         return params
@@ -118,9 +122,10 @@ def load_discriminator(
 ) -> tuple[Callable[[Params, Float[AnyArray, "n side side 3"]], Float[Array, "n"]], Params]:
     """The discriminator that a generator was trained against: (score, params).
 
-    `score(params, images)`: images in [0, 1] → logits, higher for more realistic. One of its
-    features is how much the images of a batch differ, in groups of 4: compare batches of like
-    make-up, of n images with n a multiple of 4 or less than it. Raises ValueError as `load` does.
+    `score(params, images)` turns images in [0, 1] into logits, which are higher for more realistic
+    images. It also looks at how much the images of a batch differ, in groups of 4. So compare
+    batches of like make-up, with a multiple of 4 images or with fewer than 4. Raises ValueError as
+    `load` does.
     """
     module, params = _read(find(name_or_path), "discriminator")
 
@@ -158,9 +163,9 @@ def find(name_or_path: str | Path) -> Path:
 def save(folder: str | Path, **networks: tuple[nn.Module, Params]) -> None:
     """Write networks, given as `name=(module, params)`, into `folder`.
 
-    The weights go into an Orbax folder each. `spec.json`, written last, holds the architectures and
-    the SHA-256 of every file. `load` reads the `generator`, whose parameters include `latent_fit`,
-    `load_discriminator` the `discriminator`.
+    Each network's weights go into an Orbax folder. `spec.json` is written last, and holds the
+    architectures and the SHA-256 of every file. `load` reads the `generator`, whose parameters
+    include `latent_fit`, and `load_discriminator` reads the `discriminator`.
     """
     folder = Path(folder).absolute()
     names = {module: name for name, module in ARCHITECTURES.items()}

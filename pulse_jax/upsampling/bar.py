@@ -28,7 +28,7 @@ BAR = "{percentage:3.0f}%|{bar}| {desc}, {elapsed}{postfix}"
 
 
 class Bar:
-    """A bar of a run, with the time that is left; that is also told in a line, once. A context."""
+    """A context with a bar of a run and the time that is left, which one line also tells once."""
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
@@ -60,20 +60,20 @@ class Bar:
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit in which people would give it."""
+    """A time in seconds, minutes or hours, as people would say it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def memory() -> int | None:
-    """Most bytes in use so far, on an accelerator or else by this process; None if not counted."""
+    """The most bytes used so far, on an accelerator or else by this process; None if unknown."""
     statistics = jax.local_devices()[0].memory_stats()
     return int(statistics["peak_bytes_in_use"]) if statistics else process_memory()
 
 
 def process_memory() -> int | None:
-    """Most bytes that this process has used so far; None where the system doesn't count them."""
+    """The most bytes that this process has used so far; None if the system doesn't count them."""
     if resource is None:
         return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -82,7 +82,7 @@ def process_memory() -> int | None:
 
 @contextlib.contextmanager
 def compilation_told() -> Iterator[None]:
-    """Until the context ends, the first compilation that one has to wait for is told in a line."""
+    """A context in which one line tells of the first compilation that one has to wait for."""
     timer: threading.Timer | None = None
     told = False
 

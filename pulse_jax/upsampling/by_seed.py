@@ -1,4 +1,4 @@
-"""What several seeds have come to: a table by seed, means over seeds, and a figure."""
+"""The results of several seeds: a table by seed, means over seeds, and a figure."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -30,10 +30,10 @@ STYLE = """
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Means over the restarts of each seed; below, the means over seeds and where they may lie.
+    """Means over the restarts of each seed; below them, the means over seeds with an interval.
 
-    That is Student's interval of 95%: if a new set of as many seeds were drawn again and again,
-    19 of 20 intervals would hold the mean of all seeds. It takes at least two.
+    It is Student's interval of 95%. If new sets of as many seeds were drawn again and again, 19 of
+    20 intervals would hold the mean of all seeds. An interval takes at least two seeds.
     """
     seeds = sorted({row["seed"] for row in rows})
     found = []
@@ -51,7 +51,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def half_width(values: np.ndarray) -> float:
-    """Half of Student's 95% interval of a mean; NaN of a single value."""
+    """Half the width of Student's 95% interval of a mean; NaN for a single value."""
     from scipy import stats  # here, since importing it takes a third of a second
 
     count = len(values)
@@ -61,7 +61,7 @@ def half_width(values: np.ndarray) -> float:
 
 
 def draw(table: Sequence[Mapping[str, Any]]) -> str:
-    """A figure of a `table`, in SVG: of each seed a dot, of all their mean and its interval."""
+    """A figure of a `table`, in SVG: a dot for each seed, and the mean of all with its interval."""
     *lines, mean, low, high = table
     panels = {"converged": "share that converged", "l2_saved": "mean l2", "steps": "mean steps"}
     height = LINE * (len(lines) + 1) + 34

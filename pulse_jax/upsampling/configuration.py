@@ -1,4 +1,4 @@
-"""config.json: all that the bytes of a run's results depend on, and whether that is as before."""
+"""config.json: all that the bytes of a run's results depend on, compared with earlier results."""
 
 import hashlib
 import importlib.metadata
@@ -74,7 +74,7 @@ def is_under_way(output: Path) -> bool:
 
 
 def check(output: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises ValueError, naming the difference, if results in a folder are of other settings."""
+    """Raises ValueError, with the difference, if a folder's results have other settings."""
     if earlier and (told := difference(earlier, now)):
         raise ValueError(f"output_dir={output} holds results of {told}")
 

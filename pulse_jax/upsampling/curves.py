@@ -28,8 +28,8 @@ def draw(
 ) -> str:
     """A quantity of each restart by step, on a logarithmic axis; one restart stands out.
 
-    `values`: NaN where there is none; what is not positive isn't shown. `best`:
-    the number of the restart that stands out. `goal`: a value to mark with a line.
+    `values` are NaN where there is none, and values that aren't positive aren't shown. `best` is
+    the number of the restart that stands out. A line marks the value `goal`.
     """
     values = np.where(np.isfinite(values) & (values > 0), values, np.nan).astype(float)
     reached = np.flatnonzero(~np.isnan(values).all(axis=0))

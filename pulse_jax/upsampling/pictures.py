@@ -1,4 +1,4 @@
-"""The pictures of a run: read, brought to a side that fits, and what is known of their results."""
+"""The pictures of a run: how they are read and resized, and what is known of their results."""
 
 import dataclasses
 import functools
@@ -95,7 +95,7 @@ def image_path(folder: Path, restart: int) -> Path:
 
 
 def list_sources(pictures: Source | Iterable[Source] | None, generator: str) -> list[Source]:
-    """What `pictures` stands for: a folder's, one picture, several, or the generator's examples.
+    """The pictures that are meant: a folder's, one picture, several, or the generator's examples.
 
     Raises ValueError if there are none.
     """
@@ -129,7 +129,7 @@ def read_pictures(
     networks: str,
     degradation: Callable[[int], Operator],
 ) -> tuple[dict[str, Picture], list[str]]:
-    """The pictures that can be used, by the names of their folders; a line for each that can't.
+    """The pictures that can be used, by their folders' names, and a line for each that can't.
 
     `networks`: the digest of the generator's.
     """
@@ -169,7 +169,7 @@ def read_pictures(
 
 
 def told(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call it, and tell in a line each what is odd about the pictures that it reads."""
+    """Call it, and tell what is odd about the pictures that it reads, a line for each."""
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", images.ImageWarning)
@@ -188,7 +188,7 @@ def _read_target(
 ) -> Float[np.ndarray, "h h 3"]:
     """A picture whose side divides the generator's; `input_size` brings it to one.
 
-    It is downscaled as the operator downscales, or with bicubic if that doesn't.
+    It is downscaled as the operator does it, or with bicubic if the operator doesn't downscale.
     """
     if isinstance(source, Path):
         image = told(images.load_image, source, settings.value_range)
@@ -238,7 +238,7 @@ def _checked_array(told_as: str, image: AnyArray) -> Float[np.ndarray, "h w 3"]:
 
 @functools.cache
 def _fitting_sides(resolution: int, degradation: Callable[[int], Operator], whole: int = 0) -> str:
-    """The end of a message: which sides pictures can have; of those, which divide `whole`."""
+    """The end of a message, with the sides that pictures can have and that divide `whole`."""
     image = jax.ShapeDtypeStruct((resolution, resolution, 3), np.float32)
 
     def fits(side: int) -> bool:
@@ -254,7 +254,7 @@ def _fitting_sides(resolution: int, degradation: Callable[[int], Operator], whol
 
 
 def check_space(settings: Settings) -> None:
-    """Raises ValueError if `init_from` is of a run that has searched another space."""
+    """Raises ValueError if the run of `init_from` has searched another space."""
     if settings.init_from is None:
         return
     given = expanded(settings.init_from).absolute()

@@ -1,4 +1,4 @@
-"""index.html of a run: a page to look at results in, sort and compare them. It needs no network.
+"""index.html of a run, a page on which to sort and compare its results. It needs no network.
 
 Its pictures are in it, so that it can be moved and sent, as long as they have at most `EMBEDDED`
 bytes in all. The page of a longer run refers to the files beside it, and the browser loads those
@@ -127,7 +127,7 @@ def text(value: Any) -> str:
 
 
 def converged(rows: Sequence[Row], total: int) -> Iterator[str]:
-    """Of `total` restarts, how many are done, if not all, and how many of these have converged."""
+    """How many of `total` restarts have converged and, if not all are, how many are done."""
     if len(rows) < total:
         yield f"{len(rows)} of {counted(total, 'restart')} done so far"
     met = sum(row["status"] == STATUS[0] for row in rows)
@@ -135,7 +135,7 @@ def converged(rows: Sequence[Row], total: int) -> Iterator[str]:
 
 
 def failed(failures: Sequence[str]) -> str:
-    """What has become of pictures without results, if there are any."""
+    """Why pictures have no results, if there are such pictures."""
     if not failures:
         return ""
     items = "".join(f"<li>{text(failure)}</li>" for failure in failures)

@@ -1,8 +1,8 @@
 """Restarts of many pictures, searched together and saved.
 
-Each is saved when it is done, and what is under way every `PATIENCE` seconds, or as rarely as keeps
-that to `SHARE` of the time. So whoever is cut off, at whatever moment, loses no more than that or,
-where it takes longer, the current chunk.
+A restart is saved when it is done. What is under way is saved every `PATIENCE` seconds, or less
+often, so that saving takes at most `SHARE` of the time. A run that is cut off at any moment loses
+no more than that interval, or the current chunk if it takes longer.
 """
 
 import logging
@@ -127,8 +127,8 @@ def search_slots(
 ) -> Iterator[tuple[int, list[Restart]]]:
     """Search for restarts of one size and save them; yields (steps made, jobs that are done).
 
-    `draw`: where they start, from `make_draw`. `stop()`: asked after each chunk; if true, what is
-    under way is saved, and that is all.
+    `draw`, from `make_draw`, says where they start. `stop()` is asked after each chunk. If it is
+    true, what is under way is saved, and the search ends.
     """
     init = jax.jit(jax.vmap(search.init))
     # One at a time: the image is then the same for any number of slots.
@@ -146,7 +146,7 @@ def search_slots(
         return np.rint(255 * np.clip(image, 0, 1)) / np.float32(255)
 
     def look(job: Restart, done: bool, latents: Latents, best: Best, frozen: Frozen) -> None:
-        """Save what a chunk has come to, as far as it is wanted."""
+        """Save those results of a chunk that are wanted."""
         picture = job.picture
         if settings.save_video:
             writer(save, picture, results.save_frame, job.snapshot(), render(latents, frozen))
@@ -199,7 +199,7 @@ class Saving:
         self.is_written = True
 
     def is_due(self) -> bool:
-        """Not before all of the last time has been written."""
+        """Whether it is time, which is never before all of the last time has been written."""
         return self.is_written and time.monotonic() >= self.last + max(PATIENCE, self.cost / SHARE)
 
     def save(self, jobs: Sequence[tuple[int, Restart]], state: SearchState) -> None:
@@ -219,7 +219,7 @@ class Saving:
 
 
 def note(full: Sequence[tuple[int, Restart]], now: Slots) -> int:
-    """Enter what the steps measured into the curves of their restarts; the number of steps."""
+    """Enter what the steps measured into their restarts' curves; returns the number of steps."""
     steps = np.asarray(now.state.step)
     measured = np.stack([now.info.l2, now.info.loss], axis=1)  # (slots, 2, chunk)
     made = 0
@@ -242,12 +242,12 @@ def take(tree: Any, slot: int) -> Any:
 
 
 def without_frozen(state: SearchState) -> list[Any]:
-    """What is saved of a state: `draw` gives the rest again."""
+    """The part of a state that is saved. `draw` gives the rest again."""
     return jax.tree.leaves(state._replace(frozen=()))
 
 
 def as_data(tree: Any) -> Any:
-    """With random keys as the numbers that they are made of, which files can hold."""
+    """The same tree with random keys as plain numbers, which files can hold."""
 
     def data(leaf: Array) -> Array:
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -1,9 +1,9 @@
 """What a run leaves on disk: a folder for each picture, and one table of all.
 
-A restart's images and its part, latents and figures together, are written as soon as it is done;
-before, its part holds the state that the search goes on from. From the parts of all restarts come
-the picture's overview, latents and table. So whoever stops loses nothing that was done, several
-processes can share the work, and a later run takes it up.
+As soon as a restart is done, its images are written, and its part, which holds latents and figures.
+Before that, its part holds the state from which the search goes on. The picture's overview, latents
+and table are made from the parts of all restarts. So a run that stops loses nothing that was done,
+several processes can share the work, and a later run takes it up.
 """
 
 import csv
@@ -52,7 +52,7 @@ class Restart:
 
 
 def save(picture: Picture, function: Callable[..., Any], *arguments: Any) -> None:
-    """Write something of a picture; the first failure is its last, and spares the others."""
+    """Write something of a picture. After its first failure no more is tried; others go on."""
     picture.error = picture.error or attempt(function, picture, *arguments)
 
 
@@ -81,7 +81,7 @@ def take_up(picture: Picture) -> None:
 
 
 def _typed(row: Row) -> dict[str, Any]:
-    """With numbers for what a table has as text."""
+    """A row of a table, with numbers in place of their text."""
 
     def number(text: Any) -> int | float:
         return int(text) if str(text).lstrip("-").isdigit() else float(text)
@@ -90,7 +90,7 @@ def _typed(row: Row) -> dict[str, Any]:
 
 
 def take_up_restart(picture: Picture, restart: Restart) -> None:
-    """Read how far an earlier run has come with a restart, if it has begun."""
+    """Read how far an earlier run has got with a restart, if it had begun it."""
     restart.steps, restart.state = 0, None
     restart.curve = np.full((2, restart.longest), np.nan, np.float32)
     if picture.folder is not None and restart.part.is_file():
@@ -111,7 +111,7 @@ def identity(restart: Restart) -> dict[str, Any]:
 
 
 def save_progress(picture: Picture, restart: Restart, state: Sequence[np.ndarray]) -> None:
-    """The arrays from which to go on."""
+    """Save the arrays from which the search goes on."""
     if picture.folder is None:
         return
     row = identity(restart) | {"steps": restart.steps}
@@ -126,7 +126,7 @@ def save_restart(
     lr: Float[np.ndarray, "h h 3"],
     latents: dict[str, np.ndarray],
 ) -> None:
-    """A restart's image, also downscaled again, if it is finite; its latents and its row."""
+    """Save a restart's latents, its row and, if finite, its image, also downscaled again."""
     if picture.folder is None:
         picture.kept[restart.number] = hr, latents
         return
@@ -179,7 +179,7 @@ def overview(picture: Picture, resolution: int, eps: float) -> list[dict[str, np
 
 
 def finish(picture: Picture, resolution: int, eps: float) -> None:
-    """What is about all restarts of a picture; the last, results.csv, says that it is done.
+    """Write what is about all restarts of a picture. results.csv comes last: it says all is done.
 
     If frames have been saved, a video too.
     """
