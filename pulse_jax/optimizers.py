@@ -5,31 +5,42 @@ on spheres); here are those with names, and what optax doesn't have.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 
 from pulse_jax import sphere
+from pulse_jax.types import AnyArray, Latents
+
+Scalar: TypeAlias = Float[Array, ""]
+Count: TypeAlias = Integer[Array, ""]
+Time: TypeAlias = Float[Array, "*counts"]  # as a share of all steps, or a rate at such times
+Pairs: TypeAlias = PyTree[Float[AnyArray, "_ _ ..."]]
 
 
 class LBFGSState(NamedTuple):
     """Of all spheres together. Tangents are at `point`; of the m pairs the newest comes first."""
 
-    point: optax.Params  # the last one accepted
-    value: jax.Array  # () of the objective there
-    gradient: optax.Params  # its tangent part
-    direction: optax.Params  # in which points are tried
-    fraction: jax.Array  # () of the direction that is tried now
-    steps: optax.Params  # (m, n, ...) from one accepted point to the next
-    changes: optax.Params  # (m, n, ...) of the gradient over that step
+    point: Latents  # the last one accepted
+    value: Scalar  # of the objective there
+    gradient: Latents  # its tangent part
+    direction: Latents  # in which points are tried
+    fraction: Scalar  # of the direction that is tried now
+    steps: Pairs  # from one accepted point to the next
+    changes: Pairs  # of the gradient over that step
 
 
-def lbfgs(learning_rate, memory=10):
+def lbfgs(
+    learning_rate: optax.ScalarOrSchedule, memory: int = 10
+) -> optax.GradientTransformationExtraArgs:
     """L-BFGS on spheres, with one evaluation of the objective for each update.
 
     The two-loop recursion (Nocedal and Wright, Numerical Optimization, 2006, algorithm 7.4) on the
@@ -48,12 +59,12 @@ def lbfgs(learning_rate, memory=10):
     """
     length = learning_rate(0) if callable(learning_rate) else learning_rate
 
-    def init(params):
+    def init(params: Latents) -> LBFGSState:
         zero, number = optax.tree.zeros_like(params), jnp.zeros((), float)
         pairs = jax.tree.map(lambda leaf: jnp.zeros((memory, *leaf.shape), leaf.dtype), params)
         return LBFGSState(params, number + jnp.inf, zero, zero, number, pairs, pairs)
 
-    def move_on(point, value, gradient, state):
+    def move_on(point: Latents, value: Scalar, gradient: Latents, state: LBFGSState) -> LBFGSState:
         """The state at a point that is accepted, with a new direction."""
         finite = jnp.isfinite(value)
         step = optax.tree.scale(state.fraction, state.direction)
@@ -65,8 +76,10 @@ def lbfgs(learning_rate, memory=10):
         lengths = optax.tree.norm(step) * optax.tree.norm(change)
         curved = (_inner(step, change) > 1e-6 * lengths) & jnp.isfinite(state.value)
 
-        def keep(pairs, new):
-            def push(old, x):
+        def keep(pairs: Pairs, new: Latents) -> Pairs:
+            def push(
+                old: Float[Array, "pairs n *point"], x: Float[Array, "n *point"]
+            ) -> Float[Array, "pairs n *point"]:
                 return jnp.where(curved, jnp.concatenate([x[None], old[:-1]]), old)
 
             return jax.tree.map(push, pairs, new)
@@ -75,11 +88,18 @@ def lbfgs(learning_rate, memory=10):
         reach = length * optax.tree.norm(point)
         quasi_newton = _two_loops(steps, changes, gradient, reach)
         downhill = optax.tree.scale(-reach, _unit(gradient))
-        direction = _where(finite, quasi_newton, downhill)
-        gradient = _where(finite, gradient, optax.tree.zeros_like(gradient))
+        direction = optax.tree.where(finite, quasi_newton, downhill)
+        gradient = optax.tree.where(finite, gradient, optax.tree.zeros_like(gradient))
         return LBFGSState(point, value, gradient, direction, jnp.ones_like(value), steps, changes)
 
-    def update(updates, state, params=None, *, value, **extra_args):
+    def update(
+        updates: Latents,
+        state: LBFGSState,
+        params: Latents | None = None,
+        *,
+        value: Scalar,
+        **extra_args: Any,
+    ) -> tuple[Latents, LBFGSState]:
         finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(updates))
         gradient = _each_sphere(sphere.tangent, params, _without_infinity(updates))
         value = jnp.where(finite, value, jnp.inf)
@@ -89,14 +109,14 @@ def lbfgs(learning_rate, memory=10):
         shrink = jnp.where(finite, jnp.clip(parabola, 0.1, 0.5), 0.1)
         back = state._replace(fraction=shrink * state.fraction)
         on = move_on(params, value, gradient, state)
-        state = _where(accepted, on, back)
+        state = optax.tree.where(accepted, on, back)
         step = optax.tree.scale(state.fraction, state.direction)
         return optax.tree.sub(_each_sphere(sphere.exp, state.point, step), params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _two_loops(steps, changes, gradient, length):
+def _two_loops(steps: Pairs, changes: Pairs, gradient: Latents, length: float | Scalar) -> Latents:
     """−H g with the inverse Hessian H of the pairs; −g with the given length if there are none."""
     # All leaves as one vector, so that the loops below are compiled for one.
     gradient, as_tree = ravel_pytree(gradient)  # (d,)
@@ -110,12 +130,18 @@ def _two_loops(steps, changes, gradient, length):
         length / jnp.where(gradient_norm > 0, gradient_norm, 1),
     )
 
-    def from_newest(direction, pair):
+    Vector = Float[Array, "d"]
+
+    def from_newest(
+        direction: Vector, pair: tuple[Vector, Vector, Scalar]
+    ) -> tuple[Vector, Scalar]:
         step, change, inverse = pair
         alpha = inverse * _inner(step, direction)
         return direction - alpha * change, alpha
 
-    def to_newest(direction, pair):
+    def to_newest(
+        direction: Vector, pair: tuple[tuple[Vector, Vector, Scalar], Scalar]
+    ) -> tuple[Vector, None]:
         (step, change, inverse), alpha = pair
         beta = inverse * _inner(change, direction)
         return direction + (alpha - beta) * step, None
@@ -129,7 +155,7 @@ def _two_loops(steps, changes, gradient, length):
     return as_tree(direction)
 
 
-def _inner(a, b):
+def _inner(a: PyTree[AnyArray], b: PyTree[AnyArray]) -> Scalar:
     """⟨a, b⟩ over all spheres together.
 
     A sum for each leaf: how a CPU adds up a matrix product depends on its threads, and jaxlib
@@ -138,36 +164,34 @@ def _inner(a, b):
     return optax.tree.sum(optax.tree.mul(a, b))
 
 
-def _where(condition, a, b):
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
-
-
-def _without_infinity(vector):
+def _without_infinity(vector: Latents) -> Latents:
     """Its direction, where some coordinates are infinite and none is NaN; else as it is."""
     infinite = jnp.any(jnp.array([jnp.isinf(leaf).any() for leaf in jax.tree.leaves(vector)]))
     signs = jax.tree.map(lambda x: jnp.where(jnp.isinf(x), jnp.sign(x), 0 * x), vector)
-    return _where(infinite, signs, vector)
+    return optax.tree.where(infinite, signs, vector)
 
 
-def _unit(vector):
+def _unit(vector: Latents) -> Latents:
     """At length 1, also where squares of its coordinates aren't finite; 0 stays 0."""
     largest = jnp.max(jnp.array([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(vector)]))
     vector = jax.tree.map(lambda leaf: leaf / jnp.where(largest == 0, 1, largest), vector)
     return optax.tree.scale(1 / jnp.maximum(optax.tree.norm(vector), 1), vector)
 
 
-def _each_sphere(function, *trees):
+def _each_sphere(function: Callable[..., Any], *trees: Latents) -> Latents:
     """Apply a function of `sphere` to all spheres of the latents."""
     return jax.tree.map(jax.vmap(function), *trees)
 
 
 class SphereAdamState(NamedTuple):
-    count: jax.Array  # ()
-    mu: optax.Updates  # first moments
-    nu: optax.Updates  # second moments (n, 1, ...)
+    count: Count  # type: ignore[assignment]  # tuples have a method of this name
+    mu: Latents  # first moments
+    nu: Latents  # second moments (n, 1, ...)
 
 
-def sphere_adam(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
+def sphere_adam(
+    learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformationExtraArgs:
     """Adam with one second moment for each sphere: the mean square of its gradient's coordinates.
 
     −learning_rate · m̂/(√v̂ + eps), m and v decaying averages of g and ‖g‖²/d, without their bias.
@@ -176,15 +200,17 @@ def sphere_adam(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
     this one).
     """
 
-    def init(params):
-        def per_sphere(leaf):
+    def init(params: Latents) -> SphereAdamState:
+        def per_sphere(leaf: Float[AnyArray, "n *point"]) -> Float[Array, "n *ones"]:
             return jnp.zeros((leaf.shape[0], *[1] * (leaf.ndim - 1)), leaf.dtype)
 
         nu = jax.tree.map(per_sphere, params)
         return SphereAdamState(jnp.zeros((), int), optax.tree.zeros_like(params), nu)
 
-    def update(updates, state, params=None):
-        def mean_square(g):
+    def update(
+        updates: Latents, state: SphereAdamState, params: Latents | None = None
+    ) -> tuple[Latents, SphereAdamState]:
+        def mean_square(g: Float[AnyArray, "n *point"]) -> Float[Array, "n *ones"]:
             return jnp.mean(g**2, axis=tuple(range(1, g.ndim)), keepdims=True)
 
         count = state.count + 1
@@ -201,11 +227,13 @@ def sphere_adam(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
 
 
 class LangevinState(NamedTuple):
-    count: jax.Array  # ()
-    key: jax.Array
+    count: Count  # type: ignore[assignment]
+    key: PRNGKeyArray
 
 
-def langevin(learning_rate, temperature, key):
+def langevin(
+    learning_rate: optax.ScalarOrSchedule, temperature: float, key: PRNGKeyArray
+) -> optax.GradientTransformation:
     """Langevin dynamics: −η g + √(2ηT) ξ with ξ ~ N(0, I) and η the learning rate.
 
     With the scheme `geodesic` or `tangent_update` it samples the sphere with a density in
@@ -216,10 +244,12 @@ def langevin(learning_rate, temperature, key):
     """
     _check_temperature(temperature)
 
-    def init(params):
+    def init(params: Latents) -> LangevinState:
         return LangevinState(jnp.zeros((), int), _key_of_start(key, params))
 
-    def update(updates, state, params=None):
+    def update(
+        updates: Latents, state: LangevinState, params: Latents | None = None
+    ) -> tuple[Latents, LangevinState]:
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         noise_key, next_key = jax.random.split(state.key)
         noise = optax.tree.random_like(noise_key, updates)
@@ -231,13 +261,15 @@ def langevin(learning_rate, temperature, key):
 
 
 class PCNState(NamedTuple):
-    count: jax.Array  # ()
-    key: jax.Array
-    point: optax.Params  # the last one accepted
-    value: jax.Array  # () of the objective there
+    count: Count  # type: ignore[assignment]
+    key: PRNGKeyArray
+    point: Latents  # the last one accepted
+    value: Scalar  # of the objective there
 
 
-def pcn(learning_rate, temperature, key):
+def pcn(
+    learning_rate: optax.ScalarOrSchedule, temperature: float, key: PRNGKeyArray
+) -> optax.GradientTransformationExtraArgs:
     """The preconditioned Crank–Nicolson sampler: proposes √(1 − β²) z + β ξ, ξ ~ N(0, I).
 
     β, in (0, 1], is the learning rate. A proposal is accepted with probability
@@ -254,17 +286,24 @@ def pcn(learning_rate, temperature, key):
     """
     _check_temperature(temperature)
 
-    def init(params):
+    def init(params: Latents) -> PCNState:
         infinity = jnp.asarray(jnp.inf, float)
         return PCNState(jnp.zeros((), int), _key_of_start(key, params), params, infinity)
 
-    def update(updates, state, params=None, *, value, **extra_args):
+    def update(
+        updates: Latents,
+        state: PCNState,
+        params: Latents | None = None,
+        *,
+        value: float | Scalar,
+        **extra_args: Any,
+    ) -> tuple[Latents, PCNState]:
         beta = learning_rate(state.count) if callable(learning_rate) else learning_rate
         chance_key, noise_key, next_key = jax.random.split(state.key, 3)
         # Not a quotient of exponentials, and false where the value isn't finite.
         height = -temperature * jnp.log(jax.random.uniform(chance_key, minval=1e-37))
         accepted = value <= state.value + height
-        point, value = jax.tree.map(
+        point, value_there = jax.tree.map(
             lambda new, old: jnp.where(accepted, new, old),
             (params, value),
             (state.point, state.value),
@@ -273,12 +312,12 @@ def pcn(learning_rate, temperature, key):
         updates = jax.tree.map(
             lambda z, xi, last: jnp.sqrt(1 - beta**2) * z + beta * xi - last, point, noise, params
         )
-        return updates, PCNState(state.count + 1, next_key, point, value)
+        return updates, PCNState(state.count + 1, next_key, point, value_there)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _key_of_start(key, params):
+def _key_of_start(key: PRNGKeyArray, params: Latents) -> PRNGKeyArray:
     """The key of one restart: its start, drawn at random, tells it from the others."""
     for leaf in jax.tree.leaves(params):
         bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32)
@@ -286,21 +325,20 @@ def _key_of_start(key, params):
     return key
 
 
-def _check_temperature(temperature):
+def _check_temperature(temperature: float) -> None:
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
 
 
-def fixed(learning_rate, steps):
+def fixed(learning_rate: float, steps: int) -> optax.Schedule:
     """A constant learning rate.
 
-    Raises ValueError for a learning rate that isn't finite and above 0, or `steps` that isn't an
-    integer of at least 1.
+    Raises ValueError for a learning rate that isn't finite and above 0, or fewer steps than 1.
     """
     return _schedule(learning_rate, steps, jnp.ones_like)
 
 
-def linear1cycle(learning_rate, steps):
+def linear1cycle(learning_rate: float, steps: int) -> optax.Schedule:
     """From a tenth of `learning_rate` up to it at half time and down again, in straight lines.
 
     learning_rate · c(t), c(t) = (9(1 − |2t − 1|) + 1) / 10, t = step / steps. Raises ValueError as
@@ -309,21 +347,21 @@ def linear1cycle(learning_rate, steps):
     return _schedule(learning_rate, steps, _one_cycle)
 
 
-def linear1cycledrop(learning_rate, steps):
+def linear1cycledrop(learning_rate: float, steps: int) -> optax.Schedule:
     """`linear1cycle` in the first nine tenths, then down to a thousandth of `learning_rate`.
 
     With c and t as there: learning_rate · c(t / 0.9) for t < 0.9, then
     learning_rate (0.1 − 0.99(t − 0.9)). Raises ValueError as `fixed` does.
     """
 
-    def shape(t):
+    def shape(t: Time) -> Time:
         return jnp.where(t < 0.9, _one_cycle(t / 0.9), 0.1 - 0.99 * (t - 0.9))
 
     return _schedule(learning_rate, steps, shape)
 
 
 # Optimiser(learning rate or schedule); the first four as in the reference, with torch's defaults.
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": optax.sgd,
     "sgdm": partial(optax.sgd, momentum=0.9),
     "adam": optax.adam,
@@ -333,24 +371,31 @@ OPTIMIZERS = {
 }
 
 # Sampler(learning rate or schedule, temperature, key).
-SAMPLERS = {"langevin": langevin, "pcn": pcn}
+SAMPLERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "langevin": langevin,
+    "pcn": pcn,
+}
 
 # Schedule(peak learning rate, number of steps) -> learning rate of each step, counted from 0.
-SCHEDULES = {"fixed": fixed, "linear1cycle": linear1cycle, "linear1cycledrop": linear1cycledrop}
+SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "fixed": fixed,
+    "linear1cycle": linear1cycle,
+    "linear1cycledrop": linear1cycledrop,
+}
 
 
-def _one_cycle(t):
+def _one_cycle(t: Time) -> Time:
     return (9 * (1 - jnp.abs(2 * t - 1)) + 1) / 10
 
 
-def _schedule(learning_rate, steps, shape):
+def _schedule(learning_rate: float, steps: int, shape: Callable[[Time], Time]) -> optax.Schedule:
     """learning_rate · shape(step / steps), held after the last step."""
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning rate must be finite and above 0, got {learning_rate}")
     if not isinstance(steps, int | np.integer) or steps < 1:
         raise ValueError(f"steps must be an integer of at least 1, got {steps!r}")
 
-    def schedule(count):
+    def schedule(count: int | Integer[AnyArray, "*counts"]) -> Time:
         # An int32 count would divide in float32 even where the latents are float64.
         t = jnp.asarray(count, float) / steps
         return learning_rate * shape(jnp.minimum(t, 1))

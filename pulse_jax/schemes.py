@@ -1,7 +1,6 @@
 """Sphere schemes: how a search keeps latents where a high-dimensional Gaussian has its mass.
 
-Latents are a pytree of arrays (n, ...): axis 0 counts n spheres, the other axes are one point's
-coordinates, so style vectors (L, d) lie on L spheres and a noise map (1, H, W) on one.
+Style vectors (L, d) lie on L spheres and a noise map (1, H, W) on one, as `types.Latents` says.
 
 A scheme turns a base optimiser from optax into one that knows the spheres: `scheme(base)`, or
 `scheme(base, parameter)` where it has one. Below, z is one point, d the number of its coordinates,
@@ -18,30 +17,41 @@ With tangent gradients, or with `sphere_adam`, it doesn't.
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
+from jaxtyping import Float, PyTree
 
 from pulse_jax import sphere
-from pulse_jax.optimizers import LangevinState, LBFGSState, PCNState
+from pulse_jax.optimizers import LangevinState, LBFGSState, PCNState, Scalar
+from pulse_jax.types import AnyArray, Latents
+
+Optimizer: TypeAlias = optax.GradientTransformation
+State: TypeAlias = PyTree  # of a base
+Point: TypeAlias = Float[AnyArray, "*point"]
+Points: TypeAlias = Float[AnyArray, "n *point"]
+Carry: TypeAlias = Callable[[Point, Point, Point], Point]  # (from a point, to another, a tangent)
+Norms: TypeAlias = Float[AnyArray, "n *ones"]  # of points, each with as many axes as a point has
 
 # First moments of a gradient, in the states of Adam's family and of SGD, and mean squares of it.
 MOMENTA = "mu", "trace"
 SQUARES = "nu", "nu_max", "sum_of_squares", "e_g", "e_x"
 
 
-class SphereOptimizer(optax.GradientTransformationExtraArgs):
+class SphereOptimizer(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  # is untyped
     """A base optimiser with a scheme."""
 
 
-def _scheme(function):
+def _scheme(function: Callable[..., Optimizer]) -> Callable[..., SphereOptimizer]:
     """A function from a base to an optimiser as a scheme, which looks at the base beforehand."""
     name = function.__name__
 
     @functools.wraps(function)
-    def scheme(base, *parameters, **named):
+    def scheme(base: Optimizer, *parameters: float, **named: float) -> SphereOptimizer:
         for parameter in (*parameters, *named.values()):
             _check_parameter(name, parameter)
         base = optax.with_extra_args_support(base)
@@ -53,7 +63,7 @@ def _scheme(function):
         else:
             _check_state(name, state, some)
 
-        def init(params):
+        def init(params: PyTree) -> State:
             state = base.init(params)
             _check_state(name, state, params)
             return state
@@ -64,7 +74,7 @@ def _scheme(function):
     return scheme
 
 
-def _check_state(name, state, params):
+def _check_state(name: str, state: State, params: PyTree) -> None:
     """Whether a base that makes this state for these latents goes with a scheme."""
     kinds = tuple(kind for kind, _ in SUITED.values())
     for part in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kinds)):
@@ -90,7 +100,7 @@ def _check_state(name, state, params):
 
 
 @_scheme
-def none(base):
+def none(base: Optimizer) -> Optimizer:
     """z + u. No sphere: the control of an ablation, which drifts to where images aren't real."""
     return base
 
@@ -99,7 +109,7 @@ def none(base):
 
 
 @_scheme
-def gaussian_prior(base, weight=1e-3):
+def gaussian_prior(base: Optimizer, weight: float = 1e-3) -> Optimizer:
     """A penalty weight · ‖z‖²/2, as in Bora, Jalal, Price and Dimakis (ICML 2017).
 
     With weight 1 it is minus the logarithm of the Gaussian's density, which is highest at 0, far
@@ -109,14 +119,14 @@ def gaussian_prior(base, weight=1e-3):
 
 
 @_scheme
-def radial_prior(base, weight=1e-3):
+def radial_prior(base: Optimizer, weight: float = 1e-3) -> Optimizer:
     """A penalty weight · (r²/2 − (d − 1) ln r), r = ‖z‖: of a Gaussian's radius, which is χ_d.
 
     Lowest at r = √(d − 1): the mass, where `gaussian_prior` has the density. For latents that
     should be likely rather than bound.
     """
 
-    def penalty(z):
+    def penalty(z: Point) -> Scalar:
         square = jnp.sum(z**2) + 1e-9
         return weight * (square - (z.size - 1) * jnp.log(square)) / 2
 
@@ -124,20 +134,28 @@ def radial_prior(base, weight=1e-3):
 
 
 @_scheme
-def soft_shell(base, weight=1e-3):
+def soft_shell(base: Optimizer, weight: float = 1e-3) -> Optimizer:
     """A penalty weight · (‖z‖ − √d)², which allows for a shell as thick as the weight is small."""
 
-    def penalty(z):
+    def penalty(z: Point) -> Scalar:
         return weight * (jnp.sqrt(jnp.sum(z**2) + 1e-9) - math.sqrt(z.size)) ** 2
 
     return _penalised(base, penalty)
 
 
-def _penalised(base, penalty):
-    def total(params):
-        return sum(jnp.sum(jax.vmap(penalty)(leaf)) for leaf in jax.tree.leaves(params))
+def _penalised(base: Optimizer, penalty: Callable[[Point], Scalar]) -> Optimizer:
+    def total(params: Latents) -> Scalar:
+        return optax.tree.sum(jax.tree.map(jax.vmap(penalty), params))
 
-    def update(updates, state, params=None, *, value=None, value_fn=None, **extra_args):
+    def update(
+        updates: Latents,
+        state: State,
+        params: Latents | None = None,
+        *,
+        value: float | Scalar | None = None,
+        value_fn: Callable[[Latents], Scalar] | None = None,
+        **extra_args: Any,
+    ) -> tuple[Latents, State]:
         _check_point(params)
         added, gradient = jax.value_and_grad(total)(params)
         updates = optax.tree.add(updates, gradient)
@@ -148,7 +166,7 @@ def _penalised(base, penalty):
             extra_args["value_fn"] = lambda z: value_fn(z) + total(z)
         return base.update(updates, state, params, **extra_args)
 
-    def init(params):
+    def init(params: Latents) -> State:
         _check_spheres(params)
         return base.init(params)
 
@@ -159,7 +177,7 @@ def _penalised(base, penalty):
 
 
 @_scheme
-def ball(base):
+def ball(base: Optimizer) -> Optimizer:
     """z' = y min(1, R/‖y‖), y = z + u: as latents are kept in Bojanowski et al. (ICML 2018).
 
     The ball is convex; inside it, images tend to the average one.
@@ -168,7 +186,7 @@ def ball(base):
 
 
 @_scheme
-def rescale(base):
+def rescale(base: Optimizer) -> Optimizer:
     """z' = R y/‖y‖, y = z + u: the scheme of PULSE (arXiv 2003.03808), and the default.
 
     Gradients aren't projected, and the moments of the base know nothing of the sphere. As in the
@@ -178,7 +196,7 @@ def rescale(base):
 
 
 @_scheme
-def rescale_every(base, period=10):
+def rescale_every(base: Optimizer, period: float = 10) -> Optimizer:
     """`rescale` after each `period`-th step, or only at the end, if that is the number of steps.
 
     Iterates between are off the sphere, and a search's best may be one of them. It shows what
@@ -193,7 +211,7 @@ def rescale_every(base, period=10):
 
 
 @_scheme
-def reparametrise(base):
+def reparametrise(base: Optimizer) -> Optimizer:
     """z = R v/‖v‖ with v free: the base moves v by the gradient R/‖v‖ P g.
 
     As v grows, which it does under optimisers other than gradient flow, steps turn it by less: a
@@ -201,18 +219,25 @@ def reparametrise(base):
     Kingma, NeurIPS 2016).
     """
 
-    def init(params):
+    def init(params: Latents) -> tuple[Latents, Latents, State]:
         radii = _radii(params)
         return params, radii, base.init(params)
 
-    def update(updates, state, params=None, *, value_fn=None, **extra_args):
+    def update(
+        updates: Latents,
+        state: tuple[Latents, Latents, State],
+        params: Latents | None = None,
+        *,
+        value_fn: Callable[[Latents], Scalar] | None = None,
+        **extra_args: Any,
+    ) -> tuple[Latents, tuple[Latents, Latents, State]]:
         _check_point(params)
         free, radii, base_state = state
 
-        def onto(free):
+        def onto(free: Latents) -> Latents:
             return jax.tree.map(lambda v, radius: v * (radius / _norms(v)), free, radii)
 
-        def pull(z, g, v, radius):
+        def pull(z: Points, g: Points, v: Points, radius: Norms) -> Points:
             return _each(sphere.tangent)(z, g) * (radius / _norms(v))
 
         gradient = jax.tree.map(pull, params, updates, free, radii)
@@ -230,19 +255,19 @@ def reparametrise(base):
 
 
 @_scheme
-def tangent_gradient(base):
+def tangent_gradient(base: Optimizer) -> Optimizer:
     """The base is given P g; then as `rescale`. Its u isn't tangent if it scales coordinates."""
     return optax.chain(_link(sphere.tangent), base, _onto_sphere())
 
 
 @_scheme
-def tangent_update(base):
+def tangent_update(base: Optimizer) -> Optimizer:
     """z' = R y/‖y‖, y = z + P u: Riemannian descent by retraction, on the base's own gradient."""
     return optax.chain(base, _link(sphere.tangent), _onto_sphere())
 
 
 @_scheme
-def geodesic(base):
+def geodesic(base: Optimizer) -> Optimizer:
     """z' = cos(‖t‖/R) z + R sin(‖t‖/R) t/‖t‖, t = P u, u from P g: the exponential map.
 
     A step turns z by ‖t‖/R, however large that is. Momentum isn't transported.
@@ -251,7 +276,7 @@ def geodesic(base):
 
 
 @_scheme
-def geodesic_projected(base):
+def geodesic_projected(base: Optimizer) -> Optimizer:
     """`geodesic`, with the base's momentum carried by projection: m' = P_z' m.
 
     With `sphere_adam` this is Riemannian Adam (Bécigneul and Ganea, "Riemannian adaptive
@@ -261,7 +286,7 @@ def geodesic_projected(base):
 
 
 @_scheme
-def geodesic_parallel(base):
+def geodesic_parallel(base: Optimizer) -> Optimizer:
     """`geodesic`, with the base's momentum carried in parallel, which keeps its length:
 
     m' = m − ⟨z', m⟩/(R² + ⟨z, z'⟩) (z + z').
@@ -270,13 +295,13 @@ def geodesic_parallel(base):
 
 
 @_scheme
-def fixed_angle(base):
+def fixed_angle(base: Optimizer) -> Optimizer:
     """`geodesic` with the base given R P g/‖P g‖, so that every gradient counts the same.
 
     With `sgd` each step turns z by the learning rate, in radians, whatever the loss's unit.
     """
 
-    def unit(z, g):
+    def unit(z: Point, g: Point) -> Point:
         t = sphere.tangent(z, g)
         largest = jnp.max(jnp.abs(t))
         t = t / jnp.where(largest > 0, largest, 1)  # a small gradient's square would be 0
@@ -286,18 +311,23 @@ def fixed_angle(base):
     return optax.chain(_link(unit), _geodesic(base))
 
 
-def _geodesic(base, carry=None):
-    def init(params):
+def _geodesic(base: Optimizer, carry: Carry | None = None) -> Optimizer:
+    def init(params: Latents) -> tuple[Latents, State]:
         return _radii(params), base.init(params)
 
-    def update(updates, state, params=None, **extra_args):
+    def update(
+        updates: Latents,
+        state: tuple[Latents, State],
+        params: Latents | None = None,
+        **extra_args: Any,
+    ) -> tuple[Latents, tuple[Latents, State]]:
         _check_point(params)
         radii, base_state = state
         tangent, move = _each(sphere.tangent), _each(sphere.exp)
         gradient = jax.tree.map(tangent, params, updates)
         step, base_state = base.update(gradient, base_state, params, **extra_args)
 
-        def arrive(z, u, radius):
+        def arrive(z: Points, u: Points, radius: Norms) -> Points:
             y = move(z, tangent(z, u))
             return y * (radius / _norms(y))
 
@@ -309,11 +339,11 @@ def _geodesic(base, carry=None):
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _carry(carry, state, start, end):
+def _carry(carry: Carry, state: State, start: Latents, end: Latents) -> State:
     """A base's state with its first moments carried from start to end."""
     starts, ends = dict(tree_leaves_with_path(start)), dict(tree_leaves_with_path(end))
 
-    def move(path, leaf):
+    def move(path: tuple[Any, ...], leaf: Any) -> Any:
         for i, key in enumerate(path, 1):
             if getattr(key, "name", None) in MOMENTA and path[i:] in starts:
                 return _each(carry)(starts[path[i:]], ends[path[i:]], leaf)
@@ -322,7 +352,7 @@ def _carry(carry, state, start, end):
     return tree_map_with_path(move, state)
 
 
-SCHEMES = {
+SCHEMES: dict[str, Callable[..., SphereOptimizer]] = {
     function.__name__: function
     for function in (
         rescale,
@@ -342,8 +372,13 @@ SCHEMES = {
     )
 }
 # They take the base's step for a tangent, or the start of a geodesic, at the present point.
-TANGENT_STEPS = "tangent_update", "geodesic", "geodesic_projected", "geodesic_parallel"
-TANGENT_STEPS += ("fixed_angle",)
+TANGENT_STEPS = (
+    "tangent_update",
+    "geodesic",
+    "geodesic_projected",
+    "geodesic_parallel",
+    "fixed_angle",
+)
 # They carry a momentum along.
 CARRY = "geodesic_projected", "geodesic_parallel"
 # Of bases that don't go with all schemes: their states, and the schemes that they go with, of which
@@ -356,7 +391,7 @@ SUITED = {
 PARAMETERS = "gaussian_prior", "radial_prior", "soft_shell", "rescale_every"
 
 
-def parse(text):
+def parse(text: str) -> Callable[[Optimizer], SphereOptimizer]:
     """The scheme of a command line: "rescale", or "rescale_every:20" with its parameter.
 
     Raises ValueError for an unknown name, or a parameter that isn't a number above 0 or isn't
@@ -377,7 +412,7 @@ def parse(text):
     return lambda base: SCHEMES[name](base, number)
 
 
-def _check_parameter(name, number, given=None):
+def _check_parameter(name: str, number: float, given: float | str | None = None) -> None:
     if not 0 < number < math.inf:
         given = number if given is None else given
         raise ValueError(f"the parameter of {name} must be a number above 0, got {given!r}")
@@ -386,10 +421,12 @@ def _check_parameter(name, number, given=None):
 # --- Links of these chains. ---
 
 
-def _keep(project):
-    """The last link: the point y goes to project(y, R), R its norm in `init`, (n, 1, ...)."""
+def _keep(project: Callable[[Points, Norms], Points]) -> Optimizer:
+    """The last link: the point y goes to project(y, R), R its norm in `init`."""
 
-    def update(updates, radii, params=None, **extra_args):
+    def update(
+        updates: Latents, radii: Latents, params: Latents | None = None, **extra_args: Any
+    ) -> tuple[Latents, Latents]:
         _check_point(params)
         return (
             jax.tree.map(lambda u, z, radius: project(z + u, radius) - z, updates, params, radii),
@@ -399,14 +436,14 @@ def _keep(project):
     return optax.GradientTransformationExtraArgs(_radii, update)
 
 
-def _onto_sphere():
+def _onto_sphere() -> Optimizer:
     return _keep(lambda y, radius: y * (radius / _norms(y)))
 
 
-def _link(function):
+def _link(function: Callable[[Point, Point], Point]) -> Optimizer:
     """Rewrites updates by a `function(point, update)` of one sphere."""
 
-    def update(updates, params=None):
+    def update(updates: Latents, params: Latents | None = None) -> Latents:
         _check_point(params)
         return jax.tree.map(_each(function), params, updates)
 
@@ -416,22 +453,22 @@ def _link(function):
 _each = jax.vmap
 
 
-def _radii(params):
+def _radii(params: Latents) -> Latents:
     _check_spheres(params)
     return jax.tree.map(_norms, params)
 
 
-def _norms(x):
-    """√(Σx² + 1e-9) over all axes but the first: (n, ...) -> (n, 1, ...)."""
+def _norms(x: Points) -> Norms:
+    """√(Σx² + 1e-9) over all axes but the first."""
     return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim)), keepdims=True) + 1e-9)
 
 
-def _check_spheres(params):
+def _check_spheres(params: Latents) -> None:
     for leaf in jax.tree.leaves(params):
         if leaf.ndim < 2:
             raise ValueError(f"latents must be (spheres, coordinates ...), got shape {leaf.shape}")
 
 
-def _check_point(params):
+def _check_point(params: Latents | None) -> None:
     if params is None:
         raise ValueError("a scheme needs the point: call update(gradient, state, params)")

@@ -76,7 +76,7 @@ def test_schedules_hold_after_the_last_step(schedule, last):
         (0.4, 1.5, "1.5"),
     ],
 )
-def test_bad_schedules(schedule, learning_rate, steps, told):
+def test_bad_schedules(unchecked, schedule, learning_rate, steps, told):
     with pytest.raises(ValueError, match=told):
         SCHEDULES[schedule](learning_rate, steps)
 

@@ -359,6 +359,7 @@ def test_compiles_once_and_maps_over_restarts(scheme, base):
     assert relative_error(params["styles"][1], alone["styles"]) <= 1e-5
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", [name for name in SCHEMES if name != "none"])
 def test_bad_latents(name):
     optimizer = SCHEMES[name](optax.sgd(0.1))
