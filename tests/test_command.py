@@ -7,6 +7,7 @@ import re
 import secrets
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -26,6 +27,12 @@ from pulse_jax.generators.digests import network_digest
 from pulse_jax.upsampling import restarts
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def run_linear(run):
+    """With a generator that compiles in no time, for what isn't about StyleGANs."""
+    return partial(run, generator="experiment_helpers:linear")
 
 
 def test_what_is_written(run, generator, tmp_path, capsys):
@@ -87,12 +94,12 @@ def test_pictures_are_searched_in_turn():
     assert order == [*first, (8, 1), (9, 1), (8, 2), (9, 2)]
 
 
-def test_success_counts_what_was_saved(run, tmp_path):
+def test_success_counts_what_was_saved(run_linear, tmp_path):
     write_picture(tmp_path / "in" / "a.png")
-    rows = read_rows(run(f"--input_dir={tmp_path / 'in'}"))
+    rows = read_rows(run_linear(f"--input_dir={tmp_path / 'in'}"))
     middle = sorted(float(row["l2_saved"]) for row in rows)[1]
     eps = f"--eps={middle * 1.001}"
-    rows = read_rows(run(f"--input_dir={tmp_path / 'in'}", eps, output="again"))
+    rows = read_rows(run_linear(f"--input_dir={tmp_path / 'in'}", eps, output="again"))
     for row in rows:
         met = float(row["l2_saved"]) <= middle * 1.001
         assert row["status"] == ("converged" if met else "missed eps")
@@ -144,9 +151,9 @@ def test_the_flags_of_the_reference(run, tmp_path):
         assert not file["noise_0"].any() and file["noise_1"].any() and not file["noise_2"].any()
 
 
-def test_intermediate_images_of_one_restart_have_the_names_of_the_reference(run, tmp_path):
+def test_intermediate_images_of_one_restart_have_the_names_of_the_reference(run_linear, tmp_path):
     write_picture(tmp_path / "in" / "a.png")
-    output = run(
+    output = run_linear(
         f"--input_dir={tmp_path / 'in'}", "--restarts=1", "--steps=12", "--save_intermediate"
     )
     names = sorted(p.name for p in (output / "a" / "HR").iterdir())
@@ -163,9 +170,9 @@ def test_larger_pictures_are_brought_to_the_input_size(run, tmp_path, capsys):
     assert float(read_rows(output)[0]["l2_saved"]) == pytest.approx(error)
 
 
-def test_a_recipe_is_a_set_of_defaults(run, tmp_path):
+def test_a_recipe_is_a_set_of_defaults(run_linear, tmp_path):
     def settings(*flags, output):
-        folder = run(f"--input_dir={tmp_path / 'in'}", "--restarts=1", *flags, output=output)
+        folder = run_linear(f"--input_dir={tmp_path / 'in'}", "--restarts=1", *flags, output=output)
         config = json.loads((folder / "config.json").read_text())
         return [config[f"--{name}"] for name in ("opt_name", "stop_at_eps", "equal_start")]
 
@@ -175,24 +182,24 @@ def test_a_recipe_is_a_set_of_defaults(run, tmp_path):
     assert settings("--recipe=fast", "--opt_name=sgd", output="c") == ["sgd", True, True]
 
 
-def test_stop_at_eps(run, tmp_path):
+def test_stop_at_eps(run_linear, tmp_path):
     write_picture(tmp_path / "in" / "a.png")
-    output = run(f"--input_dir={tmp_path / 'in'}", "--steps=40", "--eps=1", "--stop_at_eps")
+    output = run_linear(f"--input_dir={tmp_path / 'in'}", "--steps=40", "--eps=1", "--stop_at_eps")
     assert [row["steps"] for row in read_rows(output)] == ["1", "1", "1"]
 
 
 @pytest.mark.parametrize(("given", "slots"), [("auto", 3), ("2", 2)])
-def test_batch_size(run, tmp_path, given, slots):
+def test_batch_size(run_linear, tmp_path, given, slots):
     write_picture(tmp_path / "in" / "a.png")
-    output = run(f"--input_dir={tmp_path / 'in'}", f"--batch_size={given}")
+    output = run_linear(f"--input_dir={tmp_path / 'in'}", f"--batch_size={given}")
     assert json.loads((output / "config.json").read_text())["slots"] == slots
 
 
-def test_pictures_of_one_stem_keep_apart(run, tmp_path):
+def test_pictures_of_one_stem_keep_apart(run_linear, tmp_path):
     write_picture(tmp_path / "in" / "a.png", seed=1)
     write_picture(tmp_path / "in" / "a.bmp", seed=2)
     write_picture(tmp_path / "in" / "a.png.bmp", seed=3)
-    output = run(f"--input_dir={tmp_path / 'in'}")
+    output = run_linear(f"--input_dir={tmp_path / 'in'}")
     firsts = [contents(output / name)["hr_01.png"] for name in ("a.png", "a.bmp", "a.png.bmp")]
     assert len(set(firsts)) == 3
 
@@ -259,14 +266,14 @@ def test_the_sizes_that_fit_depend_on_the_operator_and_the_picture(run, tmp_path
     assert "--input_size=3 does not divide its 4 pixels; sides of 2, 4 pixels fit" in line
 
 
-def test_what_is_told_of_pictures(run, tmp_path, capsys):
+def test_what_is_told_of_pictures(run_linear, tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png")
     grey = np.random.default_rng(0).integers(30, 338, (4, 4)).astype(np.uint16)
     Image.fromarray(grey).save(tmp_path / "in" / "dark.tif")
     rgba = Image.open(tmp_path / "in" / "a.png")
     rgba.putalpha(0)
     rgba.save(tmp_path / "in" / "alpha.png")
-    run(f"--input_dir={tmp_path / 'in'}", "--steps=1", "--restarts=1")
+    run_linear(f"--input_dir={tmp_path / 'in'}", "--steps=1", "--restarts=1")
     captured = capsys.readouterr()
     lines = [s for s in captured.out.splitlines() if s.startswith(str(tmp_path / "in"))]
     assert len(lines) == 3 and "Warning" not in captured.err
@@ -324,12 +331,12 @@ def test_a_run_without_results_leaves_the_folder_to_another(run, tmp_path, capsy
     assert json.loads((output / "config.json").read_text())["slots"] == 4
 
 
-def test_a_picture_that_cannot_be_saved_spares_the_others(run, tmp_path, capsys):
+def test_a_picture_that_cannot_be_saved_spares_the_others(run_linear, tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png", seed=1)
     write_picture(tmp_path / "in" / "b.png", seed=2)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a").write_text("a file where the folder should be")
-    line = fails(run, capsys, f"--input_dir={tmp_path / 'in'}", "--save_intermediate")
+    line = fails(run_linear, capsys, f"--input_dir={tmp_path / 'in'}", "--save_intermediate")
     assert str(tmp_path / "out" / "a") in line
     assert (tmp_path / "out" / "b" / "hr_03.png").exists()
     assert (tmp_path / "out" / "b" / "HR" / "b_3_02.png").exists()
@@ -365,12 +372,14 @@ def test_a_folder_that_another_run_writes_to_is_left_alone(run, tmp_path, capsys
     run(*flags)
 
 
-def test_pictures_that_come_later_are_searched_as_many_at_once_as_there_is_use_for(run, tmp_path):
+def test_pictures_that_come_later_are_searched_as_many_at_once_as_there_is_use_for(
+    run_linear, tmp_path
+):
     write_picture(tmp_path / "in" / "a.png", seed=1)
     flags = f"--input_dir={tmp_path / 'in'}", "--batch_size=auto", "--restarts=1"
     for picture, slots in (("a", 1), ("b", 2)):
         write_picture(tmp_path / "in" / f"{picture}.png", seed=ord(picture))
-        output = run(*flags)
+        output = run_linear(*flags)
         assert json.loads((output / "config.json").read_text())["slots"] == slots
 
 

@@ -730,9 +730,10 @@ HASHES = b"".join(
 )
 def test_bombs_are_stopped(body, tmp_path):
     path = write_pickle(tmp_path / "bomb.pkl", body)
-    peak = peak_memory(lambda path: refused(path), path)
+    told = []
+    peak = peak_memory(lambda path: told.append(refused(path)), path)
     assert peak < 3 * path.stat().st_size + 2**24
-    assert "too much memory" in refused(path)
+    assert "too much memory" in told[0]
 
 
 @pytest.mark.parametrize(
