@@ -17,6 +17,16 @@ input with K restarts counts as one trial (Wilson). "evaluations" is the mean ov
 that never met 1e-3 with all their steps. Names with "− rescale" compare with the original's scheme
 on the same inputs, pair by pair.
 
+A scheme of your own, a callable in a file of yours that makes one, is compared in the same way:
+
+    python experiments/ablate_projection.py --variants=rescale,my_file:my_scheme --seeds=0:5
+
+With --seeds, all is done once for each of these seeds. They stand for the random starting points,
+or with --vary=pictures for the pictures that are searched for; the other stays as --seed has it.
+So the one tells how far the figures depend on where the searches begin, the other how far on which
+pictures they are for. by_seed.csv and by_seed.png hold each seed's means, and their mean over
+seeds.
+
 Writes table.csv, rows of every restart in cells/, ablation.png and pictures.png. --preset=quick:
 five schemes, 3 faces with 4 restarts of 60 steps, 3 minutes on two cores; full: all, 12 faces with
 4 restarts, half an hour.
@@ -34,7 +44,17 @@ from common.metrics import bracketed, diversity, mean_interval, mean_share, pair
 import pulse_jax
 from pulse_jax import images, schemes
 
+WHAT = "pictures", "search"  # that seeds may be for
 FLAGS = flags.FLAGS
+flags.DEFINE_string(
+    "seeds", None, "All is done once for each of these seeds, as 0,1,2 or 0:3, instead of --seed."
+)
+flags.DEFINE_enum(
+    "vary",
+    "search",
+    WHAT,
+    "The seeds of --seeds are for the starting points of the searches, or for the pictures.",
+)
 flags.DEFINE_list(
     "variants",
     None,
@@ -78,34 +98,67 @@ def main(folder):
     if FLAGS.restarts < 2:
         raise ValueError(f"--restarts={FLAGS.restarts}: diversity takes at least 2")
     for name in FLAGS.variants:
-        if name not in VARIANTS:
-            raise ValueError(f"--variants={name}: none of {'; '.join(VARIANTS)}")
+        variant(name)
+    seeds = read_seeds()
     generator, params = pulse_jax.load(FLAGS.generator)
     operator = pulse_jax.operators.bicubic(FLAGS.factor)
-    truth = harness.held_out(generator.resolution)
-    inputs = harness.as_saved(harness.degraded(operator, truth))
     score = realism(FLAGS.generator)
 
-    rows, shown = {}, {}
-    for name in FLAGS.variants:
-        compute = partial(search, name, generator, params, operator, inputs)
-        found = folder.arrays(name, compute)
-        rows[name] = folder.rows(name, partial(measure, found, score))
-        shown[name] = found["images"]
+    by_seed, shown = {name: {} for name in FLAGS.variants}, {}
+    for seed in seeds:
+        pictures_seed, search_seed = (seed if FLAGS.vary == x else None for x in WHAT)
+        truth = harness.held_out(generator.resolution, pictures_seed)
+        inputs = harness.as_saved(harness.degraded(operator, truth))
+        for name in FLAGS.variants:
+            cell = name.replace(":", " ") + (f", seed {seed}" if FLAGS.seeds else "")
+            compute = partial(search, name, generator, params, operator, inputs, search_seed)
+            found = folder.arrays(cell, compute)
+            by_seed[name][seed] = folder.rows(cell, partial(measure, found, score))
+            if seed == seeds[0]:
+                shown[name] = found["images"]
+        if seed == seeds[0]:
+            pictures = draw_pictures(truth, inputs, shown)
+    rows = {name: pooled(list(of_seed.values())) for name, of_seed in by_seed.items()}
     folder.table("table.csv", [line(name, rows, COLUMNS, "rescale") for name in rows])
     folder.figure("ablation.png", draw(rows))
-    folder.figure("pictures.png", draw_pictures(truth, inputs, shown))
+    folder.figure("pictures.png", pictures)
+    if len(seeds) > 1:
+        folder.table("by_seed.csv", list(seed_lines(by_seed)))
+        folder.figure("by_seed.png", draw_seeds(by_seed))
 
 
-def search(name, generator, params, operator, inputs):
-    scheme, base = VARIANTS[name]
+def read_seeds():
+    """Those of --seeds, else that of --seed. Raises ValueError if they can't be read."""
+    if FLAGS.seeds is None:
+        return (FLAGS.seed,)
+    return pulse_jax.Settings.from_json({"seeds": FLAGS.seeds}).seeds
+
+
+def variant(name):
+    """A scheme's name, and its base of a schedule.
+
+    Of `VARIANTS`, or else that of any scheme as the command takes it, with Adam. Raises ValueError
+    if it is neither.
+    """
+    if name in VARIANTS:
+        return VARIANTS[name]
+    try:
+        schemes.parse(name)
+    except ValueError as error:
+        known = "; ".join(VARIANTS)
+        raise ValueError(f"--variants={name}: none of {known}, and no scheme: {error}") from error
+    return name, adam
+
+
+def search(name, generator, params, operator, inputs, seed):
+    scheme, base = variant(name)
 
     def schedule(largest):
         return pulse_jax.SCHEDULES["linear1cycledrop"](largest, FLAGS.steps)
 
     optimizer = schemes.parse(scheme)(base(schedule))
     built = harness.build(generator, operator, optimizer)
-    found = harness.search_all(generator, params, operator, built, inputs)
+    found = harness.search_all(generator, params, operator, built, inputs, seed=seed)
     l2 = np.asarray(found.info.l2)
     met = l2 <= BOUNDS[0]
     evaluations = np.where(met.any(1), met.argmax(1) + 1, l2.shape[1])
@@ -138,15 +191,81 @@ def measure(found, score):
             yield row | {"realism": float(scores[k]), "diversity": spread}
 
 
+def pooled(of_seeds):
+    """The rows of all seeds: those of other pictures are further inputs, else further restarts."""
+    pictures = FLAGS.vary == "pictures"
+    rows = []
+    for i, own in enumerate(of_seeds):
+        further = {
+            "input": i * FLAGS.inputs * pictures,
+            "restart": i * FLAGS.restarts * (not pictures),
+        }
+        rows += [row | {name: row[name] + more for name, more in further.items()} for row in own]
+    return sorted(rows, key=lambda row: (row["input"], row["restart"]))
+
+
 def by_input(rows, name):
     """Means over the restarts of each input: (N,)."""
-    values = np.array([row[name] for row in rows], float)
-    return values.reshape(-1, FLAGS.restarts).mean(axis=1)
+    return _by_input(rows, [row[name] for row in rows])
 
 
 def met(rows, bound):
     """Shares of the restarts of each input that met an l2: (N,)."""
-    return np.reshape([row["l2"] <= bound for row in rows], (-1, FLAGS.restarts)).mean(axis=1)
+    return _by_input(rows, [row["l2"] <= bound for row in rows])
+
+
+def _by_input(rows, values):
+    restarts = 1 + rows[-1]["restart"]
+    return np.asarray(values, float).reshape(-1, restarts).mean(axis=1)
+
+
+# Of by_seed.csv and by_seed.png: what is averaged over all restarts of a seed.
+QUANTITIES = {
+    f"success@{BOUNDS[0]:g}": lambda rows: met(rows, BOUNDS[0]).mean(),
+    "evaluations": lambda rows: by_input(rows, "evaluations").mean(),
+    "realism": lambda rows: by_input(rows, "realism").mean(),
+}
+
+
+def seed_values(of_seeds, quantity):
+    """One number for each seed: (S,)."""
+    return np.array([float(QUANTITIES[quantity](rows)) for rows in of_seeds.values()])
+
+
+def seed_lines(by_seed):
+    """A line for each variant and quantity: each seed's mean, and the mean of these means."""
+    reference = by_seed.get("rescale")
+    for name, of_seeds in by_seed.items():
+        for quantity in QUANTITIES:
+            values = seed_values(of_seeds, quantity)
+            line = {"": name, "seeds vary": FLAGS.vary, "quantity": quantity}
+            line |= {f"seed {seed}": v for seed, v in zip(of_seeds, values.tolist(), strict=True)}
+            line["mean over seeds"] = bracketed(*mean_interval(values))
+            if reference:
+                pair = values, seed_values(reference, quantity)
+                line["mean − rescale"] = bracketed(*paired(*pair))
+            yield line
+
+
+def draw_seeds(by_seed):
+    """Each seed's mean as a point, and their mean with its interval."""
+    size = 13, 1.8 + 0.3 * len(by_seed)
+    figure, axes = plt.subplots(1, len(QUANTITIES), figsize=size, sharey=True)
+    places = np.arange(len(by_seed))[::-1]
+    for axis, quantity in zip(axes, QUANTITIES, strict=True):
+        for place, of_seeds in zip(places, by_seed.values(), strict=True):
+            values = seed_values(of_seeds, quantity)
+            mean, low, high = mean_interval(values)
+            axis.plot([low, high], [place, place], color="0.6", linewidth=2)
+            axis.plot(values, np.full(len(values), place), ".", color="0.3", markersize=4)
+            axis.plot(mean, place, "o", color="C0")
+        axis.set_xlabel(quantity)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(places, by_seed)
+    seeds = len(next(iter(by_seed.values())))
+    figure.suptitle(f"{seeds} seeds, of the {FLAGS.vary}", fontsize="medium")
+    figure.tight_layout()
+    return figure
 
 
 def line(name, rows, columns, reference):

@@ -229,15 +229,15 @@ def _number(text):
 # --- Images and searches. ---
 
 
-def held_out(resolution):
+def held_out(resolution, seed=None):
     """Images (N, R, R, 3) in [0, 1], with 8 bits, that the generator has never seen.
 
-    Freshly drawn faces, the same for one seed at every resolution; or the first of --images,
-    brought to that side by averaging. Raises ValueError if there are fewer.
+    Freshly drawn faces, the same for one seed, by default --seed, at every resolution; or the first
+    of --images, brought to that side by averaging. Raises ValueError if there are fewer.
     """
     count = FLAGS.inputs
     if FLAGS.images is None:
-        keys = jax.random.split(jax.random.key(FLAGS.seed), count)
+        keys = jax.random.split(jax.random.key(FLAGS.seed if seed is None else seed), count)
         return as_saved(album(keys, resolution))
     paths, _ = images.list_images(expanded(FLAGS.images))
     if len(paths) < count:
@@ -285,14 +285,14 @@ class Found(NamedTuple):
     start: dict  # of latents, leaves (N K, ...)
 
 
-def search_all(generator, params, operator, search, targets, *, stop_at_eps=False):
+def search_all(generator, params, operator, search, targets, *, stop_at_eps=False, seed=None):
     """Searches for all targets (N, h, w, 3), --restarts of each, in one compiled program.
 
-    Restart k of image i starts at a sample that depends on --seed, i and k alone, so that what is
-    compared starts at the same points. Returns `Found`.
+    Restart k of image i starts at a sample that depends on the seed, by default --seed, on i and on
+    k alone, so that what is compared starts at the same points. Returns `Found`.
     """
     count, restarts = len(targets), FLAGS.restarts
-    key = jax.random.fold_in(jax.random.key(FLAGS.seed), 1)
+    key = jax.random.fold_in(jax.random.key(FLAGS.seed if seed is None else seed), 1)
     per_image = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(count))
     keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(
         per_image, np.arange(restarts)

@@ -55,4 +55,38 @@ def test_rows_and_table(script, names, tmp_path):
     wrong = run_experiment(script, *TINY, f"{flag}=cube", "--workdir=b", cwd=tmp_path)
     assert wrong.returncode == 1 and f"{flag}=cube: none of" in wrong.stderr
     other = run_experiment(script, *arguments, "--seed=7", cwd=tmp_path)
-    assert other.returncode == 1 and "--seed=1000, not 7" in other.stderr
+    assert other.returncode == 1 and "seed was 1000, not 7" in other.stderr
+
+
+@pytest.mark.parametrize("vary", ["search", "pictures"])
+def test_seeds(vary, tmp_path):
+    """Each seed's mean, their mean, and that only one thing varies."""
+    save_small_generator(tmp_path / "small")
+    variants = "--variants=rescale,none"
+    arguments = *TINY, variants, "--seeds=0:2", f"--vary={vary}", "--workdir=a"
+    result = run_experiment("ablate_projection", *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = read_table(tmp_path / "a" / "by_seed.csv")
+    assert {line["seeds vary"] for line in lines} == {vary} and len(lines) == 6
+    for line in lines:
+        name, quantity = line[""], line["quantity"]
+        if quantity != "realism":
+            continue
+        means = []
+        for seed in (0, 1):
+            rows = read_table(tmp_path / "a" / "cells" / f"{name}, seed {seed}.csv")
+            means.append(np.mean([float(row["realism"]) for row in rows]))
+            assert float(line[f"seed {seed}"]) == pytest.approx(means[-1])
+        assert float(line["mean over seeds"].split(" ")[0]) == pytest.approx(np.mean(means), 0.01)
+        assert means[0] != means[1]
+    rows = len(read_table(tmp_path / "a" / "cells" / "none, seed 0.csv"))
+    assert rows == 4 and (tmp_path / "a" / "by_seed.png").stat().st_size > 10_000
+
+    # The first seed's cells are those of a run with that seed alone, where nothing else is varied.
+    alone = *TINY, variants, "--seeds=1", f"--vary={vary}", "--workdir=b"
+    assert run_experiment("ablate_projection", *alone, cwd=tmp_path).returncode == 0
+    one, other = (tmp_path / x / "cells" / "none, seed 1.csv" for x in "ab")
+    assert one.read_bytes() == other.read_bytes()
+
+    bad = run_experiment("ablate_projection", *TINY, "--seeds=x", "--workdir=c", cwd=tmp_path)
+    assert bad.returncode == 1 and "seeds=x is not 0,1,2 or 0:3" in bad.stderr
