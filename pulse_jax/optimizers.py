@@ -57,7 +57,8 @@ def lbfgs(
     `learning_rate`: length of the first step, relative to the norm of all latents; of a schedule
     the value at 0. Updates need the point and the value there, as a search passes them.
     """
-    length = learning_rate(0) if callable(learning_rate) else learning_rate
+    # Compiled, since one call of a schedule is of a dozen operations.
+    length = jax.jit(learning_rate)(0) if callable(learning_rate) else learning_rate
 
     def init(params: Latents) -> LBFGSState:
         zero, number = optax.tree.zeros_like(params), jnp.zeros((), float)
