@@ -9,7 +9,7 @@ import optax
 import pytest
 from helpers import golden, relative_error
 
-from pulse_jax import losses, operators, schemes, search
+from pulse_jax import driver, losses, operators, schemes, search
 from pulse_jax.generators import Generator, fit_latents, gaussian_fit, style_generator
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import StyleGAN2
@@ -320,7 +320,7 @@ def test_a_generator_need_not_be_a_stylegan():
     optimizer = schemes.SCHEMES["rescale"](optax.adam(0.1))
     linear = search.build(generator, operators.area(4), loss, optimizer)
     latents, frozen = jax.vmap(generator.sample)(jax.random.split(jax.random.key(2), 3))
-    state, info = search.run(linear, params, target, jax.vmap(linear.init)(latents, frozen), 200)
+    state, info = driver.run(linear, params, target, jax.vmap(linear.init)(latents, frozen), 200)
     assert (info.l2[:, 0] > 1e-3).all()
     assert (state.best.l2 <= 1e-5).all()
     image = generator.synthesize(params, state.best.latents[0], None)
