@@ -35,7 +35,7 @@ from common.metrics import as_saved
 from pulse_jax import images
 from pulse_jax.files import counted, difference, expanded, npz, one_line, read_json, write
 from pulse_jax.generators import checkpoint
-from pulse_jax.generators.plug_in import is_plug_in
+from pulse_jax.plug_in import is_plug_in
 from pulse_jax.upsampling.results import as_csv
 
 FLAGS = flags.FLAGS

@@ -23,11 +23,12 @@ from tqdm import tqdm
 from pulse_jax.files import expanded, near, one_line, write
 from pulse_jax.generators import Generator, fit_latents, official, published, style_generator
 from pulse_jax.generators.digests import digest as digest
-from pulse_jax.generators.plug_in import is_plug_in, plug_in
+from pulse_jax.generators.plug_in import plug_in
 from pulse_jax.generators.style_network import StyleNetwork
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 from pulse_jax.generators.stylegan3 import StyleGAN3
+from pulse_jax.plug_in import is_plug_in
 from pulse_jax.types import AnyArray, Params
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {

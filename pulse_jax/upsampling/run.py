@@ -20,8 +20,9 @@ from pulse_jax.driver import fitting_slots, is_out_of_memory
 from pulse_jax.files import attempt, counted, expanded, held, one_line, write
 from pulse_jax.generators import Generator, checkpoint, style_generator
 from pulse_jax.generators.digests import network_digest
-from pulse_jax.generators.plug_in import is_plug_in, plug_in
+from pulse_jax.generators.plug_in import plug_in
 from pulse_jax.operators import Operator
+from pulse_jax.plug_in import is_plug_in
 from pulse_jax.progress import Course, Progress
 from pulse_jax.search import Search
 from pulse_jax.types import Params

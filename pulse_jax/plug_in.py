@@ -1,0 +1,95 @@
+"""Parts of a user's own: callables that are named as text, module:callable:argument….
+
+    my_module:gamma:2.2
+
+is `gamma(2.2)` of my_module, which Python looks for in the current folder first, as `python -m`
+does. Arguments are numbers where they read as numbers, else text. What a callable has to return is
+said where it plugs in: `generators.plug_in`, `operators.parse`, `schemes.parse`,
+`optimizers.parse`, `losses.parse`.
+"""
+
+import hashlib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from pulse_jax.files import one_line
+
+_NAME = re.compile(r"(?P<module>(?:[^\W\d]\w*\.)*[^\W\d]\w*):(?P<callable>[^\W\d]\w*)(?::.*)?")
+
+
+def is_plug_in(text: object, names: Collection[str] = ()) -> bool:
+    """Whether this is written as module:callable, with or without arguments.
+
+    `names`: of parts that aren't plug-ins but take arguments themselves, as mask:FILE does.
+    """
+    named = _NAME.fullmatch(str(text))
+    return named is not None and named["module"] not in names
+
+
+def find(text: str) -> Callable[..., Any]:
+    """The callable that a plug-in names, imported but not called.
+
+    Raises ValueError, in one line, if there is none, or whatever its module raises.
+    """
+    module_name, attribute = text.split(":")[:2]
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    module = attempt(f"importing {module_name}", importlib.import_module, module_name)
+    if not hasattr(module, attribute):
+        raise ValueError(f"{module_name} has no {attribute}")
+    made: Any = getattr(module, attribute)
+    if not callable(made):
+        raise ValueError(f"{attribute} is a {type(made).__name__}, which can't be called")
+    return made
+
+
+def call(text: str, *first: Any) -> Any:
+    """What the callable of a plug-in returns for the arguments of the text, after the `first`.
+
+    Raises ValueError as `find` does, and in one line whatever the callable raises.
+    """
+    arguments = text.split(":")[2:]
+    return attempt(called(text), find(text), *first, *map(number, arguments))
+
+
+def called(text: str) -> str:
+    """A plug-in's call as messages name it: gamma(2.2)."""
+    _, name, *arguments = text.split(":")
+    return f"{name}({', '.join(arguments)})"
+
+
+def number(text: str) -> int | float | str:
+    """Text as the number that it reads as; else as it is."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def attempt(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call it; whatever it raises becomes a ValueError of one line, that `what` raised this."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error)[:300]}"
+        raise ValueError(f"{what} raised {reason}") from error
+
+
+def source_digest(text: str) -> str | None:
+    """SHA-256 of the file that defines the module of a plug-in; None where there is no such file.
+
+    It is of that one file: what the module imports, and what it reads, isn't looked at. Raises
+    ValueError as `find` does, and OSError if the file can't be read.
+    """
+    find(text)
+    path = getattr(sys.modules[text.partition(":")[0]], "__file__", None)
+    if path is None or not os.path.isfile(path):
+        return None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
