@@ -8,7 +8,6 @@ The flags of PULSE's run.py work under their own names.
 
 import contextlib
 import dataclasses
-import math
 import re
 import sys
 import types
@@ -27,26 +26,15 @@ from pulse_jax.console import (
     noted_signals,
     used_cache,
 )
-from pulse_jax.files import counted, expanded, one_line
-from pulse_jax.search import STATUS
+from pulse_jax.files import expanded, one_line
 from pulse_jax.upsampling.bar import Bar, compilation_told
-from pulse_jax.upsampling.pictures import Picture
-from pulse_jax.upsampling.results import rank
-from pulse_jax.upsampling.run import Results, upsample
-from pulse_jax.upsampling.settings import (
-    KEPT,
-    MOST,
-    PICTURES,
-    RECIPES,
-    SEARCH,
-    STARTS,
-    STYLES,
-    Settings,
-)
+from pulse_jax.upsampling.run import upsample
+from pulse_jax.upsampling.settings import HEADINGS, KEPT, MOST, RECIPES, Settings
+from pulse_jax.upsampling.summary import summary
 
 FLAGS = flags.FLAGS
 PROCESSES = "Several processes"
-HEADINGS = (MOST, PICTURES, STARTS, KEPT, SEARCH, STYLES, PROCESSES)  # of --help, in this order
+PROCESS = "coordinator_address", "num_processes", "process_id"
 # Those of the flags that aren't settings.
 GROUPS = {
     "input_dir": MOST,
@@ -55,12 +43,9 @@ GROUPS = {
     "resume": KEPT,
     "cache_dir": KEPT,
     "distributed": PROCESSES,
-    "coordinator_address": PROCESSES,
-    "num_processes": PROCESSES,
-    "process_id": PROCESSES,
+    **dict.fromkeys(PROCESS, PROCESSES),
 }
 ALIASES = {"duplicates": "restarts", "seed": "seeds"}
-PROCESS = ("coordinator_address", "num_processes", "process_id")
 
 flags.DEFINE_string(
     "input_dir",
@@ -130,7 +115,7 @@ def parse(argv: list[str]) -> list[str]:
     """absl's parser, with errors in one line."""
     if {"-h", "-help", "--help"} & set(argv):
         groups = GROUPS | {f.name: f.metadata["group"] for f in dataclasses.fields(Settings)}
-        print(__doc__, described(HEADINGS, groups, FLAGS), sep="\n")
+        print(__doc__, described((*HEADINGS, PROCESSES), groups, FLAGS), sep="\n")
         sys.exit(0)
     if "--version" in argv:
         print("pulse_jax", pulse_jax.__version__)
@@ -172,7 +157,8 @@ def run(_: list[str]) -> None:
         except (ValueError, OSError) as error:
             sys.exit(f"pulse_jax: {dashed(one_line(error))}")
         if jax.process_index() == 0:
-            summarise(results)
+            for told in summary(results, expanded(FLAGS.output_dir)):
+                print(told)
         if results.stopped:
             told = f"pulse_jax: {results.stopped}; the same command goes on from here"
             print(told, file=sys.stderr)
@@ -200,33 +186,6 @@ def dashed(told: str) -> str:
     """A message with settings named as flags: --eps=0.1 where the library says eps=0.1."""
     names = "|".join(name for name in FLAGS if name.isidentifier())
     return re.sub(rf"(?<![\w-])({names})=", r"--\1=", told)
-
-
-def summarise(results: Results) -> None:
-    """A line for each picture, and one for all."""
-    for picture in results.pictures:
-        if picture.rows:
-            print(one_line(line(picture, results.settings)))
-    whole = [p for p in results.pictures if len(p.rows) == results.settings.restarts]
-    done = counted(sum(not picture.error for picture in whole), "picture")
-    failed = f", {counted(len(results.failures), 'failure')}" if results.failures else ""
-    if results.pictures:
-        output = expanded(FLAGS.output_dir)
-        page = output / "index.html"
-        page = page if page.is_file() else output
-        print(f"{done} done{failed}; open {page} to see the results")
-
-
-def line(picture: Picture, settings: Settings) -> str:
-    """How many restarts have converged, and how far the best is from the picture."""
-    rows = sorted(picture.rows.values(), key=rank)
-    met = sum(row["status"] == STATUS[0] for row in rows)
-    best = rows[0]["l2_saved"]
-    above = best - settings.eps
-    missed = f", {above:.2g} above --eps={settings.eps:g}" if above > 0 else ""
-    seed = f", seed {picture.seed}" if len(settings.seeds or ()) > 1 else ""
-    best = math.nan if best is None else best
-    return f"{picture.name}{seed}: {met} of {len(rows)} converged, best l2 {best:.2e}{missed}"
 
 
 if __name__ == "__main__":

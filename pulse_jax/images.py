@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import (
     ExifTags,
     Image,
@@ -110,6 +110,14 @@ def load_image(
     if notes:
         warnings.warn(one_line(f"{path}: {'; '.join(notes)}"), ImageWarning, stacklevel=2)
     return image
+
+
+def load_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
+    """Read a picture as a mask, True where it is white: where the mean of its channels exceeds ½.
+
+    Raises ImageError as `load_image` does.
+    """
+    return load_image(path).mean(axis=-1) > 0.5
 
 
 def save_image(path: str | Path, image: Float[AnyArray, "h w 3"]) -> None:

@@ -5,13 +5,15 @@ give the reference's numbers.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from pulse_jax import plug_in
 from pulse_jax.types import AnyArray
 
 Image = Float[AnyArray, "h w c"]
@@ -76,22 +78,29 @@ class Criterion(Protocol):
     def __call__(self, lr: Image, target: Image, styles: Styles | None) -> Scalar: ...
 
 
+# One of a user's own: term(D(x), y) → scalar.
+Term: TypeAlias = Callable[[Image, Image], Scalar]
+
+
 @dataclass(frozen=True)
 class Loss:
-    """The weighted sum of `l2`, `l1` and `geocross` that a search minimises.
+    """The weighted sum of `l2`, `l1`, `geocross` and other terms that a search minimises.
 
     The default is PULSE's 100 L2 + 0.05 GEOCROSS; eps is where `l2` and `l1` stop improving (mean
-    squared or absolute error, images in [0, 1]). A term of weight 0 is not computed. Raises
-    ValueError for a weight that is not finite, weights that are all 0, or eps < 0.
+    squared or absolute error, images in [0, 1]). `others` are pairs of a weight and a term of
+    yours, term(D(x), y). A term of weight 0 is not computed. Raises ValueError for a weight that is
+    not finite, weights that are all 0, or eps < 0.
     """
 
     l2: float = 100.0
     l1: float = 0.0
     geocross: float = 0.05
     eps: float = 1e-3
+    others: tuple[tuple[float, Term], ...] = ()
 
     def __post_init__(self) -> None:
         weights = {"l2": self.l2, "l1": self.l1, "geocross": self.geocross}
+        weights |= {f"others[{i}]": weight for i, (weight, _) in enumerate(self.others)}
         for name, weight in weights.items():
             if not math.isfinite(weight):
                 raise ValueError(f"the weight of {name} must be finite, got {weight}")
@@ -114,19 +123,38 @@ class Loss:
         if self.geocross:
             assert styles is not None
             total += self.geocross * geocross(styles)
+        for weight, term in self.others:
+            if weight:
+                total += weight * term(lr, target)
         return total
 
 
 def parse(text: str, eps: float) -> Loss:
-    """A `Loss` from the reference's notation: 100*L2+0.05*GEOCROSS. Raises ValueError."""
+    """A `Loss` from the reference's notation: 100*L2+0.05*GEOCROSS.
+
+    A term of your own is written as my_module:huber:0.1. It is called as huber(0.1) (see `plug_in`)
+    and returns term(D(x), y) → scalar. Raises ValueError for what can't be read.
+    """
     weights = {"l2": 0.0, "l1": 0.0, "geocross": 0.0}
-    for term in text.split("+"):
-        weight, _, name = term.rpartition("*")
-        kind = name.strip().lower()
-        if kind not in weights:
-            raise ValueError(f"{name!r} is none of L2, L1, GEOCROSS")
-        weights[kind] += float(weight or 1)
-    return Loss(**weights, eps=eps)
+    others = []
+    for weight, name in terms(text):
+        if plug_in.is_plug_in(name):
+            term = plug_in.call(name)
+            if not callable(term):
+                told = f"{plug_in.called(name)} returned a {type(term).__name__}"
+                raise ValueError(f"{told}, not a function of D(x) and y")
+            others.append((float(weight or 1), term))
+        elif name.lower() in weights:
+            weights[name.lower()] += float(weight or 1)
+        else:
+            raise ValueError(f"{name!r} is none of L2, L1, GEOCROSS and no module:callable")
+    return Loss(**weights, eps=eps, others=tuple(others))
+
+
+def terms(text: str) -> list[tuple[str, str]]:
+    """The weights, maybe empty, and the names of the terms of such a line."""
+    parts = [term.rpartition("*") for term in text.split("+")]
+    return [(weight, name.strip()) for weight, _, name in parts]
 
 
 def _at_least(eps: float, value: Scalar) -> Scalar:

@@ -1,4 +1,4 @@
-"""Linear degradations D of one image: what is known about the picture is y = D(x).
+"""Degradations D of one image: what is known about the picture is y = D(x). Those here are linear.
 
 An operator is a pair of pure functions, the map and its adjoint, which is JAX's transpose of the
 map. Downscaling and Gaussian blur are separable, D(x) = A x Bᵀ per channel, and are computed just
@@ -21,8 +21,10 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer
 
+from pulse_jax import plug_in
 from pulse_jax.files import counted
-from pulse_jax.images import load_image
+from pulse_jax.images import load_mask
+from pulse_jax.plug_in import is_plug_in
 from pulse_jax.products import product
 from pulse_jax.static import Static, argument
 from pulse_jax.types import AnyArray
@@ -218,6 +220,7 @@ DOWNSCALERS: dict[str, Callable[[int], Operator]] = {
     "area": area,
     "lanczos": lanczos,
 }
+PROBE = 128  # the side on which it is found how much smaller a user's operator makes an image
 OPERATORS: dict[str, Callable[..., Operator]] = DOWNSCALERS | {
     "blur": blur,
     "motion": motion,
@@ -230,7 +233,9 @@ def parse(text: str) -> Callable[[int], Operator]:
     """Operators from a line such as `blur:2,bicubic:4`, to be composed from left to right.
 
     Each is a name of `OPERATORS` and its parameters, between colons: numbers, or for `mask` also
-    the path of a picture with as many pixels as the image, white in the hole.
+    the path of a picture with as many pixels as the image, white in the hole. Or it is one of your
+    own, my_module:gamma:2.2, which is called as gamma(2.2) (see `plug_in`) and returns a function
+    of one image (H, W, 3), which may be nonlinear, or an `Operator`.
 
     Returns `make(factor) → Operator`, where the factors multiply to `factor`: a downscaler without
     one takes what is left. A factor's operator is made once, so that what is compiled for it can
@@ -252,6 +257,16 @@ def parse(text: str) -> Callable[[int], Operator]:
     return make
 
 
+def is_flat(operator: Operator, side: int) -> bool:
+    """Whether D has no gradient at an image of random pixels, as if it rounds: none to follow."""
+
+    def energy(image: Float[Array, "H W 3"]) -> Float[Array, ""]:
+        return jnp.sum(operator(image) ** 2)
+
+    image = jax.random.uniform(jax.random.key(0), (side, side, 3))
+    return not bool(jax.jit(jax.grad(energy))(image).any())
+
+
 def discard_unseen(
     operator: Operator, picture: Float[AnyArray, "h w 3"]
 ) -> Float[np.ndarray, "h w 3"]:
@@ -266,7 +281,10 @@ def discard_unseen(
     seen = np.asarray(operator(red))
     if np.allclose(seen, seen[..., :1], atol=1e-6):
         picture = np.asarray(grey()(picture))
-    return np.where(seen.any(-1, keepdims=True), picture, 0)
+    # Of one colour, a high-pass shows nothing.
+    noise = np.asarray(np.random.default_rng(0).random(red.shape), np.float32)
+    shown = (seen != 0) | (np.asarray(operator(noise)) != 0)
+    return np.where(shown.any(-1, keepdims=True), picture, 0)
 
 
 def variance(operator: Operator, picture: Float[AnyArray, "h w 3"]) -> float:
@@ -274,39 +292,57 @@ def variance(operator: Operator, picture: Float[AnyArray, "h w 3"]) -> float:
 
     It is the mean of (y − c s)² for the best colour c, with s = D(1), of an image of ones. Where
     s = 1, as for downscalers and blur, that is the variance of the pixels, each channel's about its
-    own mean. The unit is that of an l2, squared values.
+    own mean. The unit is that of an l2, squared values. Where D isn't linear, the best of 256 greys
+    is looked for, for each channel.
     """
     height, width, _ = picture.shape
     white = np.ones((height * operator.factor, width * operator.factor, 3), np.float32)
-    shown = np.asarray(jax.jit(operator.apply)(white), np.float64)
-    colour = (shown * picture).sum((0, 1)) / (shown**2).sum((0, 1))
+    apply = jax.jit(operator.apply)
+    shown = np.asarray(apply(white), np.float64)
+    if not np.allclose(apply(white / 2), shown / 2, atol=1e-4):
+        greys = (np.asarray(apply(white * np.float32(level / 255))) for level in range(256))
+        return float(np.min([((picture - y) ** 2).mean((0, 1)) for y in greys], axis=0).mean())
+    energy = (shown**2).sum((0, 1))
+    colour = (shown * picture).sum((0, 1)) / np.where(energy > 0, energy, 1)
     return float(np.mean((picture - colour * shown) ** 2))
 
 
 def _parse_link(text: str) -> Operator | Callable[[int], Operator]:
     """An operator; or a downscaler, the function, where its factor is left out."""
+    if is_plug_in(text, OPERATORS):
+        return _foreign(text)
     name, *values = text.split(":")
     if name not in OPERATORS:
-        raise ValueError(f"{name!r} is none of {', '.join(OPERATORS)}")
+        raise ValueError(f"{name!r} is none of {', '.join(OPERATORS)} and no module:callable")
     if name in DOWNSCALERS and not values:
         return DOWNSCALERS[name]
     wanted = inspect.signature(OPERATORS[name]).parameters
     if len(values) != len(wanted):
         takes = ":".join([name, *map(str.upper, wanted)])
         raise ValueError(f"{text!r} should be {takes}")
-    parameters: list[Any] = [_number(value) for value in values]
+    parameters: list[Any] = [plug_in.number(value) for value in values]
     if name == "mask" and isinstance(parameters[0], str):
-        parameters = [load_image(parameters[0]).mean(axis=-1) > 0.5]
+        parameters = [load_mask(parameters[0])]
     return OPERATORS[name](*parameters)
 
 
-def _number(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
+def _foreign(text: str) -> Operator:
+    """An operator that plugs in. How much smaller it makes an image is found from shapes."""
+    made = plug_in.call(text)
+    if isinstance(made, Operator):
+        return made
+    told = plug_in.called(text)
+    if not callable(made):
+        raise ValueError(f"{told} returned a {type(made).__name__}, not a function of an image")
+    image = jax.ShapeDtypeStruct((PROBE, PROBE, 3), np.float32)
+    found = plug_in.attempt(f"what {told} returned", jax.eval_shape, made, image)
+    shape = getattr(found, "shape", None)
+    if not (shape and len(shape) == 3 and shape[0] == shape[1] and shape[2] == 3):
+        raise ValueError(f"what {told} returned makes {shape} of an image {image.shape}")
+    factor, rest = divmod(PROBE, shape[0] or PROBE + 1)
+    if rest:
+        raise ValueError(f"what {told} returned makes {PROBE} pixels {shape[0]}: no whole factor")
+    return _operator(text, factor, argument(made))
 
 
 def _operator(

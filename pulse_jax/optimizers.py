@@ -17,7 +17,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 
-from pulse_jax import sphere
+from pulse_jax import plug_in, sphere
 from pulse_jax.types import AnyArray, Latents
 
 Scalar: TypeAlias = Float[Array, ""]
@@ -370,6 +370,32 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sphere_adam": sphere_adam,
     "lbfgs": lbfgs,
 }
+
+
+def parse(text: str) -> Callable[[optax.ScalarOrSchedule], optax.GradientTransformation]:
+    """An optimiser of a command line: a name of `OPTIMIZERS`, or one of your own.
+
+    That is written as my_module:my_optimizer, and called as my_optimizer(schedule), with arguments
+    as my_optimizer(schedule, 0.9) (see `plug_in`); it returns an optax transformation. Raises
+    ValueError for an unknown name or one that isn't found; when it is called, for one that returns
+    something else.
+    """
+    if text in OPTIMIZERS:
+        return OPTIMIZERS[text]
+    if not plug_in.is_plug_in(text):
+        known = ", ".join((*OPTIMIZERS, *SAMPLERS))
+        raise ValueError(f"{text!r} is none of {known} and no module:callable")
+    plug_in.find(text)
+
+    def make(schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+        made = plug_in.call(text, schedule)
+        if not isinstance(made, optax.GradientTransformation):
+            told = f"{plug_in.called(text)} returned a {type(made).__name__}"
+            raise ValueError(f"{told}, not an optax.GradientTransformation")
+        return made
+
+    return make
+
 
 # Sampler(learning rate or schedule, temperature, key).
 SAMPLERS: dict[str, Callable[..., optax.GradientTransformation]] = {

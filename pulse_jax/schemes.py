@@ -26,8 +26,9 @@ import optax
 from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
 from jaxtyping import Float, PyTree
 
-from pulse_jax import sphere
+from pulse_jax import plug_in, sphere
 from pulse_jax.optimizers import LangevinState, LBFGSState, PCNState, Scalar
+from pulse_jax.plug_in import is_plug_in
 from pulse_jax.types import AnyArray, Latents
 
 Optimizer: TypeAlias = optax.GradientTransformation
@@ -394,12 +395,17 @@ PARAMETERS = "gaussian_prior", "radial_prior", "soft_shell", "rescale_every"
 def parse(text: str) -> Callable[[Optimizer], SphereOptimizer]:
     """The scheme of a command line: "rescale", or "rescale_every:20" with its parameter.
 
-    Raises ValueError for an unknown name, or a parameter that isn't a number above 0 or isn't
-    asked for.
+    Or one of your own, as my_module:my_scheme, which is called as my_scheme(base), with arguments
+    as my_scheme(base, 0.5) (see `plug_in`), and returns an optax transformation. Raises ValueError
+    for an unknown name, a parameter that isn't a number above 0 or isn't asked for, or a scheme of
+    your own that isn't found; when it is called, for one that returns something else.
     """
+    if is_plug_in(text, SCHEMES):
+        plug_in.find(text)
+        return functools.partial(_foreign, text)
     name, colon, parameter = text.partition(":")
     if name not in SCHEMES:
-        raise ValueError(f"{name!r} is none of {', '.join(SCHEMES)}")
+        raise ValueError(f"{name!r} is none of {', '.join(SCHEMES)} and no module:callable")
     if not colon:
         return SCHEMES[name]
     if name not in PARAMETERS:
@@ -410,6 +416,15 @@ def parse(text: str) -> Callable[[Optimizer], SphereOptimizer]:
         number = math.nan
     _check_parameter(name, number, parameter)
     return lambda base: SCHEMES[name](base, number)
+
+
+def _foreign(text: str, base: Optimizer) -> SphereOptimizer:
+    """A base with a scheme that plugs in."""
+    made = plug_in.call(text, optax.with_extra_args_support(base))
+    if not isinstance(made, optax.GradientTransformation):
+        told = f"{plug_in.called(text)} returned a {type(made).__name__}"
+        raise ValueError(f"{told}, not an optax.GradientTransformation")
+    return SphereOptimizer(*optax.with_extra_args_support(made))
 
 
 def _check_parameter(name: str, number: float, given: float | str | None = None) -> None:

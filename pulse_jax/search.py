@@ -6,6 +6,8 @@ For a low-resolution picture y, find latents z on their spheres whose image down
 All of this is about one restart: one starting point for one target. `driver` maps it over many.
 """
 
+import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ import optax
 from jax import Array
 from jaxtyping import Bool, Float, Integer
 
-from pulse_jax.losses import Criterion, Image, l2
+from pulse_jax.losses import Criterion, Image, Loss, l2
 from pulse_jax.operators import Operator
 from pulse_jax.schemes import SphereOptimizer, none
 from pulse_jax.static import argument
@@ -82,12 +84,16 @@ def build(
     there is none. This deviates from the reference, which returns the last image, and compares
     sums over its batch. An iterate is measured by the step that leaves it: the last one isn't.
 
-    Raises ValueError if the loss needs style vectors and the generator has none, or for a sampler
-    that has no bounds without a scheme.
+    Where the generator has no style vectors, a `Loss` is taken without GEOCROSS, and a warning says
+    so. Raises ValueError for another loss that needs them, for one of GEOCROSS alone, or for a
+    sampler that has no bounds without a scheme.
     """
+    if generator.styles is None and isinstance(loss, Loss) and loss.geocross:
+        loss = dataclasses.replace(loss, geocross=0.0)
+        warnings.warn("GEOCROSS is left out: this generator has no style vectors", stacklevel=2)
     styles_of = generator.styles if loss.needs_styles else None
     if loss.needs_styles and styles_of is None:
-        raise ValueError("the loss compares style vectors (geocross), and this generator has none")
+        raise ValueError("the loss compares style vectors, and this generator has none")
     if not isinstance(optimizer, SphereOptimizer):
         optimizer = none(optimizer)
     synthesize, update = generator.synthesize, optimizer.update

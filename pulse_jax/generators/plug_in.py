@@ -45,9 +45,7 @@ def _check(generator: Generator, params: Params) -> None:
             raise ValueError(
                 f"its styles have shape {getattr(styles, 'shape', None)}, not (layers, d)"
             )
-    image = attempt(
-        "its synthesize", jax.eval_shape, generator.synthesize, params, latents, frozen
-    )
+    image = attempt("its synthesize", jax.eval_shape, generator.synthesize, params, latents, frozen)
     side = generator.resolution
     if getattr(image, "shape", None) != (side, side, 3):
         raise ValueError(

@@ -13,7 +13,7 @@ import jax
 import pulse_jax
 from pulse_jax.files import difference, one_line, read_json, write
 from pulse_jax.generators import checkpoint
-from pulse_jax.generators.plug_in import is_plug_in, source_digest
+from pulse_jax.plug_in import source_digest
 from pulse_jax.types import Params
 from pulse_jax.upsampling.settings import Settings
 
@@ -34,8 +34,8 @@ def describe(settings: Settings, params: Params) -> dict[str, Any]:
         name, _, file = link.partition(":")
         if name == "mask" and Path(file).is_file():
             found[f"SHA-256 of {file}"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    if is_plug_in(settings.generator):
-        found["SHA-256 of the plug-in"] = source_digest(settings.generator)
+    for text in settings.plug_ins():
+        found[f"SHA-256 of {text.partition(':')[0]}"] = source_digest(text)
     found["device"] = jax.devices()[0].device_kind
     found |= {name.upper(): jax.config.values[name] for name in JAX}
     found |= {name: os.environ.get(name) for name in VARIABLES}

@@ -9,11 +9,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import optax
 
-from pulse_jax import losses, operators, schemes
+from pulse_jax import losses, operators, optimizers, schemes
 from pulse_jax.files import expanded
 from pulse_jax.generators import NOISE_TYPES, SPACES
 from pulse_jax.operators import OPERATORS, Operator
 from pulse_jax.optimizers import OPTIMIZERS, SAMPLERS, SCHEDULES
+from pulse_jax.plug_in import is_plug_in
 from pulse_jax.schemes import SCHEMES
 
 # A search aims a little below eps: clipping to [0, 1] and rounding to 8 bits may raise the error of
@@ -90,6 +91,7 @@ STARTS = "Where restarts begin, if not at random"
 KEPT = "What is kept"
 SEARCH = "How restarts are searched"
 STYLES = "What is searched, for StyleGANs"
+HEADINGS = MOST, PICTURES, STARTS, KEPT, SEARCH, STYLES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,8 +191,8 @@ class Settings:
         "lbfgs",
         SEARCH,
         "This optimiser lowers the loss. The samplers go with --lr_schedule=fixed "
-        f"--nostop_at_eps: they are {' and '.join(SAMPLERS)}.",
-        choices=(*OPTIMIZERS, *SAMPLERS),
+        f"--nostop_at_eps: they are {' and '.join(SAMPLERS)}. The other choices are "
+        f"{', '.join(OPTIMIZERS)}, and module:callable of your own.",
     )
     temperature: float = _setting(
         0.01, SEARCH, "A sampler has this temperature, in units of the loss.", low=0
@@ -263,13 +265,16 @@ class Settings:
             self._schedule()
         with _blaming(loss_str=self.loss_str):
             self.loss()
+        if self.opt_name not in SAMPLERS:
+            with _blaming(opt_name=self.opt_name):
+                optimizers.parse(self.opt_name)
         with _blaming(scheme=self.scheme):
             schemes.parse(self.chosen_scheme)
         if self.opt_name == "pcn" and self.learning_rate > 1:
             raise ValueError(f"learning_rate={self.learning_rate}: that of pcn is in (0, 1]")
         # By name: making the optimiser would take a device, at each import.
         name, suited = self.chosen_scheme.partition(":")[0], self._suited_schemes()
-        if name not in suited:
+        if name in SCHEMES and name not in suited:
             told = f"the scheme {name} doesn't go with {self.opt_name}, take {' or '.join(suited)}"
             raise ValueError(f"opt_name={self.opt_name}, scheme={self.chosen_scheme}: {told}")
         with _blaming(operator=self.operator):
@@ -328,11 +333,18 @@ class Settings:
         if self.opt_name in SAMPLERS:
             sampler = SAMPLERS[self.opt_name]
             return scheme(sampler(schedule, self.temperature, jax.random.key(seed)))
-        return scheme(OPTIMIZERS[self.opt_name](schedule))
+        return scheme(optimizers.parse(self.opt_name)(schedule))
 
     def degradation(self) -> Callable[[int], Operator]:
         """The operator of a factor."""
         return operators.parse(self.operator)
+
+    def plug_ins(self) -> list[str]:
+        """Those of their parts that are callables of a user's own, as they are written."""
+        terms = [name for _, name in losses.terms(self.loss_str or LOSS)]
+        named = [self.generator, self.opt_name, self.chosen_scheme, *terms]
+        links = [link for link in self.operator.split(",") if is_plug_in(link, OPERATORS)]
+        return [*filter(is_plug_in, named), *links]
 
     def _schedule(self) -> optax.Schedule:
         return SCHEDULES[self.lr_schedule](self.learning_rate, self.steps)

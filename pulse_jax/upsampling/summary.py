@@ -1,0 +1,38 @@
+"""What a run has come to, in a few lines, as the command prints them."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from pulse_jax.files import counted, one_line
+from pulse_jax.search import STATUS
+from pulse_jax.upsampling.pictures import Picture
+from pulse_jax.upsampling.results import rank
+from pulse_jax.upsampling.run import Results
+from pulse_jax.upsampling.settings import Settings
+
+
+def summary(results: Results, output: Path) -> Iterator[str]:
+    """A line for each picture, and one for all. `output`: the folder that holds the results."""
+    for picture in results.pictures:
+        if picture.rows:
+            yield one_line(line(picture, results.settings))
+    whole = [p for p in results.pictures if len(p.rows) == results.settings.restarts]
+    done = counted(sum(not picture.error for picture in whole), "picture")
+    failed = f", {counted(len(results.failures), 'failure')}" if results.failures else ""
+    if results.pictures:
+        page = output / "index.html"
+        page = page if page.is_file() else output
+        yield f"{done} done{failed}; open {page} to see the results"
+
+
+def line(picture: Picture, settings: Settings) -> str:
+    """How many restarts have converged, and how far the best is from the picture."""
+    rows = sorted(picture.rows.values(), key=rank)
+    met = sum(row["status"] == STATUS[0] for row in rows)
+    best = rows[0]["l2_saved"]
+    above = best - settings.eps
+    missed = f", {above:.2g} above --eps={settings.eps:g}" if above > 0 else ""
+    seed = f", seed {picture.seed}" if len(settings.seeds or ()) > 1 else ""
+    best = math.nan if best is None else best
+    return f"{picture.name}{seed}: {met} of {len(rows)} converged, best l2 {best:.2e}{missed}"

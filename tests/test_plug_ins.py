@@ -1,0 +1,210 @@
+"""Schemes, optimisers, operators and loss terms of a user's own, in the library and the command."""
+
+import csv
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+import pulse_jax
+from pulse_jax import losses, operators, optimizers, plug_in, schemes
+from pulse_jax.files import read_json
+
+SOURCE = """
+import jax
+import jax.numpy as jnp
+import optax
+
+import pulse_jax
+
+def shell(base, power=1.0):
+    def update(updates, state, params=None, **extra):
+        updates, state = base.update(updates, state, params, **extra)
+        def onto(u, z):
+            axes = tuple(range(1, z.ndim))
+            norm = lambda x: jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True))
+            return (z + u) * (norm(z) / norm(z + u)) ** power - z
+        return jax.tree.map(onto, updates, params), state
+    return optax.GradientTransformationExtraArgs(base.init, update)
+
+def nesterov(schedule, momentum):
+    return optax.sgd(schedule, momentum=momentum, nesterov=True)
+
+def gamma(exponent=2.2):
+    return lambda image: jnp.clip(image, 1e-3, 1) ** exponent
+
+def half():
+    return lambda image: image[::2, ::2] + 0.0
+
+def rounded():
+    return lambda image: jnp.round(image)
+
+def huber(delta):
+    return lambda lr, target: jnp.mean(optax.huber_loss(lr, target, delta=delta))
+
+def linear():
+    def sample(key):
+        return jax.random.normal(key, (1, 12)), ()
+    axes = jax.random.normal(jax.random.key(0), (12, 192)) / 20
+    def synthesize(params, latents, frozen):
+        return (0.5 + latents[0] @ params).reshape(8, 8, 3)
+    return pulse_jax.Generator(8, sample, synthesize), axes
+
+def fails(*arguments):
+    raise RuntimeError("no such thing")
+
+def nothing(*arguments):
+    return None
+
+number = 3
+"""
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch):
+    """A folder, the current one, with a module whose name no other test has."""
+    name = f"parts_{abs(hash(str(tmp_path))):x}"
+    (tmp_path / f"{name}.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+
+
+def test_what_is_a_plug_in():
+    assert all(map(plug_in.is_plug_in, ["a:b", "a.b:c", "a:b:2.5", "a:b:x.png:1e-3"]))
+    assert not any(map(plug_in.is_plug_in, ["rescale", "rescale_every:20", "blur:2", "a:"]))
+    assert not plug_in.is_plug_in("mask:hole", operators.OPERATORS)
+
+
+def test_schemes(parts):
+    z = jax.random.normal(jax.random.key(0), (3, 8))
+    gradient = jax.random.normal(jax.random.key(1), (3, 8))
+    found = []
+    for text in (f"{parts}:shell", "rescale", f"{parts}:shell:0.5"):
+        optimizer = schemes.parse(text)(optax.sgd(0.1))
+        assert isinstance(optimizer, schemes.SphereOptimizer)
+        updates, _ = optimizer.update(gradient, optimizer.init(z), z, value=0.0)
+        found.append(z + updates)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    assert np.abs(found[2] - found[1]).max() > 1e-3
+
+
+def test_optimizers(parts):
+    z, gradient = jnp.ones((1, 4)), jnp.arange(4.0)[None]
+    own = optimizers.parse(f"{parts}:nesterov:0.9")(0.1)
+    known = optax.sgd(0.1, momentum=0.9, nesterov=True)
+    ends = [o.update(gradient, o.init(z), z)[0] for o in (own, known)]
+    np.testing.assert_array_equal(*ends)
+
+
+def test_operators(parts):
+    image = np.random.default_rng(0).random((8, 8, 3), np.float32)
+    made = operators.parse(f"{parts}:gamma:2,{parts}:half,bicubic")(4)
+    assert made.factor == 4
+    expected = operators.bicubic(2)((image**2)[::2, ::2])
+    np.testing.assert_allclose(made(image), expected, atol=1e-6)
+    assert operators.parse(f"{parts}:gamma")(1)(image).shape == image.shape
+
+
+def test_loss_terms(parts):
+    lr, target = np.random.default_rng(0).random((2, 4, 4, 3), np.float32)
+    loss = losses.parse(f"10*L2+2*{parts}:huber:0.1", 1e-3)
+    expected = 10 * losses.l2(lr, target, 1e-3) + 2 * optax.huber_loss(lr, target, delta=0.1).mean()
+    assert float(loss(lr, target, None)) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "told"),
+    [
+        ("scheme", "cube", "'cube' is none of rescale, "),
+        ("scheme", "{}:missing", "has no missing"),
+        ("scheme", "no_module_here:x", "ModuleNotFoundError"),
+        ("opt_name", "{}:number", "number is a int, which can't be called"),
+        ("operator", "{}:fails:2", "fails(2) raised RuntimeError: no such thing"),
+        ("operator", "{}:nothing,bicubic", "nothing() returned a NoneType, not a function"),
+        ("loss_str", "100*L2+{}:nothing:1", "nothing(1) returned a NoneType, not a function"),
+        ("loss_str", "L2+{}:huber", "missing 1 required positional argument"),
+    ],
+)
+def test_bad_ones_are_told_with_the_setting(parts, setting, text, told):
+    text = text.format(parts)
+    with pytest.raises(ValueError) as error:
+        pulse_jax.Settings(**{setting: text})
+    message = str(error.value)
+    assert message.startswith(f"{setting}={text}: ") and told in message and "\n" not in message
+
+
+@pytest.mark.parametrize("parse", [schemes.parse, optimizers.parse])
+def test_what_a_callable_returns_is_looked_at(parts, parse):
+    with pytest.raises(ValueError, match=r"nothing\(\) returned a NoneType, not an optax"):
+        parse(f"{parts}:nothing")(optax.sgd(0.1) if parse is schemes.parse else 0.1)
+
+
+def test_the_command_takes_them_all(parts, run, tmp_path):
+    """A nonlinear degradation: the result, through it, is the picture; and sources are kept."""
+    (tmp_path / "in").mkdir()
+    space = np.linspace(0.15, 0.35, 4)
+    picture = np.broadcast_to((space[:, None] + space)[..., None] / 2, (4, 4, 3))
+    Image.fromarray(np.uint8(255 * picture)).save(tmp_path / "in" / "a.png")
+    flags = [
+        f"--input_dir={tmp_path / 'in'}",
+        f"--operator={parts}:gamma:2.2,bicubic",
+        f"--scheme={parts}:shell",
+        f"--opt_name={parts}:nesterov:0.9",
+        f"--loss_str=100*L2+0.1*{parts}:huber:0.1",
+        *("--steps=60", "--learning_rate=0.05", "--lr_schedule=fixed", "--eps=0.005"),
+    ]
+    folder = run(*flags, generator=f"{parts}:linear")
+    with (folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    best = min(float(row["l2_saved"]) for row in rows)
+    hr = np.asarray(Image.open(folder / "a" / "hr_01.png"), np.float32) / 255
+    small = np.asarray(Image.open(tmp_path / "in" / "a.png"), np.float32) / 255
+    lr = operators.bicubic(2)(np.clip(hr, 1e-3, 1) ** 2.2)
+    assert float(np.mean((lr - small) ** 2)) == pytest.approx(float(rows[0]["l2_saved"]), rel=1e-3)
+    assert best < 0.7 * float(np.var(small)) or best < 0.005
+    assert f"SHA-256 of {parts}" in read_json(folder / "config.json")
+
+    # With another source, what is there isn't gone on with.
+    config = folder / "config.json"
+    before = json.loads(config.read_text())
+    before[f"SHA-256 of {parts}"] = "0" * 64
+    config.write_text(json.dumps(before))
+    with pytest.raises(SystemExit, match=f"SHA-256 of {parts} was 0000"):
+        run(*flags, generator=f"{parts}:linear")
+
+
+def test_a_degradation_without_a_gradient_is_told(parts, caplog):
+    picture = np.full((4, 4, 3), 0.3, np.float32)
+    picture[:2] = 0.7
+    settings = pulse_jax.Settings(
+        generator=f"{parts}:linear",
+        operator=f"{parts}:rounded,bicubic",
+        restarts=1,
+        steps=1,
+        seeds=(0,),
+    )
+    pulse_jax.upsample([picture], None, settings)
+    assert "its gradient is 0 everywhere" in caplog.text
+
+
+def test_a_generator_without_styles_is_searched_without_geocross(parts):
+    generator, params = pulse_jax.load(f"{parts}:linear")
+    optimizer = schemes.SCHEMES["rescale"](optax.sgd(0.1))
+    with pytest.warns(UserWarning, match="GEOCROSS is left out"):
+        search = pulse_jax.build(generator, operators.bicubic(2), pulse_jax.Loss(), optimizer)
+    plain = pulse_jax.Loss(geocross=0)
+    other = pulse_jax.build(generator, operators.bicubic(2), plain, optimizer)
+    target = np.full((4, 4, 3), 0.5, np.float32)
+    start = generator.sample(jax.random.key(0))
+    infos = [s.step(params, target, s.init(*start))[1] for s in (search, other)]
+    assert infos[0] == infos[1]
+    with pytest.raises(ValueError, match="weight other than 0"):
+        only = pulse_jax.Loss(l2=0, geocross=1)
+        pulse_jax.build(generator, operators.bicubic(2), only, optimizer)
