@@ -10,6 +10,8 @@ import sysconfig
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -116,9 +118,31 @@ def test_the_example_of_a_generator_runs(tmp_path, monkeypatch):
     assert generator.resolution == 16
 
 
+def test_the_examples_of_plug_ins_run(tmp_path, monkeypatch):
+    (code,) = blocks(DOCS / "plug_ins.md", "python")
+    (tmp_path / "my_parts.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    settings = pulse_jax.Settings(
+        scheme="my_parts:shell",
+        opt_name="my_parts:momentum:0.9",
+        operator="my_parts:gamma:2.2,bicubic",
+        loss_str="100*L2+10*my_parts:huber:0.05",
+    )
+    image = jnp.full((8, 8, 3), 0.5)
+    lr = settings.degradation()(2)(image)
+    np.testing.assert_allclose(lr, 0.5**2.2, rtol=1e-5)
+    assert settings.loss()(lr, lr + 0.1, None) > settings.loss()(lr, lr, None)
+    z, optimizer = jnp.ones((2, 4)), settings.optimizer(0)
+    gradient = jnp.arange(8.0).reshape(2, 4)
+    updates, _ = optimizer.update(gradient, optimizer.init(z), z, value=1.0)
+    np.testing.assert_allclose(jnp.sum((z + updates) ** 2, axis=1), 4, rtol=1e-5)
+
+
 def test_every_page_with_python_is_run():
     with_python = {page.name for page in PAGES if blocks(page, "python")}
-    assert with_python == {"README.md", "library.md", "generators.md", "upstream.md"}
+    assert with_python == {
+        *("README.md", "library.md", "generators.md", "plug_ins.md", "upstream.md")
+    }
 
 
 def test_the_api_page_is_fresh():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from experiment_helpers import read_table, run_experiment, save_small_generator
+from experiment_helpers import ROOT, read_table, run_experiment, save_small_generator
 
 pytestmark = pytest.mark.slow
 TINY = "--generator=small", "--inputs=2", "--restarts=2", "--steps=3", "--factor=4"
@@ -90,3 +90,20 @@ def test_seeds(vary, tmp_path):
 
     bad = run_experiment("ablate_projection", *TINY, "--seeds=x", "--workdir=c", cwd=tmp_path)
     assert bad.returncode == 1 and "seeds=x is not 0,1,2 or 0:3" in bad.stderr
+
+
+def test_a_scheme_in_a_file_is_compared_with_rescale_over_five_seeds(tmp_path):
+    """That of docs/plug_ins.md, in one command; it does what rescale does, so the figures agree."""
+    save_small_generator(tmp_path / "small")
+    page = (ROOT / "docs" / "plug_ins.md").read_text()
+    (tmp_path / "my_parts.py").write_text(page.split("```python\n")[1].split("```")[0])
+    arguments = "--variants=rescale,my_parts:shell", "--seeds=0:5", "--workdir=a"
+    result = run_experiment("ablate_projection", *TINY, *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = read_table(tmp_path / "a" / "by_seed.csv")
+    by_name = {(line[""], line["quantity"]): line for line in lines}
+    for quantity in ("evaluations", "realism"):
+        own, other = (by_name[name, quantity] for name in ("my_parts:shell", "rescale"))
+        for seed in range(5):
+            one, two = (float(line[f"seed {seed}"]) for line in (own, other))
+            assert one == pytest.approx(two, rel=1e-3)
