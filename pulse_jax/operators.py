@@ -174,7 +174,7 @@ def mask(hole: float | Bool[AnyArray, "H W"]) -> Operator:
         inside = jnp.asarray(middle(height))[:, None] & middle(width)
         return jnp.where(inside[..., None], 0, image)
 
-    def apply_array(inside: Bool[Array, "H W"], image: Image) -> Image:
+    def apply_array(inside: Bool[AnyArray, "H W"], image: Image) -> Image:
         height, width, _ = image.shape
         if inside.shape != (height, width):
             given = "×".join(map(str, inside.shape))
@@ -379,13 +379,13 @@ def _operator(
 
 # Compiled, since one call is of dozens of operations.
 @jax.jit
-def _compiled(apply: Callable[..., Degraded], *arrays_and_image: Array) -> Degraded:
+def _compiled(apply: Callable[..., Degraded], *arrays_and_image: AnyArray) -> Degraded:
     return apply(*arrays_and_image)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _transposed(
-    apply: Callable[..., Degraded], like: jax.ShapeDtypeStruct, *arrays_and_image: Array
+    apply: Callable[..., Degraded], like: jax.ShapeDtypeStruct, *arrays_and_image: AnyArray
 ) -> Image:
     *arrays, image = arrays_and_image
     return jax.linear_transpose(functools.partial(apply, *arrays), like)(image)[0]

@@ -156,7 +156,7 @@ def test_an_optimizer_with_a_line_search():
 def test_a_loss_of_styles_needs_a_generator_with_styles():
     generator = GENERATOR._replace(styles=None)
     with pytest.raises(ValueError, match="geocross"):
-        build(generator, AREA, Loss(geocross=0.05), optax.sgd(0.1))
+        build(generator, AREA, Loss(l2=0, geocross=0.05), optax.sgd(0.1))
     search = build(generator, AREA, Loss(geocross=0), optax.sgd(0.1))
     _, info = run(search, MATRIX, TARGETS[:2], start(2, search), steps=1)
     np.testing.assert_allclose(info.loss, 100 * info.l2, rtol=1e-6)

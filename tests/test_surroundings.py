@@ -224,10 +224,10 @@ def test_a_plug_in_that_has_changed_is_another(run, tmp_path, capsys, monkeypatc
     run()
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert config["SHA-256 of the plug-in"] == sha256
+    assert config["SHA-256 of plug_in_that_changes"] == sha256
     path.write_text("from experiment_helpers import linear as make  # changed\n")
     line = fails(run, capsys)
-    assert f"SHA-256 of the plug-in was {sha256}, not " in line
+    assert f"SHA-256 of plug_in_that_changes was {sha256}, not " in line
 
 
 # --- What Python lacks on Windows. ---
