@@ -257,6 +257,11 @@ def parse(text: str) -> Callable[[int], Operator]:
     return make
 
 
+def plug_ins(text: str) -> list[str]:
+    """The operators of a line that are a user's own."""
+    return [link for link in text.split(",") if is_plug_in(link, OPERATORS)]
+
+
 def is_flat(operator: Operator, side: int) -> bool:
     """Whether D has no gradient at an image of random pixels, as if it rounds: none to follow."""
 
@@ -281,10 +286,11 @@ def discard_unseen(
     seen = np.asarray(operator(red))
     if np.allclose(seen, seen[..., :1], atol=1e-6):
         picture = np.asarray(grey()(picture))
-    # Of one colour, a high-pass shows nothing.
-    noise = np.asarray(np.random.default_rng(0).random(red.shape), np.float32)
-    shown = (seen != 0) | (np.asarray(operator(noise)) != 0)
-    return np.where(shown.any(-1, keepdims=True), picture, 0)
+    shown = seen.any(-1, keepdims=True)
+    if not shown.all():  # a hole, or a high-pass, which shows no image of one colour
+        noise = np.asarray(np.random.default_rng(0).random(red.shape), np.float32)
+        shown |= np.asarray(operator(noise)).any(-1, keepdims=True)
+    return np.where(shown, picture, 0)
 
 
 def variance(operator: Operator, picture: Float[AnyArray, "h w 3"]) -> float:

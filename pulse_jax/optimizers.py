@@ -386,15 +386,16 @@ def parse(text: str) -> Callable[[optax.ScalarOrSchedule], optax.GradientTransfo
         known = ", ".join((*OPTIMIZERS, *SAMPLERS))
         raise ValueError(f"{text!r} is none of {known} and no module:callable")
     plug_in.find(text)
+    return partial(plugged_in, text)
 
-    def make(schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-        made = plug_in.call(text, schedule)
-        if not isinstance(made, optax.GradientTransformation):
-            told = f"{plug_in.called(text)} returned a {type(made).__name__}"
-            raise ValueError(f"{told}, not an optax.GradientTransformation")
-        return made
 
-    return make
+def plugged_in(text: str, first: Any) -> optax.GradientTransformation:
+    """What a plug-in makes of a schedule, or of a base: a transformation, else ValueError."""
+    made = plug_in.call(text, first)
+    if not isinstance(made, optax.GradientTransformation):
+        told = f"{plug_in.called(text)} returned a {type(made).__name__}"
+        raise ValueError(f"{told}, not an optax.GradientTransformation")
+    return made
 
 
 # Sampler(learning rate or schedule, temperature, key).

@@ -27,7 +27,7 @@ from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
 from jaxtyping import Float, PyTree
 
 from pulse_jax import plug_in, sphere
-from pulse_jax.optimizers import LangevinState, LBFGSState, PCNState, Scalar
+from pulse_jax.optimizers import LangevinState, LBFGSState, PCNState, Scalar, plugged_in
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.types import AnyArray, Latents
 
@@ -420,10 +420,7 @@ def parse(text: str) -> Callable[[Optimizer], SphereOptimizer]:
 
 def _foreign(text: str, base: Optimizer) -> SphereOptimizer:
     """A base with a scheme that plugs in."""
-    made = plug_in.call(text, optax.with_extra_args_support(base))
-    if not isinstance(made, optax.GradientTransformation):
-        told = f"{plug_in.called(text)} returned a {type(made).__name__}"
-        raise ValueError(f"{told}, not an optax.GradientTransformation")
+    made = plugged_in(text, optax.with_extra_args_support(base))
     return SphereOptimizer(*optax.with_extra_args_support(made))
 
 

@@ -157,6 +157,15 @@ def test_a_loss_of_styles_needs_a_generator_with_styles():
     generator = GENERATOR._replace(styles=None)
     with pytest.raises(ValueError, match="geocross"):
         build(generator, AREA, Loss(l2=0, geocross=0.05), optax.sgd(0.1))
+
+    class Spread:
+        eps, needs_styles = 1e-3, True
+
+        def __call__(self, lr, target, styles):
+            return jnp.var(styles)
+
+    with pytest.raises(ValueError, match="compares style vectors"):
+        build(generator, AREA, Spread(), optax.sgd(0.1))
     search = build(generator, AREA, Loss(geocross=0), optax.sgd(0.1))
     _, info = run(search, MATRIX, TARGETS[:2], start(2, search), steps=1)
     np.testing.assert_allclose(info.loss, 100 * info.l2, rtol=1e-6)

@@ -35,7 +35,7 @@ from common.metrics import as_saved
 from pulse_jax import images
 from pulse_jax.files import counted, difference, expanded, npz, one_line, read_json, write
 from pulse_jax.generators import checkpoint
-from pulse_jax.plug_in import is_plug_in
+from pulse_jax.plug_in import is_plug_in, number
 from pulse_jax.upsampling.results import as_csv
 
 FLAGS = flags.FLAGS
@@ -145,7 +145,7 @@ class Folder:
             self.timings.append({"cell": cell, "seconds": time.perf_counter() - began})
             write(path, as_csv(rows))
         with path.open(newline="", encoding="utf-8") as file:
-            return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+            return [{k: number(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
     def arrays(self, cell, compute):
         """The arrays of one cell, by name: those of an earlier run, else `compute()`."""
@@ -215,15 +215,6 @@ def markdown(rows):
 
     lines = [list(rows[0]), ["---"] * len(rows[0]), *([text(v) for v in r.values()] for r in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _number(text):
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
 
 
 # --- Images and searches. ---

@@ -21,7 +21,7 @@ from pulse_jax.files import attempt, counted, expanded, held, one_line, write
 from pulse_jax.generators import Generator, checkpoint, style_generator
 from pulse_jax.generators.digests import network_digest
 from pulse_jax.generators.plug_in import plug_in
-from pulse_jax.operators import OPERATORS, Operator, is_flat
+from pulse_jax.operators import Operator, is_flat, plug_ins
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.progress import Course, Progress
 from pulse_jax.search import Search
@@ -245,8 +245,7 @@ def _build(
     loss, searches = settings.loss(), {}
     for side, seed in sorted({_key(settings, picture) for picture in pictures}, key=str):
         operator = degradation(generator.resolution // side)
-        own = any(is_plug_in(link, OPERATORS) for link in settings.operator.split(","))
-        if own and is_flat(operator, generator.resolution):
+        if plug_ins(settings.operator) and is_flat(operator, generator.resolution):
             log.warning(
                 f"operator={settings.operator}: its gradient is 0 everywhere, so a search has no "
                 f"direction to follow"

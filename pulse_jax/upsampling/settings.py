@@ -343,8 +343,7 @@ class Settings:
         """Those of their parts that are callables of a user's own, as they are written."""
         terms = [name for _, name in losses.terms(self.loss_str or LOSS)]
         named = [self.generator, self.opt_name, self.chosen_scheme, *terms]
-        links = [link for link in self.operator.split(",") if is_plug_in(link, OPERATORS)]
-        return [*filter(is_plug_in, named), *links]
+        return [*filter(is_plug_in, named), *operators.plug_ins(self.operator)]
 
     def _schedule(self) -> optax.Schedule:
         return SCHEDULES[self.lr_schedule](self.learning_rate, self.steps)

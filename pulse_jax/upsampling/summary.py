@@ -1,6 +1,5 @@
 """What a run has come to, in a few lines, as the command prints them."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,5 +33,4 @@ def line(picture: Picture, settings: Settings) -> str:
     above = best - settings.eps
     missed = f", {above:.2g} above --eps={settings.eps:g}" if above > 0 else ""
     seed = f", seed {picture.seed}" if len(settings.seeds or ()) > 1 else ""
-    best = math.nan if best is None else best
     return f"{picture.name}{seed}: {met} of {len(rows)} converged, best l2 {best:.2e}{missed}"
