@@ -340,15 +340,19 @@ def _foreign(text: str) -> Operator:
     told = plug_in.called(text)
     if not callable(made):
         raise ValueError(f"{told} returned a {type(made).__name__}, not a function of an image")
+
+    def apply(image: Image) -> Any:
+        return plug_in.attempt(f"what {told} returned", made, image)
+
     image = jax.ShapeDtypeStruct((PROBE, PROBE, 3), np.float32)
-    found = plug_in.attempt(f"what {told} returned", jax.eval_shape, made, image)
+    found = jax.eval_shape(apply, image)
     shape = getattr(found, "shape", None)
     if not (shape and len(shape) == 3 and shape[0] == shape[1] and shape[2] == 3):
         raise ValueError(f"what {told} returned makes {shape} of an image {image.shape}")
     factor, rest = divmod(PROBE, shape[0] or PROBE + 1)
     if rest:
         raise ValueError(f"what {told} returned makes {PROBE} pixels {shape[0]}: no whole factor")
-    return _operator(text, factor, argument(made))
+    return _operator(text, factor, apply)
 
 
 def _operator(

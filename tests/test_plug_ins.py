@@ -55,6 +55,15 @@ def linear():
         return (0.5 + latents[0] @ params).reshape(8, 8, 3)
     return pulse_jax.Generator(8, sample, synthesize), axes
 
+def product():
+    return lambda lr, target: jnp.dot(lr, target)
+
+def large_alone():
+    return lambda image: image if image.shape[0] == 128 else 1 / 0
+
+def grows(schedule):
+    return optax.GradientTransformation(lambda z: (), lambda u, state, z=None: (u, (0, *state)))
+
 def fails(*arguments):
     raise RuntimeError("no such thing")
 
@@ -178,6 +187,26 @@ def test_the_command_takes_them_all(parts, run, tmp_path):
     config.write_text(json.dumps(before))
     with pytest.raises(SystemExit, match=f"SHA-256 of {parts} was 0000"):
         run(*flags, generator=f"{parts}:linear")
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--loss_str=L2+{}:product", "a step of the search raised TypeError: dot_general"),
+        ("--opt_name={}:grows", "leaves a state of other shapes"),
+        ("--scheme={}:fails", "fails() raised RuntimeError: no such thing"),
+        ("--operator={}:large_alone,bicubic", "large_alone() returned raised ZeroDivisionError"),
+    ],
+)
+def test_parts_that_do_not_fit_end_in_one_line(parts, run, tmp_path, capsys, flag, told):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.full((4, 4, 3), 90, np.uint8)).save(tmp_path / "in" / "a.png")
+    try:
+        run(f"--input_dir={tmp_path / 'in'}", flag.format(parts), generator=f"{parts}:linear")
+        pytest.fail("it went through")
+    except SystemExit as end:
+        lines = f"{end}\n{capsys.readouterr().err}"
+    assert told in lines and "Traceback" not in lines
 
 
 def test_a_degradation_without_a_gradient_is_told(parts, caplog):

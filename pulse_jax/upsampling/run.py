@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import Float
 
 import pulse_jax
 from pulse_jax.driver import fitting_slots, is_out_of_memory
@@ -22,9 +23,10 @@ from pulse_jax.generators import Generator, checkpoint, style_generator
 from pulse_jax.generators.digests import network_digest
 from pulse_jax.generators.plug_in import plug_in
 from pulse_jax.operators import Operator, is_flat, plug_ins
+from pulse_jax.plug_in import attempt as attempt_call
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.progress import Course, Progress
-from pulse_jax.search import Search
+from pulse_jax.search import Search, SearchState
 from pulse_jax.types import Params
 from pulse_jax.upsampling import by_seed, configuration, report, results
 from pulse_jax.upsampling.pictures import (
@@ -145,7 +147,7 @@ def _prepare(
     seeds = _choose_seeds(settings, earlier)
     settings = dataclasses.replace(settings, seeds=seeds, scheme=settings.chosen_scheme)
     pictures = list(for_seeds(found, seeds, output))
-    searches = _build(settings, generator, degradation, pictures)
+    searches = _build(settings, generator, params, degradation, pictures)
     config = configuration.describe(settings, params)
     if output is not None:
         configuration.check(output, earlier, config)
@@ -238,6 +240,7 @@ def _agreed(number: int) -> int:
 def _build(
     settings: Settings,
     generator: Generator,
+    params: Params,
     degradation: Callable[[int], Operator],
     pictures: Sequence[Picture],
 ) -> dict[tuple[int, int | None], tuple[Operator, Search]]:
@@ -251,8 +254,27 @@ def _build(
                 f"direction to follow"
             )
         optimizer = settings.optimizer(seed or 0)
-        searches[side, seed] = operator, pulse_jax.build(generator, operator, loss, optimizer)
+        search = pulse_jax.build(generator, operator, loss, optimizer)
+        if settings.plug_ins():
+            target = jax.ShapeDtypeStruct((side, side, 3), np.float32)
+            attempt_step(search, generator, params, target)
+        searches[side, seed] = operator, search
     return searches
+
+
+def attempt_step(
+    search: Search, generator: Generator, params: Params, target: jax.ShapeDtypeStruct
+) -> None:
+    """Trace one step. Raises ValueError, in one line, if a part that plugs in doesn't fit."""
+
+    def step(params: Params, target: Float[jax.Array, "h h 3"]) -> tuple[SearchState, SearchState]:
+        state = search.init(*generator.sample(jax.random.key(0)))
+        return state, search.step(params, target, state)[0]
+
+    states = attempt_call("a step of the search", jax.eval_shape, step, params, target)
+    before, after = (jax.tree.map(lambda x: (x.shape, x.dtype), state) for state in states)
+    if before != after:
+        raise ValueError("a step of the search leaves a state of other shapes than it began with")
 
 
 def _key(settings: Settings, picture: Picture) -> tuple[int, int | None]:

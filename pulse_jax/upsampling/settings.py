@@ -333,7 +333,10 @@ class Settings:
         if self.opt_name in SAMPLERS:
             sampler = SAMPLERS[self.opt_name]
             return scheme(sampler(schedule, self.temperature, jax.random.key(seed)))
-        return scheme(optimizers.parse(self.opt_name)(schedule))
+        with _blaming(opt_name=self.opt_name):
+            base = optimizers.parse(self.opt_name)(schedule)
+        with _blaming(scheme=self.chosen_scheme):
+            return scheme(base)
 
     def degradation(self) -> Callable[[int], Operator]:
         """The operator of a factor."""
