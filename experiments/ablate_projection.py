@@ -100,6 +100,9 @@ def main(folder):
     for name in FLAGS.variants:
         variant(name)
     seeds = read_seeds()
+    if FLAGS.seeds and FLAGS.vary == "pictures" and FLAGS.images:
+        told = f"those of --images={FLAGS.images} don't vary with a seed"
+        raise ValueError(f"--vary=pictures: {told}")
     generator, params = pulse_jax.load(FLAGS.generator)
     operator = pulse_jax.operators.bicubic(FLAGS.factor)
     score = realism(FLAGS.generator)
@@ -163,6 +166,8 @@ def search(name, generator, params, operator, inputs, seed):
     met = l2 <= BOUNDS[0]
     evaluations = np.where(met.any(1), met.argmax(1) + 1, l2.shape[1])
     return {
+        "inputs": inputs,
+        "start": jax.tree.leaves(found.start)[0].reshape(*found.l2.shape, -1),
         "images": found.images,
         "l2": found.l2,
         "evaluations": evaluations.reshape(found.l2.shape),

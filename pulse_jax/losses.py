@@ -14,6 +14,7 @@ from jax import Array
 from jaxtyping import Float
 
 from pulse_jax import plug_in
+from pulse_jax.static import Static
 from pulse_jax.types import AnyArray
 
 Image = Float[AnyArray, "h w c"]
@@ -143,7 +144,7 @@ def parse(text: str, eps: float) -> Loss:
             if not callable(term):
                 told = f"{plug_in.called(name)} returned a {type(term).__name__}"
                 raise ValueError(f"{told}, not a function of D(x) and y")
-            others.append((float(weight or 1), term))
+            others.append((float(weight or 1), Static(term)))
         elif name.lower() in weights:
             weights[name.lower()] += float(weight or 1)
         else:

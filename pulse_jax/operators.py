@@ -281,16 +281,13 @@ def discard_unseen(
     colour becomes grey. So any picture can stand for the y that is searched for.
     """
     height, width, _ = picture.shape
-    red = np.zeros((height * operator.factor, width * operator.factor, 3), np.float32)
-    red[..., 0] = 1
-    seen = np.asarray(operator(red))
+    shape = height * operator.factor, width * operator.factor, 3
+    # Noise, since a high-pass shows no image of one colour; both ways, for one that rounds.
+    noise = np.asarray(np.random.default_rng(0).random(shape), np.float32)
+    seen, other = np.asarray(operator(noise)), np.asarray(operator(1 - noise))
     if np.allclose(seen, seen[..., :1], atol=1e-6):
         picture = np.asarray(grey()(picture))
-    shown = seen.any(-1, keepdims=True)
-    if not shown.all():  # a hole, or a high-pass, which shows no image of one colour
-        noise = np.asarray(np.random.default_rng(0).random(red.shape), np.float32)
-        shown |= np.asarray(operator(noise)).any(-1, keepdims=True)
-    return np.where(shown, picture, 0)
+    return np.where(((seen != 0) | (other != 0)).any(-1, keepdims=True), picture, 0)
 
 
 def variance(operator: Operator, picture: Float[AnyArray, "h w 3"]) -> float:
@@ -335,8 +332,6 @@ def _parse_link(text: str) -> Operator | Callable[[int], Operator]:
 def _foreign(text: str) -> Operator:
     """An operator that plugs in. How much smaller it makes an image is found from shapes."""
     made = plug_in.call(text)
-    if isinstance(made, Operator):
-        return made
     told = plug_in.called(text)
     if not callable(made):
         raise ValueError(f"{told} returned a {type(made).__name__}, not a function of an image")
@@ -344,11 +339,17 @@ def _foreign(text: str) -> Operator:
     def apply(image: Image) -> Any:
         return plug_in.attempt(f"what {told} returned", made, image)
 
+    if isinstance(made, Operator):
+        _check_factor(made.factor)
+        return made._replace(apply=apply)
+
     image = jax.ShapeDtypeStruct((PROBE, PROBE, 3), np.float32)
     found = jax.eval_shape(apply, image)
     shape = getattr(found, "shape", None)
     if not (shape and len(shape) == 3 and shape[0] == shape[1] and shape[2] == 3):
         raise ValueError(f"what {told} returned makes {shape} of an image {image.shape}")
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise ValueError(f"what {told} returned makes {found.dtype} of an image, not floats")
     factor, rest = divmod(PROBE, shape[0] or PROBE + 1)
     if rest:
         raise ValueError(f"what {told} returned makes {PROBE} pixels {shape[0]}: no whole factor")

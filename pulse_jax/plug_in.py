@@ -77,7 +77,7 @@ def attempt(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call it; whatever it raises becomes a ValueError of one line, that `what` raised this."""
     try:
         return function(*arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # one that exits would end the run without a word
         reason = f"{type(error).__name__}: {one_line(error)[:300]}"
         raise ValueError(f"{what} raised {reason}") from error
 

@@ -68,7 +68,8 @@ def _made_of(x: Any, within: tuple[int, ...] = ()) -> Any:
     if isinstance(x, jax.Array | np.ndarray) and not isinstance(x, jax.core.Tracer):
         is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
         values = np.asarray(jax.random.key_data(x) if is_key else x)
-        return x.dtype, x.shape, hashlib.sha256(values.tobytes()).digest()
+        weak = getattr(x, "weak_type", False)
+        return x.dtype, weak, x.shape, hashlib.sha256(values.tobytes()).digest()
     try:
         hash(x)
     except TypeError:

@@ -55,6 +55,18 @@ def linear():
         return (0.5 + latents[0] @ params).reshape(8, 8, 3)
     return pulse_jax.Generator(8, sample, synthesize), axes
 
+def highpass():
+    return lambda image: image - image.mean((0, 1), keepdims=True)
+
+def exits(*arguments):
+    raise SystemExit(0)
+
+def no_factor():
+    return pulse_jax.operators.Operator("mine", 0, lambda image: image, None)
+
+def to_bytes():
+    return lambda image: (255 * image).astype(jnp.uint8)
+
 def product():
     return lambda lr, target: jnp.dot(lr, target)
 
@@ -126,6 +138,15 @@ def test_loss_terms(parts):
     loss = losses.parse(f"10*L2+2*{parts}:huber:0.1", 1e-3)
     expected = 10 * losses.l2(lr, target, 1e-3) + 2 * optax.huber_loss(lr, target, delta=0.1).mean()
     assert float(loss(lr, target, None)) == pytest.approx(float(expected), rel=1e-6)
+    assert loss == losses.parse(f"10*L2+2*{parts}:huber:0.1", 1e-3)  # shares what is compiled
+    assert loss != losses.parse(f"10*L2+2*{parts}:huber:0.2", 1e-3)
+
+
+@pytest.mark.parametrize("name", ["highpass", "rounded", "gamma"])
+def test_a_picture_of_an_own_operator_stays_as_it_is(parts, name):
+    operator = operators.parse(f"{parts}:{name}")(1)
+    picture = np.random.default_rng(0).random((8, 8, 3), np.float32)
+    np.testing.assert_array_equal(operators.discard_unseen(operator, picture), picture)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +157,10 @@ def test_loss_terms(parts):
         ("scheme", "no_module_here:x", "ModuleNotFoundError"),
         ("opt_name", "{}:number", "number is a int, which can't be called"),
         ("operator", "{}:fails:2", "fails(2) raised RuntimeError: no such thing"),
+        ("operator", "{}:exits,bicubic", "exits() raised SystemExit: 0"),
+        ("loss_str", "L2+{}:exits", "exits() raised SystemExit: 0"),
+        ("operator", "{}:no_factor,bicubic", "factor must be an integer of at least 1, got 0"),
+        ("operator", "{}:to_bytes,bicubic", "to_bytes() returned makes uint8 of an image"),
         ("operator", "{}:nothing,bicubic", "nothing() returned a NoneType, not a function"),
         ("loss_str", "100*L2+{}:nothing:1", "nothing(1) returned a NoneType, not a function"),
         ("loss_str", "L2+{}:huber", "missing 1 required positional argument"),

@@ -51,6 +51,16 @@ def test_searches_built_alike_share_what_is_compiled(generator):
     assert losses[0] == losses[2] != losses[4]  # of the other mask
 
 
+def test_a_weakly_typed_array_is_another():
+    """It leaves bfloat16 as it is, where a float32 doesn't."""
+
+    def times(a):
+        return Static(lambda x: x * a)
+
+    strong, weak = jnp.float32(2), jnp.asarray(2.0)
+    assert times(strong) == times(jnp.float32(2)) and times(strong) != times(weak)
+
+
 def test_a_function_equals_those_made_alike():
     def make(value, other=None):
         def function(x):

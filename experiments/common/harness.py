@@ -35,7 +35,7 @@ from common.metrics import as_saved
 from pulse_jax import images
 from pulse_jax.files import counted, difference, expanded, npz, one_line, read_json, write
 from pulse_jax.generators import checkpoint
-from pulse_jax.plug_in import is_plug_in, number
+from pulse_jax.plug_in import is_plug_in, number, source_digest
 from pulse_jax.upsampling.results import as_csv
 
 FLAGS = flags.FLAGS
@@ -191,11 +191,20 @@ def configuration():
         "script": Path(sys.argv[0]).stem,
         "flags": values,
         WEIGHTS: fingerprint(FLAGS.generator),
+        "SHA-256 of plug-ins": sources(),
         "device": jax.devices()[0].device_kind,
         "machine": platform.machine(),
         "versions": versions
         | {"python": platform.python_version(), "pulse_jax": pulse_jax.__version__},
     }
+
+
+def sources():
+    """Of each file that a generator or a scheme of a user's own comes from."""
+    variants = FLAGS.variants if "variants" in FLAGS else None
+    named = [FLAGS.generator, *(variants or [])]
+    own = [text for text in named if is_plug_in(text, pulse_jax.SCHEMES)]
+    return {text.partition(":")[0]: source_digest(text) for text in own}
 
 
 def fingerprint(name):

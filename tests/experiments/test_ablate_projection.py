@@ -5,6 +5,7 @@ import pytest
 from experiment_helpers import ROOT, read_table, run_experiment, save_small_generator
 
 pytestmark = pytest.mark.slow
+OWN = "my_parts shell"  # as its cells are called
 TINY = "--generator=small", "--inputs=2", "--restarts=2", "--steps=3", "--factor=4"
 
 
@@ -79,6 +80,9 @@ def test_seeds(vary, tmp_path):
             assert float(line[f"seed {seed}"]) == pytest.approx(means[-1])
         assert float(line["mean over seeds"].split(" ")[0]) == pytest.approx(np.mean(means), 0.01)
         assert means[0] != means[1]
+    cells = [np.load(tmp_path / "a" / "cells" / f"none, seed {seed}.npz") for seed in (0, 1)]
+    same = {key: np.array_equal(*(cell[key] for cell in cells)) for key in ("inputs", "start")}
+    assert same == {"inputs": vary == "search", "start": vary == "pictures"}
     rows = len(read_table(tmp_path / "a" / "cells" / "none, seed 0.csv"))
     assert rows == 4 and (tmp_path / "a" / "by_seed.png").stat().st_size > 10_000
 
@@ -88,6 +92,9 @@ def test_seeds(vary, tmp_path):
     one, other = (tmp_path / x / "cells" / "none, seed 1.csv" for x in "ab")
     assert one.read_bytes() == other.read_bytes()
 
+    given = "--seeds=0:2", "--vary=pictures", "--images=folder", "--workdir=c"
+    fixed = run_experiment("ablate_projection", *TINY, *given, cwd=tmp_path)
+    assert fixed.returncode == 1 and "--images=folder don't vary with a seed" in fixed.stderr
     bad = run_experiment("ablate_projection", *TINY, "--seeds=x", "--workdir=c", cwd=tmp_path)
     assert bad.returncode == 1 and "seeds=x is not 0,1,2 or 0:3" in bad.stderr
 
@@ -100,10 +107,16 @@ def test_a_scheme_in_a_file_is_compared_with_rescale_over_five_seeds(tmp_path):
     arguments = "--variants=rescale,my_parts:shell", "--seeds=0:5", "--workdir=a"
     result = run_experiment("ablate_projection", *TINY, *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    lines = read_table(tmp_path / "a" / "by_seed.csv")
-    by_name = {(line[""], line["quantity"]): line for line in lines}
-    for quantity in ("evaluations", "realism"):
-        own, other = (by_name[name, quantity] for name in ("my_parts:shell", "rescale"))
-        for seed in range(5):
-            one, two = (float(line[f"seed {seed}"]) for line in (own, other))
-            assert one == pytest.approx(two, rel=1e-3)
+    for seed in range(5):
+        cells = tmp_path / "a" / "cells"
+        pair = (np.load(cells / f"{name}, seed {seed}.npz") for name in ("rescale", OWN))
+        one, other = (cell["l2"] for cell in pair)
+        np.testing.assert_allclose(one, other, rtol=1e-3)
+    names = [line[""] for line in read_table(tmp_path / "a" / "by_seed.csv")]
+    assert names == 3 * ["rescale"] + 3 * ["my_parts:shell"]
+
+    # Of another source, what is there isn't shown as its figures.
+    path = tmp_path / "my_parts.py"
+    path.write_text(path.read_text().replace("old / new", "new / old"))
+    again = run_experiment("ablate_projection", *TINY, *arguments, cwd=tmp_path)
+    assert again.returncode == 1 and "SHA-256 of plug-ins was" in again.stderr
