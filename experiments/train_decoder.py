@@ -76,6 +76,13 @@ flags.DEFINE_float(
 flags.DEFINE_float(
     "regression_weight", 32.0, "The regression has this weight, beside the discriminator.", 0
 )
+flags.DEFINE_float(
+    "perceptual_weight",
+    0.0,
+    "What a reader of attributes sees in the images, against what it sees in the faces, has this "
+    "weight. It is another reader than the one that judges their quality.",
+    0,
+)
 flags.DEFINE_integer(
     "ema_images", 3_000, "The averaged generator has this half-life, in images.", 1
 )
@@ -128,14 +135,19 @@ def train():
         state = jax.jit(start)(random_key("start"))
         if first:
             state = training.restored(manager, first, state)
-        quality, samples = make_quality(generator, known, output)
+        labelled = make_labelled(known)
+        teacher = None
+        if FLAGS.perceptual_weight:
+            path = output / "teacher.npz"
+            teacher = reader.stored(path, labelled, random_key("teacher"), FLAGS.reader_steps)
+        quality, samples = make_quality(generator, known, labelled, output)
         latents, true = held_out_faces(0)
         render = jax.jit(lambda params: synthesize(generator, params, latents, random_key("start")))
 
         def step(i, state, rate):
             kind = "r1" if FLAGS.discriminator and i % FLAGS.r1_interval == 0 else "plain"
             rate *= min(1, (i + 1) / WARM_UP)
-            return steps[kind](state, *batch(known, i), rate)
+            return steps[kind](state, *batch(known, i), rate, teacher)
 
         def report(state, row, final):
             found = np.asarray(render(state.average))
@@ -154,7 +166,8 @@ def train():
                 networks["discriminator"] = discriminator, state.params["discriminator"]
             training.export(output / "generator", final, **networks)
 
-        names = LOSSES + (ADVERSARIAL if FLAGS.discriminator else ())
+        names = LOSSES + (("perceptual",) if teacher else ())
+        names += ADVERSARIAL if FLAGS.discriminator else ()
         training.run(manager, minutes, first, state, step, names, report)
 
 
@@ -220,11 +233,12 @@ def distances(x, y):
 
 
 def make_steps(generator, discriminator):
-    """`start(key) → state`, and of each kind `step(state, z, faces, rate) → state, losses`.
+    """`start(key) → state`; of each kind, `step(state, z, faces, rate, teacher) → state, losses`.
 
     The generator's loss is the distance of the images to the faces (twice at the full side), or
     with a discriminator the non-saturating logistic loss and the weighted distance without that at
-    the full side; there both networks learn from the same images. Rarely, R1 joins in.
+    the full side; there both networks learn from the same images. Rarely, R1 joins in. With a
+    teacher, a reader's weights, what it sees counts too.
     """
     optimizer = training.make_optimizer(0.0 if FLAGS.discriminator else 0.9, MAPPING_RATE)
     given = layers(FLAGS.start_from)
@@ -235,13 +249,17 @@ def make_steps(generator, discriminator):
     def judge(params, x):
         return discriminator.apply({"params": params}, 2 * x - 1)
 
-    def losses(params, z, real, key, kind):
+    def losses(params, z, real, key, kind, teacher):
         frozen = jax.lax.stop_gradient
         fake = synthesize(generator, params["generator"], z, key)
         full, *coarse = distances(fake, real)
         found = {"l1": full, "coarse_l1": sum(coarse)}
+        seen = 0.0
+        if teacher is not None:
+            found["perceptual"] = reader.perceptual_distance(teacher, real, fake)
+            seen = FLAGS.perceptual_weight * found["perceptual"]
         if not FLAGS.discriminator:
-            return 2 * full + sum(coarse), found
+            return 2 * full + sum(coarse) + seen, found
         fooled = judge(frozen(params["discriminator"]), fake)
         real_logits = judge(params["discriminator"], real)
         fake_logits = judge(params["discriminator"], frozen(fake))
@@ -253,16 +271,16 @@ def make_steps(generator, discriminator):
             "fake_logit": fake_logits.mean(),
         }
         total = found["generator_loss"] + found["discriminator_loss"]
-        total += FLAGS.regression_weight * sum(coarse)
+        total += FLAGS.regression_weight * sum(coarse) + seen
         if kind == "r1":
             gradient = jax.grad(lambda x: judge(params["discriminator"], (x + 1) / 2).sum())
             found["r1"] = (gradient(2 * real - 1) ** 2).sum(axis=(1, 2, 3)).mean()
             total += gamma / 2 * FLAGS.r1_interval * found["r1"]
         return total, found
 
-    def step(state, z, real, rate, kind):
+    def step(state, z, real, rate, teacher, kind):
         key = jax.random.fold_in(random_key("steps"), state.step)
-        gradient, found = jax.grad(losses, has_aux=True)(state.params, z, real, key, kind)
+        gradient, found = jax.grad(losses, has_aux=True)(state.params, z, real, key, kind, teacher)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)
         updates = jax.tree.map(lambda u: -FLAGS.learning_rate * rate * u, updates)
         params = optax.apply_updates(state.params, updates)
@@ -309,10 +327,11 @@ def synthesize(generator, params, z, key):
     return (generator.apply({"params": params}, z, noise) + 1) / 2
 
 
-def make_quality(generator, known, output):
-    """`quality(images)` as in `training`, and `samples(params, i)`, batch i of them, in [0, 1]."""
-    key = random_key("quality")
+def make_labelled(known):
+    """`labelled(key, i)`: batch i of a key's of the faces, and their attributes, for a reader."""
     latents, pictures = known
+    # The reader has no use for the texture.
+    attributes_of = jax.jit(jax.vmap(partial(faces.attributes_of, texture=0.5)))
 
     def labelled(key, i):
         chosen = np.asarray(
@@ -320,12 +339,16 @@ def make_quality(generator, known, output):
         )
         return in_size(pictures[chosen]), attributes_of(latents[chosen])
 
+    return labelled
+
+
+def make_quality(generator, known, labelled, output):
+    """`quality(images)` as in `training`, and `samples(params, i)`, batch i of them, in [0, 1]."""
+    key = random_key("quality")
+
     def held_out():
         chunks = range(1, 1 + -(-FLAGS.quality_images // pool.CHUNK))
         return np.concatenate([held_out_faces(i)[1] for i in chunks])
-
-    # The reader has no use for the texture.
-    attributes_of = jax.jit(jax.vmap(partial(faces.attributes_of, texture=0.5)))
 
     @jax.jit
     def samples(params, i):
@@ -333,7 +356,7 @@ def make_quality(generator, known, output):
         z = jax.random.normal(z_key, (FLAGS.batch_size, faces.LATENTS))
         return synthesize(generator, params, z, noise_key)
 
-    train = in_size(pictures[: FLAGS.quality_images])
+    train = in_size(known[1][: FLAGS.quality_images])
     return training.make_quality(output, train, held_out, labelled), samples
 
 

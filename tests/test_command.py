@@ -593,6 +593,22 @@ def test_a_scheme_with_a_sampler_in_another_space(run, tmp_path):
     assert curves[0] != curves[1]
 
 
+def test_layers_that_share_a_part_of_their_styles(run, tmp_path, capsys):
+    """By their names the parts are kept apart in the file, from which a search goes on."""
+    write_picture(tmp_path / "in" / "a.png")
+    flags = [f"--input_dir={tmp_path / 'in'}", "--style_spread=0.5", "--loss_str=100*L2"]
+    output = run(*flags, output="first")
+    with np.load(output / "a" / "latents.npz") as file:
+        shapes = {name: file[name].shape for name in ("common", "own")}
+    assert shapes == {"common": (3, 1, 5), "own": (3, 4, 5)}
+    again = read_rows(run(*flags, f"--init_from={output}", output="again"))
+    for before, after in zip(read_rows(output), again, strict=True):
+        assert float(after["l2"]) <= 1.0001 * float(before["l2"])
+    flags[1] = "--style_spread=0.7"
+    told = fails(run, capsys, *flags, f"--init_from={output}")
+    assert "has searched --style_spread=0.5, not 0.7" in told
+
+
 @pytest.mark.parametrize(
     ("flags", "scheme"),
     [

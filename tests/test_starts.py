@@ -1,5 +1,6 @@
 """Starts of searches: great circles between results, neighbours of them, latents from files."""
 
+import json
 from functools import partial
 from itertools import pairwise
 
@@ -238,15 +239,18 @@ def test_results_of_another_generator_start_nothing(run, first, tmp_path, capsys
         (["--init_from={first}/config.json"], "{first}/config.json: can't be read"),
         (["--init_from={first}"], "{first} has searched --space=z, not w"),
         (["--init_from={first}/a"], "{first}/a has searched --space=z, not w"),
+        (["--init_from={first}"], "{first} has searched --style_spread=0.3, not None"),
         (["--init_from={first}"], "{first}/config.json: can't be read: no JSON object"),
     ],
 )
 def test_bad_starts_are_told(run, tmp_path, capsys, flags, told):
     first = tmp_path / "first"
     (first / "a").mkdir(parents=True)
-    space = "z" if "searched" in told else "w"
-    config = "[]" if told.endswith("no JSON object") else f'{{"--space": "{space}"}}'
-    (first / "config.json").write_text(config)
+    settings = {"--space": "z" if "z, not w" in told else "w"}
+    if "style_spread" in told:
+        settings["--style_spread"] = 0.3
+    config = [] if told.endswith("no JSON object") else settings
+    (first / "config.json").write_text(json.dumps(config))
     np.savez(first / "a" / "latents.npz", style=np.ones((3, 2, 8), np.float32))
     write_picture(tmp_path / "in" / "a.png", seed=1)
     flags = [flag.format(first=first) for flag in flags]

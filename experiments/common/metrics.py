@@ -34,7 +34,8 @@ def as_saved(batch):
 def with_noise_of_first(latents, frozen):
     """The same styles, all with the noise maps of the first restart: what differs is theirs."""
     first = jax.tree.map(lambda leaf: leaf[:1].repeat(len(leaf), axis=0), (latents, frozen))
-    return first[0] | {"style": latents["style"]}, first[1]
+    styles = {name: leaf for name, leaf in latents.items() if not name.startswith("noise_")}
+    return first[0] | styles, first[1]
 
 
 # --- Against the truth. ---

@@ -167,6 +167,23 @@ def features(weights, batch):
     return np.asarray(_apply(Features(), {"params": params}, batch))
 
 
+def perceptual_distance(weights, x, y):
+    """How differently the reader sees images y than x: a sum over its hidden layers.
+
+    Of each, it is the mean absolute difference over the mean absolute value. It can be
+    differentiated (the idea is from Johnson et al., "Perceptual losses for real-time style transfer
+    and super-resolution", ECCV 2016).
+    """
+    params = unflatten_dict(weights, sep="/")["params"]["features"]
+
+    def hidden(batch):
+        hear = {"capture_intermediates": lambda module, _: isinstance(module, nn.Dense)}
+        return jax.tree.leaves(Features().apply({"params": params}, batch, **hear)[1])
+
+    pairs = zip(hidden(x), hidden(y), strict=True)
+    return sum(jnp.abs(a - b).mean() / jnp.abs(a).mean() for a, b in pairs)
+
+
 def labelled_faces(draw, key, count):
     """The first faces (N, R, R, 3) of a key's, and their coordinates (N, D)."""
     found = [draw(key, i) for i in range(-(-count // BATCH))]

@@ -68,7 +68,7 @@ flags.DEFINE_integer("seed", 0, "All that is random depends on this number.")
 OPEN = "output_dir", "images", "save_minutes", "stop_minutes", "finish", "export_dtype"
 IN_FLIGHT = 4  # steps that the host may be ahead of the devices
 RECENT = 100  # steps whose metrics a row averages
-RANDOM = "start", "data", "steps", "quality", "reader"  # each has a key of its own
+RANDOM = "start", "data", "steps", "quality", "reader", "teacher"  # each has a key of its own
 
 
 def random_key(use):

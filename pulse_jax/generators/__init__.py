@@ -1,5 +1,6 @@
 """Style generators, which provide what a search needs: a `Generator`."""
 
+import math
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -27,6 +28,7 @@ def style_generator(
     zero_noise_layers: Collection[int] | None = None,
     tile_latent: bool = False,
     equal_start: bool = False,
+    style_spread: float | None = None,
     space: str = "w",
     joint_sphere: bool = False,
     exact_radius: bool = False,
@@ -41,6 +43,11 @@ def style_generator(
     share one with `tile_latent`. With `equal_start`, which the reference doesn't have, they are
     equal in a sample, as in the images that the generator was trained for. The search then moves
     each by itself.
+
+    With `style_spread`, the z of layer l is √(1 − ρ²) z_0 + ρ e_l, where ρ is the spread, and z_0
+    and all e_l are N(0, I). So each layer's is still N(0, I), and two layers' are correlated by
+    1 − ρ². This is a prior that generates samples, which GEOCROSS is not: at 0 all layers have one
+    style, and at 1 they are independent.
 
     That is the `space` "w". The space "w_full" whitens by the whole covariance of these
     coordinates, whose root is `params["latent_fit"]["factor"]`. It is the P_N space of Zhu et al.,
@@ -66,11 +73,12 @@ def style_generator(
     they are. Latents and images keep their types.
 
     The latents are a dict. "style" is (L, d), or (1, d) with `tile_latent`, or (1, L, d) with
-    `joint_sphere`. "noise_i" is (1, H, W), for each noise map i that is searched. The other noise
-    maps are frozen.
+    `joint_sphere`. In its place, there are "common" (1, d) and "own" (L, d) with `style_spread`.
+    "noise_i" is (1, H, W), for each noise map i that is searched. The other noise maps are frozen.
 
     Raises ValueError for an unknown noise type or space, for a layer to zero that doesn't exist,
-    and for a negative number of layers.
+    for a negative number of layers, and for a `style_spread` outside [0, 1] or together with
+    `tile_latent`, `equal_start` or `joint_sphere`.
     """
     noise_layers = len(network.noise_shapes)
     zero = frozenset(range(noise_layers)[-1:] if zero_noise_layers is None else zero_noise_layers)
@@ -82,6 +90,11 @@ def style_generator(
         raise ValueError(f"noise layers are numbered 0 to {noise_layers - 1}, got {max(unknown)}")
     if trainable_noise_layers < 0:
         raise ValueError(f"trainable_noise_layers must be at least 0, got {trainable_noise_layers}")
+    if style_spread is not None:
+        if not 0 <= style_spread <= 1:
+            raise ValueError(f"style_spread must be in [0, 1], got {style_spread}")
+        if tile_latent or equal_start or joint_sphere:
+            raise ValueError("style_spread goes without tile_latent, equal_start and joint_sphere")
     if noise_type == "zero":
         zero = frozenset(range(noise_layers))
     searched = (
@@ -91,12 +104,18 @@ def style_generator(
     )
     size = network.z_size if space == "z" else network.latent_size
 
+    def draw_style(key: PRNGKeyArray) -> Latents:
+        vectors = 1 if tile_latent else network.num_layers
+        if style_spread is not None:
+            common, own = jnp.split(jax.random.normal(key, (1 + vectors, size)), [1])
+            return {"common": common, "own": own}
+        drawn = 1 if equal_start else vectors
+        style = jnp.broadcast_to(jax.random.normal(key, (drawn, size)), (vectors, size))
+        return {"style": style[None] if joint_sphere else style}
+
     def sample(key: PRNGKeyArray) -> tuple[Latents, Frozen]:
         style_key, *noise_keys = jax.random.split(key, 1 + noise_layers)
-        vectors = 1 if tile_latent else network.num_layers
-        drawn = 1 if equal_start else vectors
-        style = jnp.broadcast_to(jax.random.normal(style_key, (drawn, size)), (vectors, size))
-        latents = {"style": style[None] if joint_sphere else style}
+        latents = draw_style(style_key)
         frozen: dict[str, Array] = {}
         for i, (noise_key, shape) in enumerate(zip(noise_keys, network.noise_shapes, strict=True)):
             noise = jnp.zeros(shape) if i in zero else jax.random.normal(noise_key, shape)
@@ -106,7 +125,11 @@ def style_generator(
         return latents, frozen
 
     def styles(params: Params, latents: Latents) -> Float[Array, "layers d"]:
-        z = jnp.asarray(latents["style"]).reshape(-1, size)
+        if style_spread is None:
+            z = jnp.asarray(latents["style"]).reshape(-1, size)
+        else:
+            common, own = jnp.asarray(latents["common"]), jnp.asarray(latents["own"])
+            z = math.sqrt(1 - style_spread**2) * common + style_spread * own
         w: Any
         if space == "z":
             w = network.apply({"params": params}, z, method="mapping")

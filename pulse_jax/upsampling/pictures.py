@@ -254,16 +254,21 @@ def _fitting_sides(resolution: int, degradation: Callable[[int], Operator], whol
 
 
 def check_space(settings: Settings) -> None:
-    """Raises ValueError if the run of `init_from` has searched another space."""
+    """Raises ValueError if the run of `init_from` has searched another space or spread.
+
+    The shapes of its latents don't tell these.
+    """
     if settings.init_from is None:
         return
     given = expanded(settings.init_from).absolute()
     configs = [folder / "config.json" for folder in (given, *given.parents[:2])]
     config = next((path for path in configs if path.is_file()), None)
-    space = read_json(config).get("--space", settings.space) if config else settings.space
-    if space != settings.space:
-        told = f"init_from={settings.init_from} has searched"
-        raise ValueError(f"{told} space={space}, not {settings.space}")
+    earlier = read_json(config) if config else {}
+    for name in ("space", "style_spread"):
+        now = getattr(settings, name)
+        if (had := earlier.get(f"--{name}", now)) != now:
+            told = f"init_from={settings.init_from} has searched"
+            raise ValueError(f"{told} {name}={had}, not {now}")
 
 
 def _read_start(

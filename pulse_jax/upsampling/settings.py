@@ -230,7 +230,18 @@ class Settings:
     )
     tile_latent: bool = _setting(False, STYLES, "All layers share one style, which is searched.")
     equal_start: bool = _setting(
-        True, STYLES, "A restart begins with the same style in all layers."
+        True,
+        STYLES,
+        "A restart begins with the same style in all layers, unless there is a --style_spread.",
+    )
+    style_spread: float | None = _setting(
+        None,
+        STYLES,
+        "Layers share a part of their styles, and this is the weight of each one's own part: with "
+        "0 all are the same, and with 1 nothing is shared. It makes GEOCROSS needless: go with "
+        "--loss_str=100*L2.",
+        low=0,
+        high=1,
     )
     space: str = _setting(
         "w",

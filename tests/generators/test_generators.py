@@ -63,6 +63,11 @@ def test_stylegan_1_has_a_noise_map_more():
         ({"zero_noise_layers": (-1,)}, "0 to 4, got -1"),
         ({"trainable_noise_layers": -2}, "at least 0, got -2"),
         ({"space": "v"}, "w, w_full, z, got 'v'"),
+        ({"style_spread": 1.5}, r"\[0, 1\], got 1.5"),
+        ({"style_spread": float("nan")}, r"\[0, 1\], got nan"),
+        ({"style_spread": 0.5, "tile_latent": True}, "goes without tile_latent"),
+        ({"style_spread": 0.5, "equal_start": True}, "goes without tile_latent"),
+        ({"style_spread": 0.5, "joint_sphere": True}, "goes without tile_latent"),
     ],
 )
 def test_latent_spaces_that_do_not_exist_are_refused(latent_space, message):
@@ -100,6 +105,22 @@ def test_styles_are_affine_in_z_up_to_a_leaky_relu(network, tile_latent):
     gain = {StyleGAN: 1, StyleGAN2: np.sqrt(2)}[type(network)]
     expected = np.broadcast_to(gain * np.where(x > 0, x, 0.2 * x), (6, 5))
     assert relative_error(generator.styles({"latent_fit": fit}, latents), expected) <= 1e-6
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 1.0])
+def test_styles_share_a_part(spread):
+    """Each layer's z is standard normal, and those of two layers are correlated by 1 − ρ²."""
+    generator = style_generator(STYLEGAN2, style_spread=spread)
+    fit = {"mean": np.full(5, 100, "f4"), "std": np.ones(5, "f4")}  # no kink is near
+    latents, _ = jax.vmap(generator.sample)(jax.random.split(jax.random.key(3), 4000))
+    assert {name: latents[name].shape[1:] for name in ("common", "own")} == {
+        "common": (1, 5),
+        "own": (6, 5),
+    }
+    styles = jax.vmap(generator.styles, (None, 0))({"latent_fit": fit}, latents)
+    z = np.asarray(styles / np.sqrt(2) - 100).transpose(0, 2, 1).reshape(-1, 6)
+    expected = (1 - spread**2) * np.ones((6, 6)) + spread**2 * np.eye(6)
+    assert np.abs(np.cov(z, rowvar=False) - expected).max() <= 5 * np.sqrt(2 / len(z))
 
 
 def random_params(network):
