@@ -168,19 +168,19 @@ def features(weights, batch):
 
 
 def perceptual_distance(weights, x, y):
-    """How differently the reader sees images y than x: a sum over its hidden layers.
+    """How differently the reader sees images y than x: a sum over its layers, the last included.
 
     Of each, it is the mean absolute difference over the mean absolute value. It can be
     differentiated (the idea is from Johnson et al., "Perceptual losses for real-time style transfer
     and super-resolution", ECCV 2016).
     """
-    params = unflatten_dict(weights, sep="/")["params"]["features"]
+    network, params = Reader(sum(SIZES.values())), unflatten_dict(weights, sep="/")
 
-    def hidden(batch):
+    def layers(batch):
         hear = {"capture_intermediates": lambda module, _: isinstance(module, nn.Dense)}
-        return jax.tree.leaves(Features().apply({"params": params}, batch, **hear)[1])
+        return jax.tree.leaves(network.apply(params, batch, **hear)[1])
 
-    pairs = zip(hidden(x), hidden(y), strict=True)
+    pairs = zip(layers(x), layers(y), strict=True)
     return sum(jnp.abs(a - b).mean() / jnp.abs(a).mean() for a, b in pairs)
 
 

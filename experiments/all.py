@@ -1,0 +1,69 @@
+"""Run anew all experiments whose figures the pages and the model cards tell.
+
+    python experiments/all.py --list
+    python experiments/all.py --pages=faces64,results
+
+The commands are those that readers see in docs/results.md, docs/costs.md and the model cards. They
+run one after another in the current folder, and their results lie in its runs/. What each of them
+prints is in runs/all/. Experiments go on where they were stopped. A command that fails is told at
+the end, and the others still run. All of it takes hours on two cores. Generators are not trained
+anew.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from pulse_jax.files import one_line
+
+FLAGS = flags.FLAGS
+flags.DEFINE_bool("list", False, "The commands are only listed.")
+flags.DEFINE_list("pages", None, "Only those of these pages are run. Without it, all are.")
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def main(_):
+    pages = {path.stem: path for path in (ROOT / "docs" / "results.md", ROOT / "docs" / "costs.md")}
+    pages |= {path.parent.name: path for path in sorted(ROOT.glob("checkpoints/*/README.md"))}
+    for name in FLAGS.pages or []:
+        if name not in pages:
+            sys.exit(f"all: --pages={name}: none of {', '.join(pages)}")
+    failed = []
+    for name in FLAGS.pages or pages:
+        for i, command in enumerate(commands(pages[name]), 1):
+            print(f"{name} {i}: {command}", flush=True)
+            if not FLAGS.list and not run(command, Path("runs", "all", f"{name}_{i}.txt")):
+                failed.append(f"{name} {i}")
+    if failed:
+        sys.exit(f"all: {', '.join(failed)} failed; runs/all/ has what they printed")
+
+
+def commands(page):
+    """The experiments that a page runs, each on one line."""
+    text = "".join(BLOCK.findall(page.read_text(encoding="utf-8")))
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    return [line for line in lines if line.startswith("python experiments/")]
+
+
+def run(command, log):
+    """Whether it succeeded; what it prints goes into a file."""
+    _, script, *arguments = shlex.split(command)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as file:
+        done = subprocess.run(
+            [sys.executable, ROOT / script, *arguments], stdout=file, stderr=subprocess.STDOUT
+        )
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main)
+    except OSError as error:
+        sys.exit(f"all: {error.filename}: {one_line(error)}")

@@ -1,0 +1,46 @@
+"""All experiments anew: their commands are the pages' own, and one that fails spares the rest."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from experiment_helpers import run_experiment
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_commands_are_those_of_the_pages(tmp_path):
+    result = run_experiment("all", "--list", "--pages=results,galaxies64", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    commands = [line.partition(": ")[2] for line in result.stdout.splitlines()]
+    assert "python experiments/soap_bubble.py --preset=full" in commands
+    crops = "--images=runs/galaxies_held_out --inputs=45"  # on two lines in the card
+    assert any(crops in command for command in commands)
+    assert all(command.startswith("python experiments/") for command in commands)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_page_is_told(tmp_path):
+    result = run_experiment("all", "--pages=costs,nowhere", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "all: --pages=nowhere: none of results, costs, " in result.stderr
+
+
+def test_one_that_fails_is_told_and_the_others_run(tmp_path):
+    scripts, docs, there = tmp_path / "experiments", tmp_path / "docs", tmp_path / "there"
+    for folder in (scripts, docs, there):
+        folder.mkdir()
+    shutil.copy(ROOT / "experiments" / "all.py", scripts)
+    (scripts / "bad.py").write_text("raise SystemExit('no')")
+    (scripts / "good.py").write_text("import sys; print(sys.argv[1:])")
+    (docs / "results.md").write_text("```bash\npython experiments/bad.py\n```\n")
+    (docs / "costs.md").write_text(
+        "```bash\npip install x\npython experiments/good.py \\\n    --a='b c'\n```\n"
+    )
+    command = [sys.executable, scripts / "all.py"]
+    result = subprocess.run(command, cwd=there, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "all: results 1 failed; runs/all/ has what they printed" in result.stderr
+    logs = {path.name: path.read_text() for path in (there / "runs" / "all").iterdir()}
+    assert logs == {"results_1.txt": "no\n", "costs_1.txt": "['--a=b c']\n"}
