@@ -140,6 +140,8 @@ def run(_: list[str]) -> None:
         try:
             connect()
             check_devices()
+            # Absolute before the settings import parts, which may change the current folder.
+            output = expanded(FLAGS.output_dir).absolute()
             at_end.enter_context(used_cache(expanded(FLAGS.cache_dir)))
             at_end.enter_context(compilation_told())
             names = [field.name for field in dataclasses.fields(Settings)]
@@ -148,7 +150,7 @@ def run(_: list[str]) -> None:
             with Bar() as bar:
                 results = upsample(
                     FLAGS.input_dir,
-                    FLAGS.output_dir,
+                    output,
                     settings,
                     bar,
                     resume=FLAGS.resume,
@@ -157,7 +159,7 @@ def run(_: list[str]) -> None:
         except (ValueError, OSError) as error:
             sys.exit(f"pulse_jax: {dashed(one_line(error))}")
         if jax.process_index() == 0:
-            for told in summary(results, expanded(FLAGS.output_dir)):
+            for told in summary(results, output):
                 print(told)
         if results.stopped:
             told = f"pulse_jax: {results.stopped}; the same command goes on from here"

@@ -120,7 +120,10 @@ def one_line(told: object) -> str:
     the file, since the error might name a temporary one. Characters that can't be printed, as in
     the name of a file, become escapes.
     """
-    message = getattr(told, "strerror", None) or str(told)
+    try:
+        message = getattr(told, "strerror", None) or str(told)
+    except Exception:  # of a class whose __str__ fails
+        message = ""
     line = " ".join(message.split()) or type(told).__name__
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 

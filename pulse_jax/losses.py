@@ -5,6 +5,7 @@ give the reference's numbers.
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -106,7 +107,7 @@ class Loss:
             if not math.isfinite(weight):
                 raise ValueError(f"the weight of {name} must be finite, got {weight}")
         if not any(weights.values()):
-            raise ValueError(f"a loss needs a weight other than 0, got {weights}")
+            raise ValueError("a loss needs a term with a weight other than 0")
         if not 0 <= self.eps < math.inf:
             raise ValueError(f"eps must be finite and at least 0, got {self.eps}")
 
@@ -138,15 +139,18 @@ def parse(text: str, eps: float) -> Loss:
     """
     weights = {"l2": 0.0, "l1": 0.0, "geocross": 0.0}
     others = []
-    for weight, name in terms(text):
+    for factor, name in terms(text):
+        weight = plug_in.number(factor or "1")
+        if isinstance(weight, str) or not math.isfinite(weight):
+            raise ValueError(f"the weight of {name} must be a finite number, got {factor!r}")
         if plug_in.is_plug_in(name):
             term = plug_in.call(name)
             if not callable(term):
                 told = f"{plug_in.called(name)} returned a {type(term).__name__}"
                 raise ValueError(f"{told}, not a function of D(x) and y")
-            others.append((float(weight or 1), Static(term)))
+            others.append((float(weight), Static(term)))
         elif name.lower() in weights:
-            weights[name.lower()] += float(weight or 1)
+            weights[name.lower()] += weight
         else:
             raise ValueError(f"{name!r} is none of L2, L1, GEOCROSS and no module:callable")
     return Loss(**weights, eps=eps, others=tuple(others))
@@ -154,7 +158,8 @@ def parse(text: str, eps: float) -> Loss:
 
 def terms(text: str) -> list[tuple[str, str]]:
     """The weights, maybe empty, and the names of the terms of such a line."""
-    parts = [term.rpartition("*") for term in text.split("+")]
+    # The plus sign of a number like 1e+3 doesn't part terms.
+    parts = [term.rpartition("*") for term in re.split(r"\+(?!(?<=\d[eE]\+)\d)", text)]
     return [(weight, name.strip()) for weight, _, name in parts]
 
 

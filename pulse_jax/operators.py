@@ -341,7 +341,16 @@ def _foreign(text: str) -> Operator:
 
     if isinstance(made, Operator):
         _check_factor(made.factor)
-        return made._replace(apply=apply)
+
+        def checked_apply(image: Image) -> Degraded:
+            small = apply(image)
+            height, width, channels = image.shape
+            if np.shape(small) != (height / made.factor, width / made.factor, channels):
+                makes = f"makes {np.shape(small)} of an image {image.shape}"
+                raise ValueError(f"{told} says that its factor is {made.factor}, but {makes}")
+            return small
+
+        return made._replace(apply=checked_apply)
 
     image = jax.ShapeDtypeStruct((PROBE, PROBE, 3), np.float32)
     found = jax.eval_shape(apply, image)

@@ -9,7 +9,7 @@ said where it plugs in: `generators.plug_in`, `operators.parse`, `schemes.parse`
 """
 
 import hashlib
-import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -25,10 +25,14 @@ _NAME = re.compile(r"(?P<module>(?:[^\W\d]\w*\.)*[^\W\d]\w*):(?P<callable>[^\W\d
 def is_plug_in(text: object, names: Collection[str] = ()) -> bool:
     """Whether this is written as module:callable, with or without arguments.
 
-    `names`: of parts that aren't plug-ins but take arguments themselves, as mask:FILE does.
+    `names`: of parts that aren't plug-ins but take arguments themselves, as mask:FILE does. Such a
+    name is a plug-in's only where Python finds a module of this name, such as mask.py.
     """
     named = _NAME.fullmatch(str(text))
-    return named is not None and named["module"] not in names
+    if named is None or named["module"] not in names:
+        return named is not None
+    _look_in_current_folder()
+    return importlib.util.find_spec(named["module"]) is not None
 
 
 def find(text: str) -> Callable[..., Any]:
@@ -37,8 +41,7 @@ def find(text: str) -> Callable[..., Any]:
     Raises ValueError, in one line, if there is none, or whatever its module raises.
     """
     module_name, attribute = text.split(":")[:2]
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    _look_in_current_folder()
     module = attempt(f"importing {module_name}", importlib.import_module, module_name)
     if not hasattr(module, attribute):
         raise ValueError(f"{module_name} has no {attribute}")
@@ -46,6 +49,11 @@ def find(text: str) -> Callable[..., Any]:
     if not callable(made):
         raise ValueError(f"{attribute} is a {type(made).__name__}, which can't be called")
     return made
+
+
+def _look_in_current_folder() -> None:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def call(text: str, *first: Any) -> Any:
@@ -80,6 +88,15 @@ def attempt(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
     except (Exception, SystemExit) as error:  # one that exits would end the run without a word
         reason = f"{type(error).__name__}: {one_line(error)[:300]}"
         raise ValueError(f"{what} raised {reason}") from error
+
+
+def raised_in_callback(error: Exception) -> str:
+    """What a function that a compiled program calls back raised, in one line; else nothing.
+
+    `error`: JAX's, whose text ends with the traceback of that function.
+    """
+    _, callback, told = str(error).partition("CpuCallback error")
+    return one_line(re.split(r"(?m)^ .*\n", told)[-1])[:300] if callback else ""
 
 
 def source_digest(text: str) -> str | None:

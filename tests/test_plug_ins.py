@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import pulse_jax
-from pulse_jax import losses, operators, optimizers, plug_in, schemes
+from pulse_jax import images, losses, operators, optimizers, plug_in, schemes
 from pulse_jax.files import read_json
 
 SOURCE = """
@@ -64,6 +64,25 @@ def exits(*arguments):
 def no_factor():
     return pulse_jax.operators.Operator("mine", 0, lambda image: image, None)
 
+def wrong_factor():
+    return pulse_jax.operators.Operator("mine", 2, lambda x: x, lambda x: x)
+
+def no_gradient():
+    return lambda image: image + jnp.sqrt(image - image)
+
+def calls_back():
+    def apply(image):
+        jax.debug.callback(fails)
+        return image
+    return apply
+
+class Wordless(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+def wordless():
+    raise Wordless
+
 def to_bytes():
     return lambda image: (255 * image).astype(jnp.uint8)
 
@@ -103,6 +122,17 @@ def test_what_is_a_plug_in():
     assert not plug_in.is_plug_in("mask:hole", operators.OPERATORS)
 
 
+def test_a_file_named_like_a_built_in_part_plugs_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not plug_in.is_plug_in("motion:thirds", operators.OPERATORS)
+    (tmp_path / "motion.py").write_text("def thirds():\n    return lambda image: image / 3\n")
+    try:
+        operator = operators.parse("motion:thirds,motion:1:0")(1)
+        np.testing.assert_allclose(operator(np.ones((4, 4, 3), np.float32)), 1 / 3, rtol=1e-6)
+    finally:
+        sys.modules.pop("motion")
+
+
 def test_schemes(parts):
     z = jax.random.normal(jax.random.key(0), (3, 8))
     gradient = jax.random.normal(jax.random.key(1), (3, 8))
@@ -140,6 +170,7 @@ def test_loss_terms(parts):
     assert float(loss(lr, target, None)) == pytest.approx(float(expected), rel=1e-6)
     assert loss == losses.parse(f"10*L2+2*{parts}:huber:0.1", 1e-3)  # shares what is compiled
     assert loss != losses.parse(f"10*L2+2*{parts}:huber:0.2", 1e-3)
+    assert losses.terms("1e+1*L2+a:b:1e+3+L1") == [("1e+1", "L2"), ("", "a:b:1e+3"), ("", "L1")]
 
 
 @pytest.mark.parametrize("name", ["highpass", "rounded", "gamma"])
@@ -163,6 +194,13 @@ def test_a_picture_of_an_own_operator_stays_as_it_is(parts, name):
         ("operator", "{}:to_bytes,bicubic", "to_bytes() returned makes uint8 of an image"),
         ("operator", "{}:nothing,bicubic", "nothing() returned a NoneType, not a function"),
         ("loss_str", "100*L2+{}:nothing:1", "nothing(1) returned a NoneType, not a function"),
+        (
+            "loss_str",
+            "L2+nan*{0}:huber:1",
+            "weight of {0}:huber:1 must be a finite number, got 'nan'",
+        ),
+        ("loss_str", "0*{}:huber:1", "a loss needs a term with a weight other than 0"),
+        ("operator", "{}:wordless,bicubic", "wordless() raised Wordless: Wordless"),
         ("loss_str", "L2+{}:huber", "missing 1 required positional argument"),
     ],
 )
@@ -171,7 +209,8 @@ def test_bad_ones_are_told_with_the_setting(parts, setting, text, told):
     with pytest.raises(ValueError) as error:
         pulse_jax.Settings(**{setting: text})
     message = str(error.value)
-    assert message.startswith(f"{setting}={text}: ") and told in message and "\n" not in message
+    assert message.startswith(f"{setting}={text}: ") and "\n" not in message
+    assert told.format(parts) in message
 
 
 @pytest.mark.parametrize("parse", [schemes.parse, optimizers.parse])
@@ -220,6 +259,8 @@ def test_the_command_takes_them_all(parts, run, tmp_path):
         ("--loss_str=L2+{}:product", "a step of the search raised TypeError: dot_general"),
         ("--opt_name={}:grows", "leaves a state of other shapes"),
         ("--scheme={}:fails", "fails() raised RuntimeError: no such thing"),
+        ("--operator={}:wrong_factor", "is 2, but makes (8, 8, 3) of an image (8, 8, 3)\n"),
+        ("--operator={}:calls_back,bicubic", "a callback of a part raised RuntimeError: no such"),
         ("--operator={}:large_alone,bicubic", "large_alone() returned raised ZeroDivisionError"),
     ],
 )
@@ -232,6 +273,44 @@ def test_parts_that_do_not_fit_end_in_one_line(parts, run, tmp_path, capsys, fla
     except SystemExit as end:
         lines = f"{end}\n{capsys.readouterr().err}"
     assert told in lines and "Traceback" not in lines
+
+
+def test_restarts_whose_gradient_is_not_finite_are_told(parts, caplog):
+    settings = pulse_jax.Settings(
+        generator=f"{parts}:linear",
+        operator=f"{parts}:no_gradient,bicubic",
+        restarts=2,
+        steps=3,
+        seeds=(0, 1),
+    )
+    pulse_jax.upsample([np.full((4, 4, 3), 0.3, np.float32)], None, settings)
+    told = "restarts failed, since the loss or its gradient wasn't finite"
+    assert [m for m in caplog.messages if told in m] == [
+        f"01, seed {seed}: 2 of 2 {told}" for seed in (0, 1)
+    ]
+
+
+def test_a_part_that_changes_the_folder_moves_no_results(parts, run, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    Image.fromarray(np.full((4, 4, 3), 90, np.uint8)).save(tmp_path / "in" / "a.png")
+    source = f"import os\nfrom {parts} import nesterov\nos.chdir('elsewhere')\n"
+    (tmp_path / f"{parts}_elsewhere.py").write_text(source)
+    flags = f"--input_dir={tmp_path / 'in'}", "--output_dir=here"
+    run(*flags, f"--opt_name={parts}_elsewhere:nesterov:0.9", generator=f"{parts}:linear")
+    assert (tmp_path / "here" / "a" / "results.csv").is_file()
+
+
+def test_an_odd_mask_is_told_by_the_run_alone(parts, caplog, tmp_path, recwarn):
+    values = np.zeros((8, 8), np.uint16)
+    values[:4] = 1000
+    Image.fromarray(values).save(tmp_path / "odd.png")
+    operator = f"mask:{tmp_path / 'odd.png'},bicubic"
+    settings = pulse_jax.Settings(generator=f"{parts}:linear", operator=operator, steps=1)
+    caplog.set_level("INFO")
+    pulse_jax.upsample([np.full((4, 4, 3), 0.3, np.float32)], None, settings)
+    assert not [w for w in recwarn if issubclass(w.category, images.ImageWarning)]
+    assert len([told for told in caplog.messages if "odd.png: its values from 0" in told]) == 1
 
 
 def test_a_degradation_without_a_gradient_is_told(parts, caplog):

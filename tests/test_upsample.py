@@ -71,6 +71,12 @@ def test_progress_is_told_and_a_run_can_be_stopped(folder, tmp_path):
     )
     assert [progress.made for progress in told] == [0, 20]
     assert stopped.stopped == "stopped when 0 of 6 restarts were done" and not stopped.rows
+
+    def raises(progress):
+        raise LookupError("the caller's own")
+
+    with pytest.raises(LookupError, match="the caller's own"):
+        pulse_jax.upsample(folder, tmp_path / "out", SETTINGS, raises)
     whole = pulse_jax.upsample(folder, tmp_path / "out", SETTINGS)
     assert len(whole.rows) == 6
     assert [row["l2"] for row in pulse_jax.upsample(folder, None, SETTINGS).rows] == [

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import secrets
 import shlex
 import time
@@ -24,7 +25,7 @@ from pulse_jax.generators.digests import network_digest
 from pulse_jax.generators.plug_in import plug_in
 from pulse_jax.operators import Operator, is_flat, plug_ins
 from pulse_jax.plug_in import attempt as attempt_call
-from pulse_jax.plug_in import is_plug_in
+from pulse_jax.plug_in import is_plug_in, raised_in_callback
 from pulse_jax.progress import Course, Progress
 from pulse_jax.search import Search, SearchState
 from pulse_jax.types import Params
@@ -86,6 +87,16 @@ class Run:
     def is_complete(self, picture: Picture) -> bool:
         return len(picture.rows) == self.settings.restarts
 
+    def failed(self, picture: Picture) -> int:
+        """How many of its restarts had no finite loss, or ended early without having met eps."""
+        longest, goal = self.settings.steps, self.settings.loss().eps
+        stops = self.settings.stop_at_eps
+        return sum(
+            math.isinf(row["l2"])
+            or (row["steps"] < longest and not (stops and row["l2"] <= np.float32(goal)))
+            for row in picture.rows.values()
+        )
+
     def repetition(self) -> list[str]:
         """The command's flags that make the results once more, to the byte."""
         flags = dataclasses.replace(self.settings, batch_size=self.slots).as_flags()
@@ -119,11 +130,17 @@ def upsample(
     generator that can't be read, a folder that can't be written or holds results of other settings.
     """
     with contextlib.ExitStack() as at_end:
-        output = None if output_dir is None else expanded(output_dir)
-        run, failures = _prepare(pictures, output, settings, resume, at_end)
-        if not run.pictures:
-            return Results((), tuple(failures), run.settings)
-        return _carry_out(run, failures, progress or (lambda _: None), stop)
+        # Absolute, since a part that plugs in may change the current folder.
+        output = None if output_dir is None else expanded(output_dir).absolute()
+        try:
+            run, failures = _prepare(pictures, output, settings, resume, at_end)
+            if not run.pictures:
+                return Results((), tuple(failures), run.settings)
+            return _carry_out(run, failures, progress or (lambda _: None), stop)
+        except jax.errors.JaxRuntimeError as error:
+            if not (raised := raised_in_callback(error)):
+                raise
+            raise ValueError(f"a callback of a part raised {raised}") from error
 
 
 def _prepare(
@@ -334,6 +351,11 @@ def _carry_out(
     for picture in pictures if first else ():
         save(picture, results.take_up)  # what other processes have done
         _finish(run, picture, bool(stopped))
+        if failed := run.failed(picture):
+            seed = f", seed {picture.seed}" if several else ""
+            counts = f"{failed} of {counted(len(picture.rows), 'restart')} failed"
+            told_of = f"{picture.name}{seed}: {counts}"
+            log.warning(f"{told_of}, since the loss or its gradient wasn't finite")
         if not (run.is_complete(picture) or stopped):  # the process that failed has told why
             picture.error = picture.error or f"{picture.folder}: not all restarts are saved"
     failures += [picture.error for picture in pictures if picture.error]

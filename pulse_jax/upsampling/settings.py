@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +13,7 @@ import optax
 from pulse_jax import losses, operators, optimizers, schemes
 from pulse_jax.files import expanded
 from pulse_jax.generators import NOISE_TYPES, SPACES
+from pulse_jax.images import ImageWarning
 from pulse_jax.operators import OPERATORS, Operator
 from pulse_jax.optimizers import OPTIMIZERS, SAMPLERS, SCHEDULES
 from pulse_jax.plug_in import is_plug_in
@@ -288,7 +290,8 @@ class Settings:
         if name in SCHEMES and name not in suited:
             told = f"the scheme {name} doesn't go with {self.opt_name}, take {' or '.join(suited)}"
             raise ValueError(f"opt_name={self.opt_name}, scheme={self.chosen_scheme}: {told}")
-        with _blaming(operator=self.operator):
+        with _blaming(operator=self.operator), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImageWarning)  # of a mask, which the run tells once
             self.degradation()
 
     def _check_start(self) -> None:
