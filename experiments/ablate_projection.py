@@ -162,17 +162,21 @@ def search(name, generator, params, operator, inputs, seed):
     optimizer = schemes.parse(scheme)(base(schedule))
     built = harness.build(generator, operator, optimizer)
     found = harness.search_all(generator, params, operator, built, inputs, seed=seed)
-    l2 = np.asarray(found.info.l2)
-    met = l2 <= BOUNDS[0]
-    evaluations = np.where(met.any(1), met.argmax(1) + 1, l2.shape[1])
     return {
         "inputs": inputs,
         "start": jax.tree.leaves(found.start)[0].reshape(*found.l2.shape, -1),
         "images": found.images,
         "l2": found.l2,
-        "evaluations": evaluations.reshape(found.l2.shape),
+        "evaluations": evaluations(found),
         "distance": distance(found.start, found.state.best.latents).reshape(found.l2.shape),
     }
+
+
+def evaluations(found):
+    """Of the generator until an iterate met the first bound, or all that were made: (N, K)."""
+    met = np.asarray(found.info.l2) <= BOUNDS[0]
+    counts = np.where(met.any(1), met.argmax(1) + 1, met.shape[1])
+    return counts.reshape(found.l2.shape)
 
 
 def distance(start, latents):

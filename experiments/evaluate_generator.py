@@ -100,11 +100,8 @@ def main(folder):
 
 def search(generator, params, operator, inputs):
     """Results (N, K, R, R, 3), their l2, and their diversity (N,)."""
-    recipe = pulse_jax.RECIPES[FLAGS.recipe]
-    schedule = pulse_jax.SCHEDULES["linear1cycledrop"](0.4, FLAGS.steps)
-    optimizer = pulse_jax.OPTIMIZERS[recipe.opt_name](schedule)
-    built = harness.build(generator, operator, pulse_jax.SCHEMES["rescale"](optimizer))
-    stop = recipe.stop_at_eps
+    built = harness.build(generator, operator, harness.optimizer_of(FLAGS.recipe))
+    stop = pulse_jax.RECIPES[FLAGS.recipe].stop_at_eps
     found = harness.search_all(generator, params, operator, built, inputs, stop_at_eps=stop)
     by_input = jax.tree.map(
         lambda leaf: np.asarray(leaf).reshape(found.l2.shape + leaf.shape[1:]),

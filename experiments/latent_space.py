@@ -7,8 +7,9 @@ The ablation that the paper left out. The original searches one whitened style v
 these. The same held-out faces for all; a restart's start is drawn from the same key, so it is the
 same point where the space is.
 
-For each: the share of restarts that met l2 1e-3 and 2e-3, the score of the generator's
-discriminator, the difference of two results of one input, and GEOCROSS of the results. Intervals
+For each: the share of restarts that met l2 1e-3 and 2e-3, the evaluations until the first was met,
+the score of the generator's discriminator, the difference of two results of one input, and GEOCROSS
+of the results. Intervals
 hold with 95%: means are over inputs (Student); for shares an input counts as one trial (Wilson).
 
 A space with fewer dimensions, or one that keeps to what the mapping network makes, finds less: with
@@ -25,7 +26,7 @@ from functools import partial
 
 import jax
 import numpy as np
-from ablate_projection import draw_pictures, line, measure
+from ablate_projection import draw_pictures, evaluations, line, measure
 from absl import flags
 from common import harness
 from common.metrics import realism
@@ -36,6 +37,9 @@ from pulse_jax.losses import geocross
 FLAGS = flags.FLAGS
 flags.DEFINE_list(
     "spaces", None, "These of SPACES in this script are compared. Without it, the preset chooses."
+)
+flags.DEFINE_enum(
+    "recipe", "original", list(pulse_jax.RECIPES), "The search has this recipe of the command."
 )
 
 # Name → (arguments of the latent space, weight of GEOCROSS).
@@ -58,7 +62,7 @@ SPACES = {
     "z": ({"space": "z"}, 0.05),
     "z tiled": ({"space": "z", "tile_latent": True}, 0.0),
 }
-COLUMNS = "realism", "diversity", "GEOCROSS"
+COLUMNS = "evaluations", "realism", "diversity", "GEOCROSS"
 QUICK = ["w", "w without GEOCROSS", "w tiled", "w noise zero", "z"]
 PRESETS = {
     "quick": {"inputs": 3, "restarts": 4, "spaces": QUICK},
@@ -90,12 +94,21 @@ def main(folder):
 
 def search(name, operator, inputs):
     arguments, weight = SPACES[name]
+    recipe = pulse_jax.RECIPES[FLAGS.recipe]
+    if "style_spread" not in arguments:  # which says how styles differ
+        arguments = {"equal_start": recipe.equal_start} | arguments
     generator, params = pulse_jax.load(FLAGS.generator, **arguments)
-    built = harness.build(generator, operator, geocross=weight)
-    found = harness.search_all(generator, params, operator, built, inputs)
+    built = harness.build(generator, operator, harness.optimizer_of(FLAGS.recipe), weight)
+    stop = recipe.stop_at_eps
+    found = harness.search_all(generator, params, operator, built, inputs, stop_at_eps=stop)
     styles = jax.jit(jax.vmap(generator.styles, (None, 0)))(params, found.state.best.latents)
     spread = np.asarray(jax.vmap(geocross)(styles), float).reshape(found.l2.shape)
-    return {"images": found.images, "l2": found.l2, "GEOCROSS": spread}
+    return {
+        "images": found.images,
+        "l2": found.l2,
+        "evaluations": evaluations(found),
+        "GEOCROSS": spread,
+    }
 
 
 if __name__ == "__main__":

@@ -266,11 +266,16 @@ def _degrade(operator, batch):
     return jax.vmap(operator)(batch)
 
 
+def optimizer_of(recipe):
+    """That of one of the command's recipes, for --steps."""
+    schedule = pulse_jax.SCHEDULES["linear1cycledrop"](0.4, FLAGS.steps)
+    base = pulse_jax.OPTIMIZERS[pulse_jax.RECIPES[recipe].opt_name](schedule)
+    return pulse_jax.SCHEMES["rescale"](base)
+
+
 def build(generator, operator, optimizer=None, geocross=0.05):
     """A search that aims a little below --eps, as the command does; by the original's recipe."""
-    if optimizer is None:
-        schedule = pulse_jax.SCHEDULES["linear1cycledrop"](0.4, FLAGS.steps)
-        optimizer = pulse_jax.SCHEMES["rescale"](pulse_jax.OPTIMIZERS["adam"](schedule))
+    optimizer = optimizer or optimizer_of("original")
     loss = pulse_jax.Loss(geocross=geocross, eps=0.8 * FLAGS.eps)
     return pulse_jax.build(generator, operator, loss, optimizer)
 
