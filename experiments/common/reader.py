@@ -168,20 +168,25 @@ def features(weights, batch):
 
 
 def perceptual_distance(weights, x, y):
-    """How differently the reader sees images y than x: a sum over its layers, the last included.
+    """How differently the reader sees images y than x; it can be differentiated.
 
-    Of each, it is the mean absolute difference over the mean absolute value. It can be
-    differentiated (the idea is from Johnson et al., "Perceptual losses for real-time style transfer
-    and super-resolution", ECCV 2016).
+    The mean absolute difference of each layer is divided by the mean absolute value. What it reads,
+    the last layer, counts as much as all the others. (The idea is from Johnson et al., "Perceptual
+    losses for real-time style transfer and super-resolution", ECCV 2016.)
     """
     network, params = Reader(sum(SIZES.values())), unflatten_dict(weights, sep="/")
 
-    def layers(batch):
+    def seen(batch):
         hear = {"capture_intermediates": lambda module, _: isinstance(module, nn.Dense)}
-        return jax.tree.leaves(network.apply(params, batch, **hear)[1])
+        read, found = network.apply(params, batch, **hear)
+        return read, jax.tree.leaves(found["intermediates"]["features"])
 
-    pairs = zip(layers(x), layers(y), strict=True)
-    return sum(jnp.abs(a - b).mean() / jnp.abs(a).mean() for a, b in pairs)
+    def distance(a, b):
+        return jnp.abs(a - b).mean() / jnp.abs(a).mean()
+
+    (read, hidden), (other, others) = seen(x), seen(y)
+    distances = [distance(a, b) for a, b in zip(hidden, others, strict=True)]
+    return len(hidden) * distance(read, other) + sum(distances)
 
 
 def labelled_faces(draw, key, count):

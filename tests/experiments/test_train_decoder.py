@@ -44,7 +44,7 @@ run("parts", *eight, "--images=64", "--stop_minutes=0")
 run("parts", *eight, "--images=64")
 large = "--resolution=16", "--channels=6,4,6", "--start_from=whole/generator", "--batch_size=4"
 run("large", *large, "--images=4", "--learning_rate=0")
-run("sharp", *large, "--images=8", "--discriminator=large_judge")
+run("sharp", *large, "--images=8", "--discriminator=large_judge", "--perceptual_weight=1")
 """
     judge = """
 from pulse_jax.generators import checkpoint
@@ -68,7 +68,14 @@ checkpoint.save("large_judge", discriminator=(module, params))
         assert checkpoint.digest(one) == checkpoint.digest(other)
     header, row = (tmp_path / "sharp" / "metrics.csv").read_text().split()
     figures = dict(zip(header.split(","), map(float, row.split(",")), strict=True))
-    assert figures["images"] == 8 and np.isfinite(list(figures.values())).all()
+    assert (
+        figures["images"] == 8
+        and figures["perceptual"] > 0
+        and np.isfinite(list(figures.values())).all()
+    )
+    teacher, judge = (np.load(tmp_path / "sharp" / f"{name}.npz") for name in ("teacher", "reader"))
+    with teacher, judge:  # are two networks
+        assert all((teacher[name] != judge[name]).any() for name in judge if "kernel" in name)
     assert checkpoint.digest(sharp[1]) != checkpoint.digest(large[1])
     assert pulse_jax.load_discriminator(tmp_path / "sharp" / "generator")
     assert (tmp_path / "sharp" / "samples_00000008.png").is_file()
@@ -88,7 +95,7 @@ state = start(jax.random.key(0))
 known = pool.stored(__import__("pathlib").Path("pool"), jax.random.key(1), 256, 64)
 errors = []
 for i in range(150):
-    state, losses = steps["plain"](state, *t.batch(known, i), np.float32(1))
+    state, losses = steps["plain"](state, *t.batch(known, i), np.float32(1), None)
     errors.append(float(losses["coarse_l1"]))
 z, true = t.held_out_faces(0)
 found = t.synthesize(generator, state.params["generator"], z, jax.random.key(2))
