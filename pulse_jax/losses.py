@@ -29,7 +29,7 @@ def l2(lr: Image, target: Image, eps: float = 0.0) -> Scalar:
     max(mean((lr − target)²), eps). Below eps the gradient is 0. Raises ValueError if the shapes
     differ.
     """
-    _check_same_shape(lr, target)
+    check_same_shape(lr, target)
     return _at_least(eps, jnp.mean((lr - target) ** 2))
 
 
@@ -39,7 +39,7 @@ def l1(lr: Image, target: Image, eps: float = 0.0) -> Scalar:
     10 max(mean |lr − target|, eps). Below eps the gradient is 0. Raises ValueError if the shapes
     differ.
     """
-    _check_same_shape(lr, target)
+    check_same_shape(lr, target)
     return 10 * _at_least(eps, jnp.mean(jnp.abs(lr - target)))
 
 
@@ -168,6 +168,7 @@ def _at_least(eps: float, value: Scalar) -> Scalar:
     return jnp.where(value < eps, eps, value)
 
 
-def _check_same_shape(lr: Image, target: Image) -> None:
+def check_same_shape(lr: Image, target: Image) -> None:
+    """Raises ValueError if a degraded image and its target are not of one shape."""
     if lr.shape != target.shape:
         raise ValueError(f"the target's shape {target.shape} is not the image's {lr.shape}")

@@ -1,0 +1,211 @@
+"""Likelihoods p(y | x): how far a degraded image x = D(G(z)) may be from the picture y.
+
+Pictures are in [0, 1] as everywhere, and the widths of likelihoods have this unit, so that there is
+no temperature: a search that minimises 100 MSE and samples at temperature T has
+σ² = n T / 200, n the number of the picture's values.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import gammaln, logsumexp
+from jax.tree_util import register_dataclass
+from jaxtyping import Float, PRNGKeyArray
+
+from pulse_jax.losses import Image, Scalar, Styles, check_same_shape
+from pulse_jax.types import AnyArray
+
+Width: TypeAlias = float | Float[AnyArray, "..."]  # for all values, or a map of the picture's shape
+
+ROUNDING = 1 / (255 * math.sqrt(12))  # the standard deviation of rounding to 8 bits, in [0, 1]
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """How a picture y comes about from the degraded image x = D(G(z)). It sees both, unclamped.
+
+    A likelihood is a pytree of its widths: new ones don't recompile, and a map of them is no
+    constant of the program. `sample` and `logpdf` are of one density, which is what calibration
+    rests on.
+    """
+
+    def logpdf(self, lr: Image, target: Image) -> Scalar:
+        """log p(y | x), with all constants."""
+
+    def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
+        """A picture drawn from p(y | x)."""
+
+    def precision(self, lr: Image, target: Image) -> Image:
+        """Fisher's information about each value of x, in units of 1/x²: for preconditioners."""
+
+
+def gaussian(sigma: Width) -> Likelihood:
+    """y = x + σ ξ, ξ ~ N(0, I). `sigma`: of each pixel and channel, one number or a map.
+
+    Raises ValueError for a σ that isn't finite and above 0.
+    """
+    _check_above_0("sigma", sigma)
+    return _Gaussian(sigma)
+
+
+def unknown_sigma(least: float = ROUNDING, most: float = 1.0) -> Likelihood:
+    """`gaussian` where σ isn't known: log σ is uniform between two bounds, and summed over.
+
+    p(y | x) = mean_k N(y; x, σ_k² I), with σ_k from `least` to `most` in equal ratios, which are
+    finer than a picture of n values tells apart: log σ is known to 1/√(2n) at best. The lower bound
+    is the rounding of the file, 1/(255 √12) for 8 bits. Without one the posterior would have no
+    finite mass: z can fit y exactly, where p grows as σ⁻ⁿ. Raises ValueError for bounds that aren't
+    0 < least < most < ∞.
+    """
+    if not 0 < least < most < math.inf:
+        raise ValueError(f"the bounds of sigma must be 0 < least < most, got {least} and {most}")
+    return _UnknownSigma(least, most)
+
+
+def student_t(sigma: Width, degrees: float = 4.0) -> Likelihood:
+    """y = x + σ τ, τ of Student's t with `degrees` of freedom: some values may be far off.
+
+    σ is the scale, as a number or a map; the standard deviation is σ √(ν/(ν − 2)) for ν > 2 degrees
+    (Lange, Little and Taylor, JASA 84, 1989). Raises ValueError for a σ or ν that isn't finite and
+    above 0.
+    """
+    _check_above_0("sigma", sigma)
+    _check_above_0("degrees", degrees)
+    return _StudentT(sigma, degrees)
+
+
+def poisson(gain: Width) -> Likelihood:
+    """gain · y ~ Poisson(gain · x): counts of photons, `gain` of them at the value 1.
+
+    The mass of a count, times the gain to be per unit of y, and continued by Γ between counts. A
+    rate can't be negative, and operators overshoot: x below 1e-4 counts as 1e-4. Raises ValueError
+    for a gain that isn't finite and above 0.
+    """
+    _check_above_0("gain", gain)
+    return _Poisson(gain)
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class _Gaussian:
+    sigma: Width
+
+    def logpdf(self, lr: Image, target: Image) -> Scalar:
+        sigma = _map("sigma", self.sigma, lr, target)
+        z = (target - lr) / sigma
+        return -jnp.sum(z**2 / 2 + jnp.log(sigma)) - lr.size * math.log(2 * math.pi) / 2
+
+    def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
+        return lr + self.sigma * jax.random.normal(key, lr.shape)
+
+    def precision(self, lr: Image, target: Image) -> Image:
+        return _map("sigma", self.sigma, lr, target) ** -2
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class _UnknownSigma:
+    least: float = field(metadata={"static": True})
+    most: float = field(metadata={"static": True})
+
+    def _sigmas(self, values: int) -> Float[Array, "k"]:
+        ratio = math.log(self.most / self.least)
+        return jnp.geomspace(self.least, self.most, 1 + math.ceil(ratio * math.sqrt(2 * values)))
+
+    def _logpdfs(self, lr: Image, target: Image) -> tuple[Float[Array, "k"], Float[Array, "k"]]:
+        """The sigmas, and log N(y; x, σ² I) for each."""
+        check_same_shape(lr, target)
+        sigmas, square = self._sigmas(lr.size), jnp.sum((target - lr) ** 2)
+        constant = lr.size * math.log(2 * math.pi) / 2
+        return sigmas, -square / (2 * sigmas**2) - lr.size * jnp.log(sigmas) - constant
+
+    def logpdf(self, lr: Image, target: Image) -> Scalar:
+        sigmas, logpdfs = self._logpdfs(lr, target)
+        return logsumexp(logpdfs) - math.log(sigmas.size)
+
+    def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
+        sigma_key, noise_key = jax.random.split(key)
+        sigma = jax.random.choice(sigma_key, self._sigmas(lr.size))
+        return lr + sigma * jax.random.normal(noise_key, lr.shape)
+
+    def precision(self, lr: Image, target: Image) -> Image:
+        sigmas, logpdfs = self._logpdfs(lr, target)
+        return jnp.full(lr.shape, jnp.sum(jax.nn.softmax(logpdfs) * sigmas**-2))
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class _StudentT:
+    sigma: Width
+    degrees: float
+
+    def logpdf(self, lr: Image, target: Image) -> Scalar:
+        sigma, nu = _map("sigma", self.sigma, lr, target), jnp.asarray(self.degrees, float)
+        constant = gammaln((nu + 1) / 2) - gammaln(nu / 2) - jnp.log(math.pi * nu) / 2
+        tail = (nu + 1) / 2 * jnp.log1p(((target - lr) / sigma) ** 2 / nu)
+        return jnp.sum(constant - jnp.log(sigma) - tail)
+
+    def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
+        return lr + self.sigma * jax.random.t(key, self.degrees, lr.shape)
+
+    def precision(self, lr: Image, target: Image) -> Image:
+        sigma = _map("sigma", self.sigma, lr, target)
+        return (self.degrees + 1) / ((self.degrees + 3) * sigma**2)
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class _Poisson:
+    gain: Width
+
+    def logpdf(self, lr: Image, target: Image) -> Scalar:
+        gain = _map("gain", self.gain, lr, target)
+        rate, count = gain * jnp.maximum(lr, 1e-4), gain * target
+        return jnp.sum(count * jnp.log(rate) - rate - gammaln(count + 1) + jnp.log(gain))
+
+    def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
+        rate = self.gain * jnp.maximum(lr, 1e-4)
+        return jax.random.poisson(key, rate, lr.shape) / jnp.asarray(self.gain, float)
+
+    def precision(self, lr: Image, target: Image) -> Image:
+        return _map("gain", self.gain, lr, target) / jnp.maximum(lr, 1e-4)
+
+
+@dataclass(frozen=True)
+class NegativeLogLikelihood:
+    """−log p(y | x) as what a search minimises (a `losses.Criterion`).
+
+    Its minimum on the spheres is the likeliest answer, and the optimisers `langevin` and `pcn`
+    sample the posterior with it at temperature 1. `eps`: the mean squared error at which a restart
+    has converged; σ² is what noise of that width leaves.
+    """
+
+    likelihood: Likelihood
+    eps: float
+    needs_styles: bool = field(default=False, init=False)
+
+    def __call__(self, lr: Image, target: Image, styles: Styles | None) -> Scalar:
+        return -self.likelihood.logpdf(lr, target)
+
+
+def _map(name: str, width: Width, lr: Image, target: Image) -> Float[Array, "h w c"]:
+    """A width for each value of the picture."""
+    check_same_shape(lr, target)
+    width = jnp.asarray(width, float)
+    if width.ndim > 3 or any(
+        a not in (1, b) for a, b in zip(width.shape[::-1], lr.shape[::-1], strict=False)
+    ):
+        raise ValueError(f"{name} of shape {width.shape} doesn't fit a picture of {lr.shape}")
+    return jnp.broadcast_to(width, lr.shape)
+
+
+def _check_above_0(name: str, width: Width) -> None:
+    values = np.ravel(width)
+    bad = values[~(np.isfinite(values) & (values > 0))]
+    if bad.size:
+        raise ValueError(f"{name} must be finite and above 0, got {bad[0]}")

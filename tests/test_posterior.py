@@ -1,0 +1,204 @@
+"""Likelihoods as densities, and posteriors of a generator."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, stats
+from search_helpers import GENERATOR, MATRIX
+
+from pulse_jax import Generator, likelihoods, operators, posterior
+from pulse_jax.losses import Criterion
+
+SHAPE = (2, 2, 3)
+RNG = np.random.default_rng(0)
+LR = jnp.asarray(RNG.uniform(0.2, 0.8, SHAPE), jnp.float32)
+TARGET = jnp.asarray(RNG.uniform(0.2, 0.8, SHAPE), jnp.float32)
+WIDTHS = np.asarray(RNG.uniform(0.05, 0.2, SHAPE), np.float32)
+LIKELIHOODS = {
+    "gaussian": likelihoods.gaussian(0.1),
+    "map": likelihoods.gaussian(WIDTHS),
+    "unknown_sigma": likelihoods.unknown_sigma(0.02, 1.0),
+    "student_t": likelihoods.student_t(0.1, 5.0),
+    "poisson": likelihoods.poisson(50.0),
+}
+each = pytest.mark.parametrize("name", LIKELIHOODS)
+
+
+def log_uniform_sigma(square, n, least, most):
+    """log of the integral of N(r; 0, σ² I) over log σ, divided by its range; ‖r‖² = square."""
+
+    def logpdf(s):
+        return -n * s - square / 2 * math.exp(-2 * s) - n / 2 * math.log(2 * math.pi)
+
+    top = min(max(math.log(square / n) / 2, math.log(least)), math.log(most))
+    area, _ = integrate.quad(
+        lambda s: math.exp(logpdf(s) - logpdf(top)), math.log(least), math.log(most), points=[top]
+    )
+    return logpdf(top) + math.log(area / math.log(most / least))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gaussian", stats.norm(LR, 0.1).logpdf(TARGET).sum()),
+        ("map", stats.norm(LR, WIDTHS).logpdf(TARGET).sum()),
+        ("student_t", stats.t(5, LR, 0.1).logpdf(TARGET).sum()),
+        ("unknown_sigma", log_uniform_sigma(float(np.sum((LR - TARGET) ** 2)), 12, 0.02, 1.0)),
+    ],
+)
+def test_densities(name, expected):
+    # The sum over σ is the integral up to a hundredth, both ends being counted in full.
+    atol = 0.1 if name == "unknown_sigma" else 1e-4
+    assert LIKELIHOODS[name].logpdf(LR, TARGET) == pytest.approx(expected, abs=atol)
+
+
+def test_poissons_density_of_counts():
+    counts = np.array(RNG.poisson(50 * np.asarray(LR)))
+    expected = stats.poisson(50 * np.asarray(LR)).logpmf(counts).sum() + counts.size * math.log(50)
+    found = LIKELIHOODS["poisson"].logpdf(LR, jnp.asarray(counts / 50, jnp.float32))
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
+@each
+def test_its_draws_have_its_density(name):
+    """Scores of draws have mean 0, and their covariance is Fisher's information."""
+    likelihood, draws = LIKELIHOODS[name], 10_000
+    keys = jax.random.split(jax.random.key(0), draws)
+
+    @jax.jit
+    @jax.vmap
+    def score(key):
+        y = likelihood.sample(key, LR)
+        return jax.grad(likelihood.logpdf)(LR, y), likelihood.precision(LR, y)
+
+    scores, precision = (np.asarray(x, np.float64).reshape(draws, -1) for x in score(keys))
+    error = scores.std(0) / math.sqrt(draws)
+    np.testing.assert_array_less(np.abs(scores.mean(0)), 5 * error)
+    if name != "unknown_sigma":  # where the picture's own value tells about σ
+        np.testing.assert_allclose(np.mean(scores**2, 0), precision[0], rtol=0.12)
+
+
+def test_the_precision_of_an_unknown_sigma_is_that_of_the_residual():
+    likelihood = likelihoods.unknown_sigma()
+    target = 0.07 * np.sign(RNG.standard_normal((32, 32, 3)))
+    precision = likelihood.precision(jnp.zeros((32, 32, 3)), jnp.asarray(target, jnp.float32))
+    np.testing.assert_allclose(precision, 0.07**-2, rtol=0.02)
+
+
+def test_an_exact_fit_is_not_infinitely_likely():
+    likelihood = likelihoods.unknown_sigma()
+    values = [likelihood.logpdf(LR, LR + off) for off in (0.0, 1e-4, 1e-3, 1e-2)]
+    assert all(np.isfinite(values))
+    assert abs(values[0] - values[1]) < 0.1  # of less than rounding to 8 bits: no difference
+    assert values[1] > values[2] + 1 and values[2] > values[3] + 10
+
+
+def test_a_sum_over_sigmas_is_finer_than_the_picture_tells():
+    values = []
+    for size in np.geomspace(0.03, 0.04, 20):
+        residual = np.full((64, 64, 3), size)
+        expected = log_uniform_sigma(np.sum(residual**2), residual.size, 0.001, 1)
+        found = likelihoods.unknown_sigma(0.001, 1).logpdf(
+            jnp.zeros(residual.shape), jnp.asarray(residual, jnp.float32)
+        )
+        values.append(found - expected)
+    assert np.ptp(values) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (likelihoods.gaussian, (0.0,), "sigma must be finite and above 0, got 0.0"),
+        (likelihoods.gaussian, (np.array([0.1, np.nan]),), "sigma .* got nan"),
+        (likelihoods.student_t, (0.1, -1.0), "degrees must be finite and above 0, got -1.0"),
+        (likelihoods.poisson, (np.inf,), "gain must be finite and above 0, got inf"),
+        (likelihoods.unknown_sigma, (0.2, 0.1), "0 < least < most, got 0.2 and 0.1"),
+    ],
+)
+def test_bad_widths(make, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(*arguments)
+
+
+def test_a_map_of_another_shape(unchecked):
+    with pytest.raises(ValueError, match=r"sigma of shape \(3, 2, 3\) doesn't fit"):
+        likelihoods.gaussian(np.ones((3, 2, 3))).logpdf(LR, TARGET)
+    with pytest.raises(ValueError, match="target's shape"):
+        likelihoods.gaussian(0.1).logpdf(LR, TARGET[:1])
+
+
+def test_a_likelihood_is_a_loss():
+    loss = likelihoods.NegativeLogLikelihood(LIKELIHOODS["gaussian"], 0.01)
+    assert isinstance(loss, Criterion) and not loss.needs_styles and loss.eps == 0.01
+    assert loss(LR, TARGET, None) == -LIKELIHOODS["gaussian"].logpdf(LR, TARGET)
+
+
+# --- Posteriors. ---
+
+
+def build(**options):
+    return posterior.build(GENERATOR, operators.area(4), likelihoods.gaussian(0.1), **options)
+
+
+@pytest.mark.parametrize("prior", posterior.PRIORS)
+@pytest.mark.parametrize("noise", posterior.NOISE)
+def test_the_log_density_is_that_of_its_parts(prior, noise):
+    density = build(prior=prior, noise=noise)
+    position = density.sample(jax.random.key(0))
+    latents, frozen = density.split(position)
+    sampled = [*jax.tree.leaves(latents), *(jax.tree.leaves(frozen) if noise == "sampled" else ())]
+    assert len(sampled) == len(jax.tree.leaves(position))
+    if noise == "zero":
+        assert not frozen["noise"].any()
+    image = GENERATOR.synthesize(MATRIX, latents, frozen)
+    np.testing.assert_array_equal(density.image(MATRIX, position), image)
+    lr = operators.area(4)(image)
+    target = lr + 0.05
+    expected = stats.norm(lr, 0.1).logpdf(target).sum()
+    assert density.loglikelihood(MATRIX, target, position) == pytest.approx(expected, rel=1e-5)
+    expected = 0 if prior == "spheres" else sum(stats.norm().logpdf(z).sum() for z in sampled)
+    assert density.logprior(position) == pytest.approx(expected, rel=1e-5)
+
+
+def test_priors_are_drawn_as_they_are_dense():
+    """A generator's own draws may be others: here all latents are equal."""
+
+    def sample(key):
+        return {"z": jnp.full((3, 4), jax.random.normal(key))}, {"noise": jnp.zeros((1, 2, 2))}
+
+    generator = Generator(4, sample, GENERATOR.synthesize)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    for prior in posterior.PRIORS:
+        density = posterior.build(
+            generator, lambda x: x, likelihoods.gaussian(0.1), prior=prior, noise="sampled"
+        )
+        latents, noise = jax.vmap(density.sample)(keys)
+        points = np.asarray(latents["z"])  # (draws, 3, 4)
+        np.testing.assert_allclose(np.mean(points**2, 0), 1, atol=0.2)
+        assert abs(np.mean(points[:, 0] * points[:, 1])) < 0.05
+        assert np.mean(noise["noise"] ** 2) == pytest.approx(1, abs=0.1)
+        spread = np.std(np.sum(points**2, 2))
+        assert spread < 1e-5 if prior == "spheres" else 2 < spread < 4
+
+
+def test_new_arrays_do_not_recompile():
+    traces = []
+
+    @jax.jit
+    def value(density, position, target):
+        traces.append(None)
+        return density.loglikelihood(MATRIX, target, position)
+
+    for sigma, target in ((0.1, 0.3), (0.2, 0.4)):
+        density = posterior.build(GENERATOR, operators.area(4), likelihoods.gaussian(sigma))
+        value(density, density.sample(jax.random.key(0)), jnp.full((2, 2, 3), target))
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("option", ["prior", "noise"])
+def test_unknown_options(option):
+    with pytest.raises(ValueError, match=f"{option} must be one of .*, got 'cube'"):
+        build(**{option: "cube"})
