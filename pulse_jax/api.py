@@ -1,6 +1,18 @@
 """The public names, which `pulse_jax` has from here."""
 
-from pulse_jax import generators, images, losses, operators, optimizers, schemes, sphere
+from pulse_jax import (
+    chains,
+    generators,
+    images,
+    likelihoods,
+    losses,
+    operators,
+    optimizers,
+    posterior,
+    samplers,
+    schemes,
+    sphere,
+)
 from pulse_jax.driver import Slots, run, stream
 from pulse_jax.generators import Generator, style_generator
 from pulse_jax.generators.checkpoint import load, load_discriminator
@@ -33,16 +45,20 @@ __all__ = [
     "Settings",
     "Slots",
     "build",
+    "chains",
     "generators",
     "images",
     "interpolate",
+    "likelihoods",
     "load",
     "load_discriminator",
     "load_latents",
     "losses",
     "operators",
     "optimizers",
+    "posterior",
     "run",
+    "samplers",
     "schemes",
     "sphere",
     "status",

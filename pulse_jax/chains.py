@@ -1,0 +1,259 @@
+"""Many chains of a sampler: warm-up, draws, their diagnostics, and sequential Monte Carlo.
+
+    state, sampler = warm_up(key, posterior, params, target, positions)
+    state, draws, info = draw(key, sampler, params, target, state, 200)
+    print(diagnose(statistic(draws)))
+
+Axis 0 of positions and states counts chains. Dual averaging, diagnostics and the schedule of
+temperatures are blackjax's, which `pip install "pulse_jax[posterior]"` installs.
+"""
+
+import functools
+import importlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Float, PRNGKeyArray
+
+from pulse_jax.losses import Image, Scalar
+from pulse_jax.posterior import Position, Posterior
+from pulse_jax.samplers import (
+    Info,
+    LogLikelihood,
+    Preconditioner,
+    Sampler,
+    State,
+    geodesic_hmc,
+    hmc,
+)
+from pulse_jax.static import argument
+from pulse_jax.types import AnyArray, Params
+
+LONGEST_STEP = 1.0  # in radians: where the prior's flow is all there is, no step is turned down
+
+
+@functools.partial(jax.jit, static_argnames="draws")
+def draw(
+    key: PRNGKeyArray, sampler: Sampler, params: Params, target: Image, state: State, draws: int
+) -> tuple[State, Position, Info]:
+    """So many transitions of each chain: (state, positions, info).
+
+    `state`: of many chains, as from `warm_up`. Leaves of positions and info are (chains, draws,
+    ...). Keys of transitions are split from `key`, and keys of chains from these.
+    """
+
+    def transition(state: State, key: PRNGKeyArray) -> tuple[State, tuple[Position, Info]]:
+        state, info = _step(key, sampler, params, target, state)
+        return state, (state.position, info)
+
+    state, (positions, info) = jax.lax.scan(transition, state, jax.random.split(key, draws))
+    positions, info = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (positions, info))
+    return state, positions, info
+
+
+class Diagnostics(NamedTuple):
+    """Whether chains have met, for each statistic (Vehtari et al., Bayesian Analysis 16, 2021).
+
+    Quantiles of chains that have not met describe nothing: above an R-hat of 1.01, or 1.05 for a
+    picture to look at, draw more.
+    """
+
+    rhat: Float[np.ndarray, "*statistics"]  # rank-normalised, of split chains, bulk or tail
+    ess_bulk: Float[np.ndarray, "*statistics"]  # independent draws that would tell as much
+    ess_tail: Float[np.ndarray, "*statistics"]  # of the quantiles 5% and 95%
+
+
+def diagnose(values: Float[AnyArray, "chains draws *statistics"]) -> Diagnostics:
+    """R-hat and effective sample sizes of each statistic of the draws, by blackjax.
+
+    Raises ValueError for fewer than two chains or four draws.
+    """
+    if values.shape[0] < 2 or values.shape[1] < 4:
+        found = f"{values.shape[0]} and {values.shape[1]}"
+        raise ValueError(f"diagnostics take 2 chains and 4 draws at least, got {found}")
+    tools = _blackjax("diagnostics")
+    values = jnp.asarray(values)
+    figures = tools.rhat(values), tools.ess_bulk(values), tools.ess_tail(values)
+    return Diagnostics(*map(np.asarray, figures))
+
+
+# --- Warm-up. ---
+
+
+def warm_up(
+    key: PRNGKeyArray,
+    posterior: Posterior,
+    params: Params,
+    target: Image,
+    positions: Position,
+    *,
+    transitions: int = 100,
+    leapfrogs: int = 8,
+    acceptance_rate: float = 0.7,
+    precondition: bool = True,
+) -> tuple[State, Sampler]:
+    """States of chains in the posterior, and a tuned sampler: `hmc`, or `geodesic_hmc` on spheres.
+
+    `positions`: of many chains, drawn from the prior or found by a search. Twice `transitions` are
+    made:
+
+    1. The likelihood is lowered to its width: its logarithm has a weight that rises to 1 in half of
+       the transitions, by equal factors, as a Gaussian's σ would fall. It begins where the mean
+       deviance of the chains is that of a perfect fit, n: for a Gaussian, with σ as wide as the
+       residuals. Dual averaging (Hoffman and Gelman, JMLR 15, 2014) adapts the step size, which
+       chains share, to the acceptance rate.
+    2. On N(0, I), `preconditioner` is computed at the chains, unless `precondition` is off. The
+       step size is adapted anew.
+
+    Nothing is adapted afterwards: a sampler that goes on to learn from its past is none. Draws of
+    the warm-up are not draws of the posterior. Raises ValueError for fewer than 2 transitions.
+    """
+    if transitions < 2:
+        raise ValueError(f"transitions must be at least 2, got {transitions}")
+    spheres = posterior.prior == "spheres"
+    precondition = precondition and not spheres
+    chains = jax.tree.leaves(positions)[0].shape[0]
+    size = ravel_pytree(positions)[0].size // chains
+    rank = min(size, chains * target.size)
+    nothing = Preconditioner(jnp.zeros(size), jnp.zeros((size, rank)), jnp.ones(rank))
+    plan = _Plan(spheres, leapfrogs, acceptance_rate)
+
+    state = _start(posterior, params, target, positions)
+    first = _first_weight(posterior, target, state)
+    rising = jnp.minimum(1, first ** (1 - jnp.arange(transitions) / (transitions // 2)))
+    learned = nothing if precondition else None
+    step_size: Any = 0.05
+    keys = jax.random.split(key)
+    for phase, weights in enumerate((rising, jnp.ones(transitions))):
+        if phase and precondition:
+            learned = preconditioner(posterior, params, target, state.position)
+        state, step_size = _tune(
+            keys[phase], plan, posterior, params, target, state, weights, step_size, learned
+        )
+    return state, _kernel(plan, posterior.loglikelihood, step_size, learned)
+
+
+@jax.jit
+def preconditioner(
+    posterior: Posterior, params: Params, target: Image, positions: Position
+) -> Preconditioner:
+    """A = (I + mean Jᵀ F J)^(−1/2) from the exact Jacobians J of D(G(z)) at many chains.
+
+    F is the likelihood's information, 1/σ² for a Gaussian: for a linear generator A² is the
+    posterior's covariance. The mean m is that of the chains where the picture says something,
+    (I − A²) mean z, and the prior's 0 elsewhere. Costs as many gradients per chain as the picture
+    has values.
+    """
+
+    def rows(position: Position) -> Float[Array, "values d"]:
+        z, unravel = ravel_pytree(position)
+        x, pull = jax.vjp(lambda z: posterior.degraded(params, unravel(z)), z)
+        weights = jnp.sqrt(posterior.likelihood.precision(x, target))
+        units = jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape) * weights
+        return jax.lax.map(lambda unit: pull(unit)[0], units)
+
+    jacobians = jax.vmap(rows)(positions)  # (chains, values, d)
+    stacked = jacobians.reshape(-1, jacobians.shape[-1]) / jnp.sqrt(jacobians.shape[0])
+    _, singular, directions = jnp.linalg.svd(stacked, full_matrices=False)  # of (k,), (k, d)
+    mean = jnp.mean(jax.vmap(lambda z: ravel_pytree(z)[0])(positions), 0)
+    shares = singular**2 / (1 + singular**2)
+    mean = directions.T @ (shares * (directions @ mean))
+    return Preconditioner(mean, directions.T, (1 + singular**2) ** -0.5)
+
+
+class _Plan(NamedTuple):
+    """What is constant in a warm-up."""
+
+    spheres: bool
+    leapfrogs: int
+    acceptance_rate: float
+
+
+def _kernel(
+    plan: _Plan, loglikelihood: LogLikelihood, step_size: Any, learned: Preconditioner | None
+) -> Sampler:
+    if plan.spheres:
+        return geodesic_hmc(loglikelihood, step_size, plan.leapfrogs)
+    return hmc(loglikelihood, step_size, plan.leapfrogs, learned)
+
+
+@jax.jit
+def _start(posterior: Posterior, params: Params, target: Image, positions: Position) -> State:
+    plan = _Plan(posterior.prior == "spheres", 1, 0.0)
+    sampler = _kernel(plan, posterior.loglikelihood, 0.0, None)
+    return jax.vmap(sampler.init, (None, None, 0))(params, target, positions)
+
+
+def _first_weight(posterior: Posterior, target: Image, state: State) -> Scalar:
+    """At which the chains' mean deviance from a perfect fit is the number of values; at most 1."""
+    best = posterior.likelihood.logpdf(target, target)
+    deviance = 2 * (best - jnp.mean(state.loglikelihood))
+    return jnp.minimum(1, target.size / jnp.maximum(deviance, 1))
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _tune(
+    key: PRNGKeyArray,
+    plan: _Plan,
+    posterior: Posterior,
+    params: Params,
+    target: Image,
+    state: State,
+    weights: Float[Array, "transitions"],
+    step_size: Float[Array, ""],
+    learned: Preconditioner | None,
+) -> tuple[State, Scalar]:
+    """Transitions with the loglikelihood times these weights, and the step size averaged over them.
+
+    States have the likelihood's own value and gradient before and after.
+    """
+    start, update, final = _blackjax("adaptation.step_size").dual_averaging_adaptation(
+        plan.acceptance_rate
+    )
+
+    def weighted(state: State, weight: Scalar) -> State:
+        value, gradient = optax.tree.scale(weight, (state.loglikelihood, state.gradient))
+        return state._replace(loglikelihood=value, gradient=gradient)
+
+    def transition(
+        carry: tuple[State, Any], now: tuple[PRNGKeyArray, Scalar]
+    ) -> tuple[tuple[State, Any], None]:
+        (state, tuning), (key, weight) = carry, now
+        loglikelihood = argument(_weighted, posterior.loglikelihood, weight)
+        step_size = jnp.minimum(jnp.exp(tuning.log_step_size), LONGEST_STEP)
+        sampler = _kernel(plan, loglikelihood, step_size, learned)
+        state, info = _step(key, sampler, params, target, weighted(state, weight))
+        tuning = update(tuning, jnp.mean(info.acceptance_rate))
+        return (weighted(state, 1 / weight), tuning), None
+
+    tuning = jax.tree.map(lambda x: jnp.asarray(x, float), start(step_size))
+    keys = jax.random.split(key, weights.size)
+    (state, tuning), _ = jax.lax.scan(transition, (state, tuning), (keys, weights))
+    return state, jnp.minimum(final(tuning), LONGEST_STEP)
+
+
+def _weighted(
+    loglikelihood: LogLikelihood, weight: Scalar, params: Params, target: Image, position: Position
+) -> Scalar:
+    return weight * loglikelihood(params, target, position)
+
+
+def _step(
+    key: PRNGKeyArray, sampler: Sampler, params: Params, target: Image, state: State
+) -> tuple[State, Info]:
+    """A transition of each chain."""
+    keys = jax.random.split(key, state.count.size)
+    return jax.vmap(sampler.step, (0, None, None, 0))(keys, params, target, state)
+
+
+def _blackjax(module: str) -> Any:
+    try:
+        return importlib.import_module(f"blackjax.{module}")
+    except ImportError as error:
+        install = 'pip install "pulse_jax[posterior]"'
+        raise ImportError(f"posterior samples take blackjax: {install}") from error

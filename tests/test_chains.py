@@ -1,0 +1,116 @@
+"""Many chains: warm-up, draws, diagnostics."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pulse_jax import Generator, chains, likelihoods, posterior, samplers
+
+needs_blackjax = pytest.mark.skipif(
+    "not __import__('importlib').util.find_spec('blackjax')", reason="takes blackjax"
+)
+MATRIX = 0.3 * jax.random.normal(jax.random.key(7), (4, 6))
+TARGET = jnp.array([0.7, 0.4, 0.5, 0.6]).reshape(2, 2, 1)
+
+
+def density(sigma=0.05, prior="gaussian"):
+    def synthesize(params, latents, frozen):
+        return (0.5 + params @ latents["z"].ravel()).reshape(2, 2, 1)
+
+    generator = Generator(2, lambda key: ({"z": jax.random.normal(key, (2, 3))}, {}), synthesize)
+    return posterior.build(generator, lambda x: x, likelihoods.gaussian(sigma), prior=prior)
+
+
+def starts(density, number):
+    return jax.vmap(density.sample)(jax.random.split(jax.random.key(1), number))
+
+
+@needs_blackjax
+@pytest.mark.parametrize("prior", posterior.PRIORS)
+def test_a_warm_up_finds_the_posterior_and_the_step_size(prior):
+    made = density(prior=prior)
+    params = MATRIX.at[2:].set(0)  # all four values are met in two places on the spheres
+    positions = starts(made, 64)
+    first = jax.vmap(made.loglikelihood, (None, None, 0))(params, TARGET, positions)
+    best = made.likelihood.logpdf(TARGET, TARGET)
+    assert best - first.mean() > 20  # of two, where noise of this width leaves the picture
+    state, sampler = chains.warm_up(
+        jax.random.key(2), made, params, TARGET, positions, transitions=100, leapfrogs=8
+    )
+    assert best - state.loglikelihood.mean() < 8
+    step_size = sampler.step.args[2]
+    state, draws, info = chains.draw(jax.random.key(3), sampler, params, TARGET, state, 200)
+    assert info.acceptance_rate.shape == (64, 200)
+    assert 0.55 < info.acceptance_rate.mean() < 0.9 or step_size == 1  # radian: enough
+    figures = chains.diagnose(draws[0]["z"])
+    assert figures.rhat.shape == (2, 3) and figures.rhat.max() < 1.2
+
+
+@needs_blackjax
+def test_a_warm_up_learns_a_linear_decoders_covariance():
+    made = density()
+    _, sampler = chains.warm_up(
+        jax.random.key(2), made, MATRIX, TARGET, starts(made, 8), transitions=10, leapfrogs=2
+    )
+    flow = sampler.step.args[1]
+    learned = jax.tree.leaves(flow.velocity, is_leaf=lambda x: hasattr(x, "scales"))[0]
+    scales = np.sort(np.asarray(learned.scales))
+    expected = np.linalg.svd(np.asarray(MATRIX) / 0.05, compute_uv=False)
+    np.testing.assert_allclose(scales, [*np.sort((1 + expected**2) ** -0.5), 1, 1], rtol=1e-3)
+
+
+def test_draws_are_of_their_keys_and_go_on():
+    made = density()
+    sampler = samplers.pcn(made.loglikelihood, 0.3)
+    start = jax.vmap(sampler.init, (None, None, 0))(MATRIX, TARGET, starts(made, 3))
+    end, draws, info = chains.draw(jax.random.key(0), sampler, MATRIX, TARGET, start, 20)
+    z = np.asarray(draws[0]["z"])
+    assert z.shape == (3, 20, 2, 3) and info.energy.shape == (3, 20)
+    np.testing.assert_array_equal(end.position[0]["z"], z[:, -1])
+    np.testing.assert_array_equal(end.count, 20)
+    _, again, _ = chains.draw(jax.random.key(0), sampler, MATRIX, TARGET, start, 20)
+    _, other, _ = chains.draw(jax.random.key(1), sampler, MATRIX, TARGET, start, 20)
+    np.testing.assert_array_equal(again[0]["z"], z)
+    assert (np.asarray(other[0]["z"]) != z).any()
+
+
+def test_chains_from_one_point_are_not_one_chain():
+    made = density()
+    sampler = samplers.pcn(made.loglikelihood, 0.3)
+    one = jax.tree.map(lambda leaf: jnp.repeat(leaf, 4, 0), starts(made, 1))
+    start = jax.vmap(sampler.init, (None, None, 0))(MATRIX, TARGET, one)
+    _, draws, _ = chains.draw(jax.random.key(0), sampler, MATRIX, TARGET, start, 20)
+    assert len(np.unique(draws[0]["z"][:, -1, 0, 0])) == 4
+
+
+@needs_blackjax
+def test_diagnostics_tell_chains_that_have_met():
+    values = np.random.default_rng(0).standard_normal((4, 500, 2), np.float32)
+    met = chains.diagnose(values)
+    assert met.rhat.max() < 1.01 and met.ess_bulk.min() > 1500 and met.ess_tail.min() > 1000
+    values[0, :, 1] += 3
+    apart = chains.diagnose(values)
+    assert apart.rhat[0] < 1.01 and apart.rhat[1] > 1.3 and apart.ess_bulk[1] < 50
+
+
+@pytest.mark.parametrize("shape", [(1, 100), (4, 3)])
+def test_diagnostics_of_too_little(shape):
+    with pytest.raises(ValueError, match=f"got {shape[0]} and {shape[1]}"):
+        chains.diagnose(np.zeros(shape))
+
+
+def test_without_blackjax(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "blackjax"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "blackjax", None)
+    with pytest.raises(ImportError, match=r'pip install "pulse_jax\[posterior\]"'):
+        chains.diagnose(np.zeros((4, 10)))
+
+
+def test_too_short_a_warm_up():
+    made = density()
+    with pytest.raises(ValueError, match="transitions must be at least 2, got 1"):
+        chains.warm_up(jax.random.key(0), made, MATRIX, TARGET, starts(made, 2), transitions=1)
