@@ -1,8 +1,8 @@
-"""Products of a matrix and an image that stay products of one image under `vmap`.
+"""Products of a matrix and an image. Under `vmap`, each image keeps a product of its own.
 
-JAX would make one product of those of many images, which a CPU cuts between its threads: an image's
-last digits then depend on its place among the others. As a primitive of its own, with rules for
-transposing and mapping, a product is linear for JAX, and the matrix is made within the program.
+JAX would merge the products of many images into one, which a CPU divides among its threads. The
+last digits of an image would then depend on its place among the others. So a product is a primitive
+of its own here. Its rules keep it linear for JAX, and its matrix is made within the program.
 """
 
 import functools
@@ -22,10 +22,10 @@ Make = Callable[[int, Any], Float[Array, "rows columns"]]
 def product(
     make: Make, image: Float[Array, "n m"], size: int, transposed: bool = False
 ) -> Float[Array, "k m"]:
-    """A x, or Aᵀ x if `transposed`, for x and A = make(size, dtype), with `size` columns.
+    """A x, or Aᵀ x if `transposed`, where A = make(size, dtype) has `size` columns.
 
-    `make` is a function that can be hashed, of JAX operations. Nothing is rounded beforehand, as an
-    accelerator's default precision would.
+    `make` consists of JAX operations and can be hashed. The product has full precision, which an
+    accelerator's default hasn't.
     """
     return _product.bind(image, make=make, size=size, transposed=transposed)
 
@@ -33,7 +33,7 @@ def product(
 def _compute(
     x: Float[Array, "*several n m"], *, make: Make, size: int, transposed: bool
 ) -> Float[Array, "*several k m"]:
-    """Each of the several is a product of its own."""
+    """Each image gets a product of its own."""
     matrix = make(size, x.dtype)
     matrix = jnp.broadcast_to(matrix, (*x.shape[:-2], *matrix.shape))
     several = tuple(range(x.ndim - 2))

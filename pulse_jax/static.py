@@ -1,8 +1,9 @@
 """Functions as arguments of compiled programs.
 
-`jit` compiles anew for a function that doesn't equal an earlier one, and Python's functions equal
-themselves alone. Those of a search are made by calls, as `optax.adam(0.1)` makes two: here they are
-equal if they were made alike. Arrays that a function needs become arguments, not constants.
+`jit` compiles anew for a function that doesn't equal an earlier one, and a Python function equals
+only itself. The functions of a search are made by calls: `optax.adam(0.1)`, for example, makes two.
+Here, functions that were made alike are equal. Arrays that a function needs become arguments, not
+constants.
 """
 
 import functools
@@ -18,10 +19,10 @@ from jax.tree_util import Partial
 
 
 def argument(function: Callable[..., Any], *arrays: Any) -> Partial:
-    """A pytree that is called as function(*arrays, ...): the arrays are its leaves.
+    """A pytree that is called as function(*arrays, ...). The arrays are its leaves.
 
-    The function is static, and equal to others made alike. A `jax.tree_util.Partial` stays as it
-    is, if no arrays are given.
+    The function is static, and it equals others that were made alike. A `jax.tree_util.Partial` is
+    returned as it is, if no arrays are given.
     """
     if isinstance(function, Partial) and not arrays:
         return function
@@ -29,7 +30,7 @@ def argument(function: Callable[..., Any], *arrays: Any) -> Partial:
 
 
 class Static:
-    """A function that equals those of the same code which close over equal values."""
+    """A function that equals any with the same code and equal values in its closure."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function, self.made_of = function, _made_of(function)
@@ -46,10 +47,10 @@ class Static:
 
 
 def _made_of(x: Any, within: tuple[int, ...] = ()) -> Any:
-    """What x is determined by, as a value to compare: of an object that may change, the object.
+    """A value that is equal for equal x. For an object that may change, it is the object itself.
 
-    The functions that a function calls by name belong to its module. Those of `__main__` may be
-    defined anew at any time, as in a notebook: its functions equal themselves alone.
+    Functions that x calls by name count as fixed, like its module. In `__main__`, as in a notebook,
+    they may be defined anew at any time, so a function of `__main__` equals only itself.
     """
     within = (*within, id(x))
     if isinstance(x, types.FunctionType) and _is_check(x):
@@ -78,15 +79,15 @@ def _made_of(x: Any, within: tuple[int, ...] = ()) -> Any:
 
 
 def _is_check(function: types.FunctionType) -> bool:
-    """Whether jaxtyping has made it, to check what another function is passed and returns.
+    """Whether jaxtyping has made this function, to check the arguments of another and its result.
 
-    It is made anew for each function, and changes nothing in what that computes.
+    Each function gets a check of its own, which doesn't change what it computes.
     """
     return function.__globals__.get("__name__") == "jaxtyping._decorator"
 
 
 class _Itself:
-    """An object, which equals itself alone."""
+    """A wrapper of an object, equal only for the same object."""
 
     def __init__(self, x: Any) -> None:
         self.x = x

@@ -30,10 +30,10 @@ STYLE = """
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Means over the restarts of each seed; below them, the means over seeds with an interval.
+    """Means over the restarts of each seed, and below them the mean over seeds with its interval.
 
-    It is Student's interval of 95%. If new sets of as many seeds were drawn again and again, 19 of
-    20 intervals would hold the mean of all seeds. An interval takes at least two seeds.
+    The interval is Student's, of 95%. If new sets of as many seeds were drawn again and again, 19
+    of 20 intervals would hold the mean of all seeds. An interval takes at least two seeds.
     """
     seeds = sorted({row["seed"] for row in rows})
     found = []

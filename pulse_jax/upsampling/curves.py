@@ -1,4 +1,4 @@
-"""The course of a picture's searches as figures, in SVG: it needs no library, also in a page."""
+"""Figures of a picture's searches by step, in SVG, which needs no library and fits into a page."""
 
 import math
 from collections.abc import Iterable
@@ -28,8 +28,8 @@ def draw(
 ) -> str:
     """A quantity of each restart by step, on a logarithmic axis; one restart stands out.
 
-    `values` are NaN where there is none, and values that aren't positive aren't shown. `best` is
-    the number of the restart that stands out. A line marks the value `goal`.
+    `values` that are NaN or aren't positive aren't shown. `best` is the number of the restart that
+    stands out. A line marks the value `goal`.
     """
     values = np.where(np.isfinite(values) & (values > 0), values, np.nan).astype(float)
     reached = np.flatnonzero(~np.isnan(values).all(axis=0))

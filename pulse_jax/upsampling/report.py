@@ -35,19 +35,18 @@ STRETCH = '<label><input type="checkbox" class="stretch"> Stretch dark tones</la
 TERMS = {
     "restart": "A restart is one search, from a starting point of its own. Restarts of the same "
     "input end in different images.",
-    "l2": "The result goes through --operator=$operator, as the input has, and they are compared. "
-    "l2 is the mean squared difference, for values from 0 to 1: at 0 they are equal, at 0.001 they "
-    "differ by 8 of 255, as the root of the mean square.",
+    "l2": "The result goes through --operator=$operator, as the input has. l2 is the mean squared "
+    "difference of the two, for values from 0 to 1. At 0 they are equal. At 0.001 the root of the "
+    "mean square is 8 of 255.",
     "l2 relative": "The l2 as a share of the input's own variance: near 1, a flat image would fit "
     "as well.",
     "eps": "eps is the l2 that is good enough. It is $eps in this run, and --eps sets it.",
     "loss": "The loss is what the search lowers: $loss_str. L2 pulls the result towards the input, "
     "and GEOCROSS keeps its style alike at all scales, as real images have it.",
-    "best step": "The step of the search that the image is from: the best that it came by.",
+    "best step": "The search found this image, its best, at this step.",
     "steps": "The number of steps that the search made.",
     "status": "A restart has converged if the l2 of its image, as it is saved, is at most eps. One "
-    "that missed eps shows the image that came nearest. Of one that is not finite there is no "
-    "image.",
+    "that missed eps shows the image that came nearest. One that is not finite has no image.",
 }
 # Heading of a column → column of results.csv.
 COLUMNS = {

@@ -1,9 +1,9 @@
 """What a run leaves on disk: a folder for each picture, and one table of all.
 
-As soon as a restart is done, its images are written, and its part, which holds latents and figures.
-Before that, its part holds the state from which the search goes on. The picture's overview, latents
-and table are made from the parts of all restarts. So a run that stops loses nothing that was done,
-several processes can share the work, and a later run takes it up.
+As soon as a restart is done, its images are written, and its part, a file of its latents and
+figures. Before that, the part holds the state from which the search goes on. The picture's
+overview, latents and table are made from the parts of all restarts. So a run that stops loses
+nothing that was done, several processes can share the work, and a later run takes it up.
 """
 
 import csv
@@ -43,23 +43,23 @@ class Restart:
 
     @property
     def part(self) -> Path:
-        """Where its progress is kept, and then its result, until all of the picture are done."""
+        """The file of its progress, and then of its result, until the whole picture is done."""
         return self.picture.place / "parts" / f"{self.number:06d}.npz"
 
     def snapshot(self) -> "Restart":
-        """As it is now, whatever the search does with it meanwhile."""
+        """A copy that the search doesn't change."""
         return dataclasses.replace(self, curve=self.curve.copy(), state=None)
 
 
 def save(picture: Picture, function: Callable[..., Any], *arguments: Any) -> None:
-    """Write something of a picture. After its first failure no more is tried; others go on."""
+    """Write something of a picture. After a first failure, nothing more of it is written."""
     picture.error = picture.error or attempt(function, picture, *arguments)
 
 
 def take_up(picture: Picture) -> None:
     """Read the rows of the restarts that an earlier run, or another process, has done.
 
-    Raises ValueError if they are of other pixels, or started elsewhere.
+    Raises ValueError if they belong to other pixels or to another start.
     """
     if picture.folder is None:
         return
@@ -100,7 +100,7 @@ def take_up_restart(picture: Picture, restart: Restart) -> None:
 
 
 def identity(restart: Restart) -> dict[str, Any]:
-    """What tells a restart's row from others."""
+    """The columns that tell a restart's row from others."""
     picture = restart.picture
     return {
         "image": picture.name,
@@ -126,7 +126,7 @@ def save_restart(
     lr: Float[np.ndarray, "h h 3"],
     latents: dict[str, np.ndarray],
 ) -> None:
-    """Save a restart's latents, its row and, if finite, its image, also downscaled again."""
+    """Save a restart's latents and row and, if it is finite, its image, large and downscaled."""
     if picture.folder is None:
         picture.kept[restart.number] = hr, latents
         return
@@ -138,7 +138,7 @@ def save_restart(
 
 
 def save_frame(picture: Picture, restart: Restart, image: Float[np.ndarray, "r r 3"]) -> None:
-    """The image after the restart's steps, for the video, if it is finite."""
+    """Save the restart's present image for the video, if it is finite."""
     if np.isfinite(image).all():
         restart.part.parent.mkdir(parents=True, exist_ok=True)
         frame = video.frame(image)
@@ -152,7 +152,7 @@ def save_intermediate(
     hr: Float[np.ndarray, "r r 3"],
     lr: Float[np.ndarray, "h h 3"],
 ) -> None:
-    """The best image so far, named as in the reference: HR/NAME_00.png and LR/NAME_00.png."""
+    """Save the best image so far, named as in the reference: HR/NAME_00.png, LR/NAME_00.png."""
     name = picture.place.name + number
     for kind, image in (("HR", hr), ("LR", lr)):
         if np.isfinite(image).all():
@@ -161,7 +161,7 @@ def save_intermediate(
 
 
 def overview(picture: Picture, resolution: int, eps: float) -> list[dict[str, np.ndarray]]:
-    """From the parts of the restarts that are done, what shows them together; returns the parts."""
+    """Write what shows the restarts that are done together. Returns their parts."""
     rows = [picture.rows[restart] for restart in sorted(picture.rows)]
     found = list(picture.images().values())
     small = Image.fromarray(images.to_uint8(picture.target))
@@ -179,9 +179,9 @@ def overview(picture: Picture, resolution: int, eps: float) -> list[dict[str, np
 
 
 def finish(picture: Picture, resolution: int, eps: float) -> None:
-    """Write what is about all restarts of a picture. results.csv comes last: it says all is done.
+    """Write what is about all restarts of a picture, also a video if frames have been saved.
 
-    If frames have been saved, a video too.
+    results.csv comes last, and says that all is done.
     """
     if picture.folder is None or (picture.place / "results.csv").is_file():
         return
@@ -210,7 +210,7 @@ def clear_temporary(folder: Path) -> None:
 
 
 def rank(row: Row) -> tuple[bool, float]:
-    """Sorts rows: lowest l2 first, what is not finite last."""
+    """A key that sorts rows by l2, the lowest first, and what isn't finite last."""
     error = float(row["l2_saved"])
     return math.isnan(error), error
 
@@ -225,7 +225,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def _parts(picture: Picture) -> Iterator[dict[str, np.ndarray]]:
-    """In the order of the restarts."""
+    """The picture's parts, in the order of its restarts."""
     for path in sorted((picture.place / "parts").glob("*.npz")):
         yield load_arrays(path)
 

@@ -16,7 +16,7 @@ from pulse_jax import images
 from pulse_jax.files import one_line, write
 from pulse_jax.types import AnyArray
 
-SMALLEST, LARGEST = 128, 256  # sides of a restart's image in it, in pixels
+SMALLEST, LARGEST = 128, 256  # side of a restart's image in a video, in pixels
 RATE = 12  # frames a second
 NAMES = ("search.mp4", "search.webp")
 
@@ -25,7 +25,7 @@ Sheet = UInt8[np.ndarray, "h w 3"]
 
 
 def frame(image: Float[AnyArray, "side side 3"]) -> Float[AnyArray, "size size 3"]:
-    """An image in [0, 1] brought to its size in a video: up to 256 pixels, from 128."""
+    """An image in [0, 1], resized for a video: to a side of at least 128 and at most 256 pixels."""
     side = len(image)
     if side < SMALLEST:
         return images.resize_nearest(image, SMALLEST // side)
@@ -36,9 +36,9 @@ def frame(image: Float[AnyArray, "side side 3"]) -> Float[AnyArray, "size size 3
 def save(folder: Path, frames: Sequence[Sequence[Path]], results: Sequence[Picture]) -> None:
     """Write the video of several restarts side by side into a folder.
 
-    `frames`: for each restart, the files of its images, whose names end in .STEPS.png. One that
-    has ended waits for the others. `results`: the images that they ended with, which stay for a
-    second.
+    `frames`: the files of each restart's images, whose names end in .STEPS.png. A restart that has
+    ended shows its last image until all have ended. `results`: the images that the restarts found,
+    which are shown for a second.
     """
     by_step = [{int(path.suffixes[-2][1:]): path for path in paths} for paths in frames if paths]
     sheets = []
@@ -91,8 +91,8 @@ def _mp4(sheets: list[Sheet]) -> bytes:
     coded = ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / NAMES[0]
-        # Called as it is, since the package's own writer forks, which JAX's threads might not
-        # survive. In a session of its own, so that Ctrl-C lets it finish.
+        # The program is called directly, since the package's own writer forks, which JAX's threads
+        # might not survive. It has a session of its own, so that Ctrl-C lets it finish.
         result = subprocess.run(
             [program, "-loglevel", "error", *raw, *coded, path],
             input=b"".join(sheet.tobytes() for sheet in sheets),

@@ -5,14 +5,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-WAITING = 256  # tasks at most: then the search waits, so that memory stays
+WAITING = 256  # tasks at most; with more, the search waits, so that memory doesn't grow
 
 
 class Writer:
-    """Calls functions one by one, in the order in which they are given. A context.
+    """A context that calls functions one by one, in the order in which they are given.
 
-    At its end all is done. What a function raises is raised where one next waits, and ends the
-    work: what can be told of a picture, `results.save` keeps from being raised.
+    When it ends, all are done. If a function raises, no further one is called, and `wait` or the
+    end of the context raises the same. `results.save` catches what is a picture's own error.
     """
 
     def __init__(self) -> None:
@@ -21,11 +21,11 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """`function(*arguments)`, later. What it is given must not change any more."""
+        """Call `function(*arguments)` later. The arguments must not change until then."""
         self._tasks.put((function, *arguments))
 
     def wait(self) -> None:
-        """Until all that was given has been done."""
+        """Wait until all calls so far are done."""
         self._tasks.join()
         if self._error is not None:
             raise self._error
