@@ -7,7 +7,7 @@
 A source is a file or folder that `pulse_jax --generator` takes, or the name of a published
 generator. A published one goes to the user's cache, where `--generator=ffhq1024` finds it. The
 latent fit is computed, unless the source has one, as PULSE's does. Several sources are converted
-one by one. A source that can't be converted is told in one line and doesn't keep back the others.
+one by one. If one can't be converted, a line says why, and the others go on.
 """
 
 import contextlib
@@ -58,13 +58,13 @@ def main() -> None:
 
 
 def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
-    """The flags' values and the sources; errors end in one line."""
+    """The flags' values and the sources. An error ends the command with one line."""
     values = flags.FlagValues()  # not those of the other commands in this process
     flags.DEFINE_string(
         "output",
         None,
-        "The generator is written into this folder; of several sources, each into a folder in it. "
-        "Without it, that is a new folder in the current one, with the source's name.",
+        "The generator is written into this folder. Each of several sources gets a folder in it. "
+        "Without the flag, it is a new folder in the current one, with the source's name.",
         flag_values=values,
     )
     flags.DEFINE_enum(
@@ -109,7 +109,7 @@ def convert(source: str | Path, folder: str | Path, dtype: str = "float32") -> N
 
     `source` is a path or name that `checkpoint.find` takes, or a published generator's name.
     `folder` is new or empty, or the published generator's own. It may also be one that this
-    function has made, which is then replaced. It gets its content when all of it has been written.
+    function has made, which is then replaced. It stays as it is until all of the new is written.
     On disk, the networks' kernels have the type `dtype`, "float32" or "bfloat16". All else is
     float32, and `load` makes float32 of the kernels too. Prints what was found and written.
 
@@ -151,13 +151,11 @@ def _check_free(folder: Path) -> None:
     except OSError as error:
         raise ValueError(f"{folder}: {one_line(error)}") from error
     if not free:
-        raise ValueError(
-            f"{folder}: exists, and isn't a converted generator: give another --output"
-        )
+        raise ValueError(f"{folder} exists and isn't a converted generator: give another --output")
 
 
 def _is_converted(folder: Path) -> bool:
-    """Whether `convert` has made it. A trainer's folder also has a discriminator."""
+    """Whether `convert` has made a folder. One of a trainer also has a discriminator."""
     try:
         return json.loads((folder / "spec.json").read_bytes()).keys() == {"generator"}
     except (OSError, ValueError, AttributeError):
@@ -170,7 +168,7 @@ def _write(folder: Path, module: StyleNetwork, params: Params) -> None:
     spec, weights = folder / "spec.json", folder / "generator"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(TEMPORARY):  # by one that was killed
+        for left in folder.glob(TEMPORARY):  # by a process that was killed
             shutil.rmtree(left)
         checkpoint.save(temporary, generator=(module, params))
         spec.unlink(missing_ok=True)  # without it there is no generator

@@ -45,9 +45,9 @@ def style_generator(
     each by itself.
 
     With `style_spread`, the z of layer l is √(1 − ρ²) z_0 + ρ e_l, where ρ is the spread, and z_0
-    and all e_l are N(0, I). So each layer's is still N(0, I), and two layers' are correlated by
-    1 − ρ². This is a prior that generates samples, which GEOCROSS is not: at 0 all layers have one
-    style, and at 1 they are independent.
+    and all e_l are N(0, I). Each layer's z is still N(0, I), and those of two layers are correlated
+    by 1 − ρ². This is a prior that generates samples, which GEOCROSS is not: at 0 all layers have
+    one style, and at 1 they are independent.
 
     That is the `space` "w". The space "w_full" whitens by the whole covariance of these
     coordinates, whose root is `params["latent_fit"]["factor"]`. It is the P_N space of Zhu et al.,
@@ -73,8 +73,8 @@ def style_generator(
     they are. Latents and images keep their types.
 
     The latents are a dict. "style" is (L, d), or (1, d) with `tile_latent`, or (1, L, d) with
-    `joint_sphere`. In its place, there are "common" (1, d) and "own" (L, d) with `style_spread`.
-    "noise_i" is (1, H, W), for each noise map i that is searched. The other noise maps are frozen.
+    `joint_sphere`. With `style_spread`, "common" (1, d) and "own" (L, d) replace it. "noise_i" is
+    (1, H, W), for each noise map i that is searched. The other noise maps are frozen.
 
     Raises ValueError for an unknown noise type or space, for a layer to zero that doesn't exist,
     for a negative number of layers, and for a `style_spread` outside [0, 1] or together with
@@ -94,7 +94,7 @@ def style_generator(
         if not 0 <= style_spread <= 1:
             raise ValueError(f"style_spread must be in [0, 1], got {style_spread}")
         if tile_latent or equal_start or joint_sphere:
-            raise ValueError("style_spread goes without tile_latent, equal_start and joint_sphere")
+            raise ValueError("style_spread excludes tile_latent, equal_start and joint_sphere")
     if noise_type == "zero":
         zero = frozenset(range(noise_layers))
     searched = (
@@ -149,7 +149,7 @@ def style_generator(
                 noise = maps[f"noise_{i}"]
                 maps[f"noise_{i}"] = _with_unit_mean_square(noise - jnp.mean(noise))
         w = styles(params, latents)[None]
-        # Those of `zero` are 0 also where another generator drew them.
+        # Maps of `zero` stay 0, even if another generator drew them.
         noise = [
             jnp.zeros((1, *shape), w.dtype) if i in zero else maps[f"noise_{i}"][None]
             for i, shape in enumerate(network.noise_shapes)

@@ -59,19 +59,18 @@ def load(name_or_path: str | Path, **latent_space: Any) -> tuple[Generator, Para
     - a published file of any name, whose content tells which program wrote it (see
       `official.read_network`). Beside PULSE's `synthesis.pt`, `gaussian_fit.pt` or `mapping.pt` is
       read from the same folder;
-    - such a folder of PULSE;
+    - a folder with PULSE's files;
     - `my_package.my_module:make`, a callable that returns (Generator, params) (see `plug_in`).
 
     Where the files hold no latent fit, it is computed from the mapping network, and a line on
     stderr says so. `latent_space` are arguments of `style_generator`.
 
     Raises ValueError, in one line with the file's or folder's name, if there is no such generator,
-    or if part of it is missing or damaged. It also does so if a latent space is given for what
-    isn't a style generator.
+    if part of it is missing or damaged, or if a latent space is given for one that plugs in.
     """
     if is_plug_in(name_or_path):
         for name in latent_space:
-            raise ValueError(f"generator {name_or_path!r} has no {name}: its latents are its own")
+            raise ValueError(f"generator {name_or_path!r} has its own latents, without {name}")
         return plug_in(str(name_or_path))
     network, params = load_network(name_or_path, latent_space.get("space", "w"))
     return style_generator(network, **latent_space), params
@@ -80,11 +79,11 @@ def load(name_or_path: str | Path, **latent_space: Any) -> tuple[Generator, Para
 def load_network(name_or_path: str | Path, space: str = "w") -> tuple[StyleNetwork, dict[str, Any]]:
     """The Flax module of a generator, and its parameters, with the latent fit that a space needs.
 
-    Raises ValueError, too, for a space that needs a mapping network where there is none.
+    Raises ValueError as `load` does, and for a space that needs a mapping network if there is none.
     """
     network, params = read_network(find(name_or_path))
     if space != "w" and "mapping" not in params:
-        raise ValueError(f"generator {name_or_path!r} has no mapping network: its space is w")
+        raise ValueError(f"generator {name_or_path!r} has no mapping network: space must be w")
     if space == "z":
         return network, params
     if "latent_fit" not in params:
@@ -107,8 +106,8 @@ def with_latent_fit(
 ) -> dict[str, Any]:
     """`params` with a latent fit. Without one, it is fitted to a million of the network's styles.
 
-    If `full`, the fit includes a factor of the covariance. Meanwhile a bar runs on stderr, if that
-    is a terminal.
+    If `full`, the fit includes a factor of the covariance. A bar runs on stderr if that is a
+    terminal.
     """
     if "latent_fit" in params and ("factor" in params["latent_fit"] or not full):
         return params
@@ -124,9 +123,9 @@ def load_discriminator(
     """The discriminator that a generator was trained against: (score, params).
 
     `score(params, images)` turns images in [0, 1] into logits, which are higher for more realistic
-    images. It also looks at how much the images of a batch differ, in groups of 4. So compare
-    batches of like make-up, with a multiple of 4 images or with fewer than 4. Raises ValueError as
-    `load` does.
+    images. They also depend on how much the images of a batch differ, in groups of 4. So only
+    compare batches of like make-up, with a multiple of 4 images or with fewer than 4. Raises
+    ValueError as `load` does.
     """
     module, params = _read(find(name_or_path), "discriminator")
 
@@ -138,7 +137,7 @@ def load_discriminator(
 
 
 def find(name_or_path: str | Path) -> Path:
-    """The folder or file of a generator, from its name or a path, `~` allowed.
+    """The folder or file of a generator, from its name or a path, which may begin with `~`.
 
     Raises ValueError, in one line, if there is none or the system refuses the path.
     """
@@ -154,7 +153,7 @@ def find(name_or_path: str | Path) -> Path:
         raise ValueError(f"generator {name!r} isn't here yet: run `pulse_jax_convert {name}`")
     if not found:
         raise ValueError(
-            f"generator {name!r}: neither a file, nor a folder with a spec.json or synthesis.pt, "
+            f"generator {name!r} is neither a file, nor a folder with a spec.json or synthesis.pt, "
             f"nor one of the bundled {', '.join(bundled())}, nor a published one's name"
             f"{near(name, [*bundled(), *published.PUBLISHED])}"
         )
@@ -202,7 +201,7 @@ def _read(folder: Path, name: str) -> tuple[nn.Module, dict[str, Any]]:
         entry = json.loads((folder / "spec.json").read_bytes())[name]
         if entry.pop("sha256") != _sha256(json.dumps(entry).encode()):
             raise ValueError("spec.json is damaged")
-        # Before Orbax looks at them: it meets a bad file with tracebacks on stderr.
+        # This comes first, since Orbax prints tracebacks on stderr for a bad file.
         for file, sha256 in entry.pop("files").items():
             path = folder / file
             if not path.is_file() or _sha256(path.read_bytes()) != sha256:
@@ -221,5 +220,5 @@ def _read(folder: Path, name: str) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _widened(leaf: AnyArray) -> AnyArray:
-    """bfloat16 saves space on disk alone: networks compute with float32."""
+    """An array in float32, with which networks compute: bfloat16 only saves space on disk."""
     return leaf.astype(np.float32) if leaf.dtype == jnp.bfloat16 else leaf

@@ -18,7 +18,7 @@ def digest(params: Any) -> str:
 
 
 def network_digest(params: Any) -> str:
-    """`digest` without the latent fit, which is rounded otherwise where it is computed anew."""
+    """`digest` without the latent fit, which is rounded differently when it is computed anew."""
     if isinstance(params, dict):
         params = {name: tree for name, tree in params.items() if name != "latent_fit"}
     return digest(params)

@@ -1,8 +1,8 @@
 """Building blocks of the style generators: convolutions, resampling filters, equalised layers.
 
-Images are NHWC, kernels HWIO. Every convolution here has stride 1: resampling convolutions are
-written in polyphase form, so that nothing is multiplied with inserted zeros, and every input
-gradient is again such a convolution. XLA's CPU compiler runs no other form fast inside a loop.
+Images are NHWC, and kernels HWIO. Every convolution here has stride 1, and so has every input
+gradient, since XLA's CPU compiler runs no other form fast inside a loop. Resampling convolutions
+are written in polyphase form, in which nothing is multiplied with inserted zeros.
 """
 
 import functools
@@ -25,9 +25,10 @@ def conv2d(
 ) -> Float[Array, "n H W o"]:
     """Cross-correlation of images with a square kernel.
 
-    `padding` = (low, high), of zeros, for both axes. The derivative rule states the input gradient
-    as the correlation of the cotangent with the flipped, transposed kernel. It serves reverse mode,
-    to any order, as reverse over reverse; forward mode (`jax.jvp`, `jax.hessian`) raises TypeError.
+    `padding` is the number of zeros before and after, along both axes. The input gradient is the
+    correlation of the cotangent with the flipped, transposed kernel. Derivatives are in reverse
+    mode, to any order, as reverse over reverse. Forward mode (`jax.jvp`, `jax.hessian`) raises
+    TypeError.
     """
 
     def correlate(x: Array, kernel: Array, padding: tuple[int, int] = padding) -> Array:
@@ -93,7 +94,7 @@ def _as_products(
     size: int,
     padding: tuple[int, int],
 ) -> Float[Array, "{size} {size} i o"]:
-    """One image's patches fit in the cache, a whole batch's don't: about twice as fast on a CPU."""
+    """Image by image, since one's patches fit in the cache: about twice as fast on a CPU."""
     (_, height, width, outputs), inputs = cotangent.shape, x.shape[-1]
 
     def add_image(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
@@ -120,7 +121,7 @@ def _spread(
 ) -> Float[Array, "2 2 2 2 i o"]:
     """Σ_uv phases[·, ·, u] phases[·, ·, v] kernel[u, v, I, O].
 
-    In sums, which are exact at any matmul precision.
+    It is computed by sums, which are exact at any matmul precision.
     """
     phases = phases.astype(kernel.dtype)
     rows: Any = sum(phases[:, :, u, None, None, None] * kernel[u] for u in range(3))
@@ -132,7 +133,7 @@ def _polyphase_up(
     kernel: Float[Array, "3 3 i o"],
     phases: Float[np.ndarray, "2 2 3"],
 ) -> Float[Array, "n 2*h+2 2*w+2 o"]:
-    """At the cost of a 2×2 convolution into 4 O channels."""
+    """A convolution that doubles the sides, at the cost of a 2×2 one into 4 O channels."""
     small = _spread(kernel, phases).transpose(1, 3, 4, 0, 2, 5)
     # The barrier: as in `conv2d`'s derivative.
     small = lax.optimization_barrier(small.reshape(2, 2, kernel.shape[2], -1))
@@ -152,9 +153,9 @@ def nearest_conv2d(
 def transposed_conv2d(
     x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]
 ) -> Float[Array, "n 2*h+2 2*w+2 o"]:
-    """Transposed 3×3 convolution with stride 2: the input, zeros inserted, with the flipped kernel.
+    """Transposed 3×3 convolution with stride 2.
 
-    The last row and column are 0.
+    Zeros are inserted into the input, and the kernel is flipped. The last row and column are 0.
     """
     return _polyphase_up(x, kernel, _TRANSPOSED)
 
@@ -162,9 +163,9 @@ def transposed_conv2d(
 def strided_conv2d(
     x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]
 ) -> Float[Array, "n h//2-1 w//2-1 o"]:
-    """3×3 cross-correlation with stride 2, no padding.
+    """3×3 cross-correlation with stride 2 and without padding.
 
-    The sides must be even; the input's last row and column don't count.
+    The sides must be even. The input's last row and column don't count.
     """
     n, h, w, inputs = x.shape
     x = x.reshape(n, h // 2, 2, w // 2, 2, inputs).transpose(0, 1, 3, 2, 4, 5)
@@ -180,9 +181,9 @@ def blur(
 ) -> Float[Array, "n H W c"]:
     """Correlate each channel with the separable filter `taps` ⊗ `taps`.
 
-    `padding` = (low, high), of zeros, for both axes. The derivative rule is the filter turned
-    round: XLA's own adds up padded copies, six times as slow. Like that of `conv2d` it serves
-    reverse mode alone.
+    `padding` is the number of zeros before and after, along both axes. The derivative rule applies
+    the filter reversed. XLA's own rule adds up padded copies, which takes six times as long. As
+    with `conv2d`, there is reverse mode only.
     """
     for axis in (1, 2):
         widths = [(0, 0)] * x.ndim

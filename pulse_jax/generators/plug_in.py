@@ -9,12 +9,12 @@ from pulse_jax.types import Params
 
 
 def plug_in(name: str) -> tuple[Generator, Params]:
-    """What a callable returns.
+    """The generator and the parameters that a callable returns.
 
-    `name`: my_package.my_module:make, maybe with arguments (see `pulse_jax.plug_in`). Raises
-    ValueError, in one line with the name, if there is no such callable, if it raises something, or
-    if what it returns breaks the contract of `Generator`: latents whose axis 0 counts spheres,
-    styles (L, d), images (R, R, 3), and all names of arrays different.
+    `name` is my_package.my_module:make, maybe with arguments (see `pulse_jax.plug_in`). By the
+    contract of `Generator`, axis 0 of latents counts spheres, styles are (L, d), images are
+    (R, R, 3), and no two arrays have the same name. Raises ValueError, in one line with the name,
+    if there is no such callable, if it raises something, or if it breaks this contract.
     """
     try:
         made = call(name)
@@ -29,7 +29,7 @@ def plug_in(name: str) -> tuple[Generator, Params]:
 
 
 def _check(generator: Generator, params: Params) -> None:
-    """Holds a generator to its contract, from shapes alone."""
+    """Hold a generator to its contract, by shapes alone."""
     key = jax.random.key(0)
     latents, frozen = attempt("its sample", jax.eval_shape, generator.sample, key)
     for leaf in jax.tree.leaves(latents):

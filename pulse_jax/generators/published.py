@@ -1,7 +1,7 @@
 """Published generators by name: where their files are, and how one gets onto this machine.
 
 Addresses, file names and licences are what the publishers' own pages say (`Model.page`). No
-digests were found there. The table for people is docs/generators.md.
+digests were found there. docs/generators.md has a table for people.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ class Model(NamedTuple):
 
     @property
     def by_hand(self) -> bool:
-        """Google Drive shows a page before it gives a large file, for a browser's user to click."""
+        """Whether it takes a browser: before a large file, Google Drive shows a page to click."""
         return urlsplit(self.url).hostname == "drive.google.com"
 
 
@@ -73,7 +73,7 @@ def _ada(domain: str, resolution: int, file: str) -> Model:
 
 
 def _stylegan3(domain: str, resolution: int, name: str, config: str | None = None) -> Model:
-    """Config T or R of StyleGAN 3, or else one of StyleGAN 2 that was published along with it."""
+    """Config T or R of StyleGAN 3, or without one a StyleGAN 2 that was published along with it."""
     family, prefix = ("stylegan3", f"stylegan3-{config}") if config else ("stylegan2", "stylegan2")
     file = f"{prefix}-{name}-{resolution}x{resolution}.pkl"
     return Model(
@@ -151,14 +151,15 @@ def folder(name: str) -> Path:
 def fetch(name: str, progress: bool = True) -> Path:
     """The path of a published generator's file, which is downloaded if it isn't there yet.
 
-    A download that was broken off is kept beside it as `FILE.part`, and the next call asks for the
-    rest only; it relies on the file at an address not to change. A file gets its own name when all
-    the bytes that the server announced are there and, if a digest is published, match it. One that
-    has been put there by hand is taken as it is. `progress`: with a bar on stderr.
+    A download that was broken off is kept beside it as `FILE.part`, and the next call asks only for
+    the rest, as if the published file never changed. The file gets its name when it is complete
+    and, if a digest is published, matches it. A file that was put there by hand is taken as it is.
+    With `progress`, a bar runs on stderr.
 
-    Raises ValueError, in one line with the address and the path to save the file as, if it can't be
-    downloaded: no connection, an error of the server, broken off, another digest, a full disk;
-    Google Drive, which wants a browser; or pooch isn't installed. And for an unknown name.
+    Raises ValueError for an unknown name. It also does so if the file can't be downloaded: there is
+    no connection, the server fails, the download breaks off, the digest is another, the disk is
+    full, pooch isn't installed, or Google Drive wants a browser. The message is one line with the
+    address and the path to save the file as.
     """
     if name not in PUBLISHED:
         names = near(name, PUBLISHED) or f": they are {', '.join(PUBLISHED)}"
@@ -168,14 +169,14 @@ def fetch(name: str, progress: bool = True) -> Path:
         return path
     by_hand = f"save {model.url} as {path}"
     if model.by_hand:
-        raise ValueError(f"{name}: Google Drive gives it to browsers only: {by_hand}")
+        raise ValueError(f"{name}: Google Drive gives it to browsers only, so {by_hand}")
     try:
         import pooch
     except ImportError as error:
         install = 'pip install "pulse_jax[convert]"'
-        raise ValueError(f"{name}: to download it, {install}; or {by_hand}") from error
+        raise ValueError(f"{name}: to download it, first {install}; or {by_hand}") from error
 
-    pooch.get_logger().setLevel("WARNING")  # it would tell where it downloads to
+    pooch.get_logger().setLevel("WARNING")  # it would log where it downloads to
     part = path.with_name(f"{path.name}.part")
     download = functools.partial(_download, part=part, progress=progress)
     try:
@@ -190,9 +191,9 @@ def fetch(name: str, progress: bool = True) -> Path:
 
 
 def _download(url: str, output_file: str, _: Any, *, part: Path, progress: bool) -> None:
-    """A downloader for pooch, which goes on with the file `part` where the server can.
+    """A downloader for pooch, which goes on with the file `part` if the server can.
 
-    `part` becomes `output_file` once it is complete. Raises OSError.
+    `part` becomes `output_file` once it is complete. Raises OSError if the download fails.
     """
     import requests  # comes with pooch
 
@@ -232,5 +233,5 @@ def _download(url: str, output_file: str, _: Any, *, part: Path, progress: bool)
                 complete = file.tell() == total
             size = file.tell()
     if not complete:
-        raise OSError(f"broken off after {size} of {total} bytes, kept for the next try")
+        raise OSError(f"it broke off after {size} of {total} bytes, kept for the next try")
     os.replace(part, output_file)

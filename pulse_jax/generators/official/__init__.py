@@ -1,4 +1,4 @@
-"""Published weights in the formats of the programs that wrote them, read without those programs."""
+"""Readers of published weights, in the formats of the programs that wrote them."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -28,16 +28,18 @@ __all__ = ["from_pulse", "read", "read_network"]
 def read_network(path: str | Path) -> tuple[StyleNetwork, dict[str, Any]]:
     """The generator in one file of published weights, and its parameters.
 
-    Which program wrote the file is told from what is in it: those of StyleGAN, StyleGAN 2 and its
-    ADA in TensorFlow, stylegan2-ada-pytorch, stylegan3, or rosinality's stylegan2-pytorch. Of a
-    file's networks it is the moving average of the generator; a file may hold that alone. Beside
-    PULSE's synthesis.pt, whatever its name, mapping.pt and gaussian_fit.pt are read.
+    The content tells which program wrote the file: that of StyleGAN, StyleGAN 2 or its ADA in
+    TensorFlow, stylegan2-ada-pytorch, stylegan3, or rosinality's stylegan2-pytorch. If the file
+    holds several networks, the generator's moving average is read. PULSE's synthesis.pt may have
+    any name, and mapping.pt and gaussian_fit.pt are read from the same folder.
 
-    `params` are float32 arrays: {"mapping", "synthesis"} and, if the file has it, "latent_average"
-    (d,), the mean of the style vectors, for `style_network.truncate`, or PULSE's "latent_fit".
-    Constant noise maps are left out: a search has its own. Raises ValueError, in one line with the
-    path, for a file that can't be read, holds no such generator, or one that these modules can't
-    compute. What that takes is bounded by the file's size, as in `read`.
+    The parameters are float32 arrays in "mapping" and "synthesis". If the file has them, there are
+    also "latent_average" (d,), the mean of the style vectors, for `style_network.truncate`, and
+    PULSE's "latent_fit". Constant noise maps are left out, since a search has its own. The file's
+    size bounds the time and memory that this takes, as in `read`.
+
+    Raises ValueError, in one line with the path, if the file can't be read, if it holds no such
+    generator, or if these modules can't compute its generator.
     """
     path, tree = Path(path), read(path)
     if type(tree) is dict:
@@ -76,7 +78,7 @@ def _convert(tree: Any) -> tuple[StyleNetwork, dict[str, Any]]:
 
 
 def _from_module(root: Instance, average: Any = None) -> tuple[StyleNetwork, dict[str, Any]]:
-    """The generator that was pickled as a PyTorch module, by the modules in it."""
+    """The generator that was pickled as a PyTorch module. Its parts tell which program it is of."""
     modules = persistent_modules(root) if "_modules" in root.state else {}
     if "synthesis.input" in modules:
         return from_stylegan3(root)
@@ -88,7 +90,7 @@ def _from_module(root: Instance, average: Any = None) -> tuple[StyleNetwork, dic
 
 
 def _content(tree: Any) -> str:
-    """What a file holds in place of a generator, and what would help."""
+    """What a file holds instead of a generator, and what would help."""
     if type(tree) is not dict:
         return f"a {type(tree).__name__}"
     for name, content in _OF_PULSE.items():
@@ -121,5 +123,5 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def _listed(names: Iterable[Any]) -> str:
-    """The first of them, in short."""
+    """The first five names, shortened."""
     return ", ".join(f"{name!r:.40}" for name in islice(names, 5))

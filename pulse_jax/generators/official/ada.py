@@ -23,10 +23,10 @@ from pulse_jax.generators.stylegan2 import SMOOTHING, StyleGAN2
 def from_ada(root: Instance) -> tuple[StyleGAN2, dict[str, Any]]:
     """A generator of stylegan2-ada-pytorch, a persistent module.
 
-    The program uses 3×3 kernels as they are, and ours divide them by sqrt(fan_in): they are
-    multiplied by it here, in float64. Layers that were trained in float16 are computed like the
-    others. Raises ValueError for a setting that our networks don't have, and for an entry that is
-    missing or unknown.
+    The program uses its 3×3 kernels as they are. Our networks divide kernels by sqrt(fan_in), so
+    these are multiplied by it here, in float64. Layers that were trained in float16 are computed
+    like the others. Raises ValueError for a setting that our networks don't have, and for an entry
+    that is missing or unknown.
     """
     modules = persistent_modules(root)
     entries = Entries("stylegan2-ada-pytorch", persistent_state(modules))
@@ -62,7 +62,7 @@ def from_ada(root: Instance) -> tuple[StyleGAN2, dict[str, Any]]:
     if classes := plain(modules[""].get("c_dim"), "c_dim"):
         raise ValueError(f"the network is conditional: c_dim = {classes!r}")
     expect_of("", img_channels=3)
-    for name in ("img_resolution", "init_res"):  # the latter in a program that grew from this one
+    for name in ("img_resolution", "init_res"):  # init_res: of a program derived from this one
         expect_square(modules[""].get(name), name)
     sides = list(entries.sides(r"synthesis\.b(\d+)\."))
     for side in sides:

@@ -1,4 +1,4 @@
-"""What the readers of all formats share: modules and entries by name, shapes checked at the end."""
+"""What the readers of all formats share: modules and entries by name, and checks of shapes."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ Network = TypeVar("Network", bound=StyleNetwork)
 
 
 class Entries:
-    """A file's arrays by name, each taken once; `program` says in errors whose they are.
+    """A file's arrays by name. Each can be taken once. Errors name the `program` that wrote them.
 
     Raises ValueError for more entries, or longer names, than networks have.
     """
@@ -33,9 +33,9 @@ class Entries:
     def take(self, name: str, ndim: int) -> np.ndarray:
         """The array of that name, with `ndim` axes.
 
-        Raises ValueError if there is none, or one that no network has: empty, with an axis above
-        4096, or taken already. So the arrays of a network take no more memory than those that the
-        file was read into.
+        Raises ValueError if there is none, if it is empty or has an axis above 4096, as in no
+        network, or if it has been taken already. So a network's arrays take no more memory than
+        those of its file.
         """
         value, what = self.arrays.pop(name, None), f"{self.program}'s {name!r}"
         if type(value) is not np.ndarray or value.ndim != ndim:
@@ -44,15 +44,15 @@ class Entries:
             raise ValueError(f"{what} has shape {value.shape}, which no network has")
         if id(value) in self.taken:
             raise ValueError(f"{what} is the same array as {self.taken[id(value)][0]!r}")
-        self.taken[id(value)] = name, value  # kept, and so no other array gets its id
+        self.taken[id(value)] = name, value  # kept, so that no other array gets its id
         return value
 
     def drop(self, pattern: str) -> None:
-        """Leave out the names that start with `pattern`: what our networks have no use for."""
+        """Leave out entries whose names start with `pattern`, of no use to our networks."""
         self.arrays = {k: v for k, v in self.arrays.items() if not re.match(pattern, k)}
 
     def numbers(self, pattern: str) -> list[int]:
-        """What the group in `pattern` matches, at the start of a name, as numbers."""
+        """The numbers that the group in `pattern` matches at the start of names."""
         matches = (re.match(pattern, name) for name in self.arrays)
         return [int(match[1]) for match in matches if match]
 
@@ -82,8 +82,8 @@ class Entries:
 def plain(value: Any, name: str) -> Any:
     """A file's setting: None, a bool, a number, a short text, or a list of at most 16 of them.
 
-    Raises ValueError, naming it, for anything else. What a file nests in itself is small, but to
-    compare it or to tell it may never end.
+    Raises ValueError, naming it, for anything else. An object that a file nests in itself is small,
+    but comparing or printing it may never end.
     """
     if type(value) is np.ndarray and value.ndim == 1 and value.size <= 16:
         value = value.tolist()
@@ -129,7 +129,7 @@ _WRAPPER = r"(?:(?:module|_orig_mod)\.){0,4}"
 
 
 def unwrapped(state: dict[Any, Any]) -> dict[Any, Any]:
-    """A state dict without what wrappers of the network have put before all its names."""
+    """A state dict without the prefix that wrappers of the network have put before all names."""
     first = next(iter(state), None)
     found = re.match(_WRAPPER, first) if type(first) is str else None
     prefix = found[0] if found else ""
@@ -139,16 +139,16 @@ def unwrapped(state: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def hwio(weight: Shaped[np.ndarray, "o i h w"]) -> Shaped[np.ndarray, "h w i o"]:
-    """PyTorch's order of a kernel's axes into ours."""
+    """A kernel with its axes in our order, from PyTorch's."""
     return weight.transpose(2, 3, 1, 0)
 
 
 def persistent_modules(root: Instance) -> dict[str, Any]:
     """The instance dicts of a PyTorch module and of all inside it, by dotted names.
 
-    The root's name is "", others are like "synthesis.b4.conv1". Of a DataParallel it is what's in
-    it. Raises ValueError for more modules, levels or parts than networks have: in a file, a module
-    can contain itself.
+    The root's name is "", and others are like "synthesis.b4.conv1". A DataParallel counts as what
+    it wraps. Raises ValueError for more modules, levels or parts than networks have, since in a
+    file a module can contain itself.
     """
     modules: dict[str, Any] = {}
     pending: list[tuple[tuple[str, ...], Any]] = [((), root.state)]
@@ -189,7 +189,7 @@ def style_network(
     average: np.ndarray | None = None,
     **fields: Any,
 ) -> tuple[Network, Layer]:
-    """A network of that architecture and its parameters; its sizes are those of the arrays.
+    """A network of that architecture, with the sizes of the arrays, and its parameters.
 
     Raises ValueError if the learned input isn't square.
     """
@@ -209,9 +209,9 @@ def style_network(
 def checked(module: StyleNetwork, params: Layer) -> Layer:
     """`params` as float32 arrays of their own, if their shapes are those of `module`.
 
-    `params` has any of the parts "synthesis" and "mapping", `module`'s parameters, "latent_fit" and
-    "latent_average". Raises ValueError, naming the entry, for a part that lacks one, has one too
-    many, or one of another shape.
+    The parts of `params` may be "synthesis", "mapping", "latent_fit" and "latent_average". Raises
+    ValueError, naming the entry, if a part lacks an entry, has one too many, or has one of another
+    shape.
     """
     latent = jax.ShapeDtypeStruct((1, module.z_size), np.float32)
     noise = [jax.ShapeDtypeStruct((1, *shape), np.float32) for shape in module.noise_shapes]

@@ -17,12 +17,12 @@ from pulse_jax.generators.stylegan import SMOOTHING, StyleGAN
 def from_pulse(
     synthesis: Any, mapping: Any = None, gaussian_fit: Any = None
 ) -> tuple[StyleGAN, dict[str, Any]]:
-    """PULSE's state dicts, of synthesis.pt, mapping.pt and gaussian_fit.pt.
+    """A generator from PULSE's state dicts: synthesis.pt, mapping.pt and gaussian_fit.pt.
 
-    Resolution, channels, latent size and depth follow from the names and shapes. The parameters
-    are float32 numpy arrays: {"synthesis": …} and, where the dict is given, {"mapping": …} and
-    {"latent_fit": {"mean", "std"}}. Raises ValueError, naming the entry, if one is missing,
-    unknown or of the wrong shape.
+    Resolution, channels, latent size and depth follow from the names and shapes. The parameters are
+    float32 NumPy arrays in "synthesis" and, for dicts that are given, in "mapping" and
+    "latent_fit", which has "mean" and "std". Raises ValueError, naming the entry, if one is
+    missing, unknown or of the wrong shape.
     """
     state: dict[Any, Any] = {}
     for part in (synthesis, mapping or {}, gaussian_fit or {}):

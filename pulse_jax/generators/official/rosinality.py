@@ -15,7 +15,8 @@ from pulse_jax.generators.stylegan2 import DOUBLED, StyleGAN2
 def from_rosinality(state: dict[Any, Any], average: Any = None) -> tuple[StyleGAN2, dict[str, Any]]:
     """The state dict of a generator of stylegan2-pytorch, its `g_ema`.
 
-    `average` of the style vectors: converted checkpoints have one, those of the trainer don't.
+    `average` is the mean of the style vectors. Converted checkpoints have one, and those of the
+    trainer don't.
     Raises ValueError for an entry that is missing or unknown.
     """
     entries = Entries("stylegan2-pytorch", unwrapped(state))

@@ -17,8 +17,8 @@ from pulse_jax.generators.official.parameters import (
 from pulse_jax.generators.official.unpickle import Instance
 from pulse_jax.generators.stylegan3 import StyleGAN3
 
-# Their settings of the synthesis network, ours, and the range of the value: filters are designed,
-# and each tap of them is traced, so that a file mustn't ask for any size.
+# Their settings of the synthesis network, with our names and with limits. A file mustn't ask for
+# any size, since filters are designed and each of their taps is traced.
 _SETTINGS: dict[str, tuple[str, float, float]] = {
     "num_critical": ("critical_layers", 1, 32),
     "first_cutoff": ("first_cutoff", 0.01, 4096),
@@ -36,7 +36,7 @@ _SETTINGS: dict[str, tuple[str, float, float]] = {
 def from_stylegan3(root: Instance) -> tuple[StyleGAN3, dict[str, Any]]:
     """A generator of stylegan3, a persistent module.
 
-    The filters are ours, designed from the settings; they are compared with the file's. Layers that
+    The filters are designed from the settings, and compared with the file's. Layers that
     were trained in float16 are computed like the others. Raises ValueError for a setting that our
     networks don't have, for a layer or filter that isn't what the settings lead to, and for an
     entry that is missing or unknown.

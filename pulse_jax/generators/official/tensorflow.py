@@ -37,9 +37,9 @@ _STYLEGAN2 = _BOTH | {"architecture": "skip", "resample_kernel": [1, 3, 3, 1]}
 
 
 def from_tensorflow(network: Instance) -> tuple[StyleGAN | StyleGAN2, dict[str, Any]]:
-    """The Gs of NVIDIA's TensorFlow programs.
+    """The network Gs of NVIDIA's TensorFlow programs.
 
-    Their kernels are HWIO and their dense ones (in, out), as ours. Raises ValueError for a setting
+    As with ours, kernels are HWIO, and (in, out) in dense layers. Raises ValueError for a setting
     that our networks don't have, and for an entry that is missing or unknown.
     """
     components = network.state["components"]
@@ -88,7 +88,7 @@ def _stylegan(entries: Entries) -> tuple[StyleGAN, Layer]:
             "bias": take("synthesis/ToRGB_lod0/bias", 1),
         },
     }
-    entries.drop(r"synthesis/ToRGB_lod\d")  # the smaller ones served while the network grew
+    entries.drop(r"synthesis/ToRGB_lod\d")  # of smaller sides, for growth
     for side in entries.sides(r"synthesis/(\d+)x"):
         ours, theirs = f"{side}x{side}", f"synthesis/{side}x{side}"
         if side == 4:
