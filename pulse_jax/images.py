@@ -217,7 +217,7 @@ def _read(
         colour, alpha = _numbers(image, tiles, tags, value_range, notes)
     else:
         if re.search(r";16[BLN]|'RGB', \d{4}", tiles):  # PNG and TIFF, PPM
-            notes.append("of its 16-bit colours the upper 8 bits are read")
+            notes.append("only the upper 8 bits of its 16-bit colours are read")
         key = image.info.get("transparency")  # as stored, where Pillow has scaled the pixels
         if isinstance(key, int) and (depth := re.search(r"'L;([24])'", tiles)):
             image.info["transparency"] = key * 255 // (2 ** int(depth[1]) - 1)
@@ -225,7 +225,7 @@ def _read(
             image.info["transparency"] = tuple(value >> 8 for value in key)
         colour, alpha = _colours(image, notes)
     if alpha is not None and not alpha.any():
-        notes.append("its alpha channel is 0 everywhere and is taken for absent")
+        notes.append("its alpha channel is 0 everywhere and is ignored")
         alpha = None
     if alpha is not None:
         colour = colour * alpha + (1 - alpha)

@@ -361,7 +361,9 @@ def _foreign(text: str) -> Operator:
         raise ValueError(f"what {told} returned makes {found.dtype} of an image, not floats")
     factor, rest = divmod(PROBE, shape[0] or PROBE + 1)
     if rest:
-        raise ValueError(f"what {told} returned makes {PROBE} pixels {shape[0]}: no whole factor")
+        raise ValueError(
+            f"what {told} returned turns {PROBE} pixels into {shape[0]}, by no whole factor"
+        )
     return _operator(text, factor, apply)
 
 

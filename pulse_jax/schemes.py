@@ -96,7 +96,7 @@ def _check_state(name: str, state: State, params: PyTree) -> None:
                 field = keystr(path[max(0, i - 1) : i], simple=True)
                 raise ValueError(
                     f"{name} carries the momentum of {' and '.join(MOMENTA)} along; this optimiser "
-                    f"also keeps {field!r} of the latents' shape, which may be one: take geodesic"
+                    f"also keeps {field!r} of the latents' shape, maybe a momentum: take geodesic"
                 )
 
 

@@ -117,7 +117,7 @@ def load_latents(
     if params is not None:
         check_networks(path, networks, network_digest(params))
         if networks is None:
-            print(f"{path}: doesn't tell the generator that it is of", file=sys.stderr)
+            print(f"{path} doesn't say which generator it is of", file=sys.stderr)
     return start
 
 

@@ -163,7 +163,7 @@ def test_intermediate_images_of_one_restart_have_the_names_of_the_reference(run_
 def test_larger_pictures_are_brought_to_the_input_size(run, tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png", side=12)
     output = run(f"--input_dir={tmp_path / 'in'}", "--input_size=4", "--operator=area")
-    assert "a.png: brought from 12 to 4 pixels (area)" in capsys.readouterr().out
+    assert "a.png: downscaled from 12 to 4 pixels (area)" in capsys.readouterr().out
     target = pulse_jax.operators.area(3)(images.load_image(tmp_path / "in" / "a.png"))
     hr = images.load_image(output / "a" / "hr_01.png")
     error = np.mean((pulse_jax.operators.area(2)(hr) - target) ** 2)
@@ -247,7 +247,7 @@ def test_bad_pictures_are_told_and_the_others_done(run, tmp_path, capsys):
         "text.jpg"
     }
     fitting = "sides of 2, 4, 8 pixels fit"  # bicubic can't come down to 1
-    assert f"4×5 pixels, not square; {fitting}" in lines["oblong.png"]
+    assert f"4×5 pixels and isn't square; {fitting}" in lines["oblong.png"]
     for name, side in (("odd.png", 3), ("large.png", 16)):
         assert f"{side} pixels" in lines[name] and "--input_size" in lines[name]
         assert fitting in lines[name]
@@ -411,7 +411,7 @@ def test_the_same_command_does_what_is_left(run, tmp_path, capsys, monkeypatch):
     names = {f"{kind}_0{k}.png" for kind in ("hr", "lr") for k in (1, 2)}
     assert {p.name for p in (cut / "b").iterdir()} == names | {"parts"}
     run(*flags, output="cut", seed=None)
-    assert "5 restarts of 6 done before: 1 to go" in capsys.readouterr().out
+    assert "5 of 6 restarts had been done before: 1 to go" in capsys.readouterr().out
     assert contents(cut / "b") == contents(whole / "b")
     for name in ("results.csv", "config.json"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
@@ -564,7 +564,7 @@ def test_a_downscaler_takes_what_is_left_of_the_factor(run, tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png", side=12)
     degraded = f"--input_dir={tmp_path / 'in'}", "--operator=blur:1,area"
     output = run(*degraded, "--input_size=4")
-    assert "a.png: brought from 12 to 4 pixels (area)" in capsys.readouterr().out
+    assert "a.png: downscaled from 12 to 4 pixels (area)" in capsys.readouterr().out
     target = pulse_jax.operators.area(3)(images.load_image(tmp_path / "in" / "a.png"))
     operator = pulse_jax.operators.parse("blur:1,area:2")(2)
     hr = images.load_image(output / "a" / "hr_01.png")
@@ -637,7 +637,7 @@ def test_the_default_scheme_suits_the_optimizer(flags, scheme):
             "--scheme=geodesic: the scheme geodesic doesn't",
         ),
         (["--scheme=rescale:2"], "rescale takes no parameter, got '2'"),
-        (["--opt_name=pcn", "--learning_rate=2"], "--learning_rate=2.0: that of pcn is in (0, 1]"),
+        (["--opt_name=pcn", "--learning_rate=2"], "--learning_rate=2.0: pcn takes one in (0, 1]"),
     ],
 )
 def test_schemes_that_do_not_work_are_told(run, tmp_path, capsys, flags, told):

@@ -141,7 +141,7 @@ def test_latents_of_another_generator_are_refused(tmp_path, capsys):
     pulse_jax.load_latents(path, generator)
     np.savez(path, **arrays)
     pulse_jax.load_latents(path, generator, other)
-    assert capsys.readouterr().err == f"{path}: doesn't tell the generator that it is of\n"
+    assert capsys.readouterr().err == f"{path} doesn't say which generator it is of\n"
 
 
 # --- The command. ---
@@ -219,7 +219,7 @@ def test_results_of_another_generator_start_nothing(run, first, tmp_path, capsys
     for name in ("a", "b"):
         np.savez(first / name / "latents.npz", **arrays)
     run(*flags, output="out")
-    assert capsys.readouterr().out.count("doesn't tell the generator that it is of") == 1
+    assert capsys.readouterr().out.count("doesn't say which generator it is of") == 1
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_what_cannot_be_upsampled_is_told_and_spares_the_others(folder):
     found = pulse_jax.upsample([folder / "a.png", folder / "c.png", odd], None, SETTINGS)
     assert [picture.name for picture in found.pictures] == ["a.png"]
     assert len(found.failures) == 2 and "c.png" in found.failures[0]
-    assert found.failures[1] == "picture 03: has values outside [0, 1]"
+    assert found.failures[1] == "picture 03: it has values outside [0, 1]"
     with pytest.raises(ValueError, match=r"generator=experiment_helpers:linear has no examples"):
         pulse_jax.upsample(None, None, SETTINGS)
 

@@ -149,7 +149,7 @@ def read_pictures(
             log.info(
                 one_line(
                     f"{told} is faint: with its variance of {variance:.2g}, an image of one colour "
-                    f"would converge too; less than eps={settings.eps:g} asks more"
+                    f"would converge too; eps={settings.eps:g} is too high to prevent that"
                 )
             )
         stem = Path(name).stem
@@ -158,13 +158,13 @@ def read_pictures(
             start, signed = _read_start(folder, settings, generator, networks)
             unsigned.extend([] if signed else [source])
         if folder in pictures:
-            raise ValueError(f"{told}: another picture is called {name}, too")
+            raise ValueError(f"{told}: another picture is also called {name}")
         pictures[folder] = Picture(name, target, variance, networks, start)
 
     complaints = [attempt(read, name, s) for name, s in zip(names, sources, strict=True)]
     if unsigned:
-        told = f"init_from={settings.init_from} doesn't tell the generator that it is of"
-        log.info(f"{told}: taken for {settings.generator}'s")
+        told = f"init_from={settings.init_from} doesn't say which generator it is of"
+        log.info(f"{told}; {settings.generator} is assumed")
     return pictures, [complaint for complaint in complaints if complaint]
 
 
@@ -199,7 +199,7 @@ def _read_target(
     size = settings.input_size or height
     if height != width:
         fitting = _fitting_sides(resolution, degradation)
-        raise ValueError(f"{told_as}: {width}×{height} pixels, not square{fitting}")
+        raise ValueError(f"{told_as}: it has {width}×{height} pixels and isn't square{fitting}")
     if height % size:
         fitting = _fitting_sides(resolution, degradation, height)
         side = counted(height, "pixel")
@@ -215,7 +215,7 @@ def _read_target(
     try:
         if size < height:
             sides = f"{height} to {counted(size, 'pixel')}"
-            log.info(one_line(f"{told_as}: brought from {sides} ({name})"))
+            log.info(one_line(f"{told_as}: downscaled from {sides} ({name})"))
             image = np.clip(operators.DOWNSCALERS[name](height // size)(jnp.asarray(image)), 0, 1)
         return operators.discard_unseen(degradation(resolution // size), np.asarray(image))
     except ValueError as error:
@@ -228,11 +228,11 @@ def _checked_array(told_as: str, image: AnyArray) -> Float[np.ndarray, "h w 3"]:
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or not np.issubdtype(array.dtype, np.floating):
         raise ValueError(
-            f"{told_as}: an array (h, w, 3) of floats is a picture, not {array.shape} of "
+            f"{told_as}: a picture is an array (h, w, 3) of floats, not {array.shape} of "
             f"{array.dtype}"
         )
     if not (array.min() >= 0 and array.max() <= 1):  # NaN fails both
-        raise ValueError(f"{told_as}: has values outside [0, 1]")
+        raise ValueError(f"{told_as}: it has values outside [0, 1]")
     return array.astype(np.float32)
 
 
@@ -287,7 +287,7 @@ def _read_start(
     if count < (settings.pick or settings.restarts):
         needed = f"pick={settings.pick}" if settings.pick else f"restarts={settings.restarts}"
         there = counted(count, "restart")
-        raise ValueError(f"{needed}: {path} holds {there}; with pick=NUMBER all start from one")
+        raise ValueError(f"{needed}: {path} holds {there}; with pick=NUMBER, all start from one")
     return start, found is not None
 
 

@@ -210,7 +210,9 @@ def _existing(given: Sequence[int] | None, layers: int) -> set[int] | None:
     if given is None:
         return None
     if max(given, default=0) >= layers:
-        log.info(f"bad_noise_layers: there is no layer {max(given)}, but {layers} in all")
+        log.info(
+            f"bad_noise_layers: there is no layer {max(given)}, since there are {layers} in all"
+        )
     return set(given) & set(range(layers))
 
 
@@ -377,8 +379,8 @@ def _take_up(run: Run) -> list[Restart]:
     for job in jobs:
         save(job.picture, results.take_up_restart, job)
     if len(jobs) < len(share):
-        done = counted(len(share) - len(jobs), "restart")
-        log.info(f"{done} of {len(share)} done before: {len(jobs)} to go")
+        done, whole = len(share) - len(jobs), counted(len(share), "restart")
+        log.info(f"{done} of {whole} had been done before: {len(jobs)} to go")
     return jobs
 
 

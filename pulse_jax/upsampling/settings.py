@@ -59,7 +59,7 @@ SLOTS = Notation(
     lambda slots: "auto" if slots is None else str(slots),
 )
 LAYERS = Notation(
-    "numbers with dots between, as 3.17",
+    "numbers with dots between, such as 3.17",
     lambda text: _split(text, ".", int),
     lambda layers: ".".join(map(str, layers)),
 )
@@ -146,15 +146,15 @@ class Settings:
     operator: str = _setting(
         "bicubic",
         PICTURES,
-        "Pictures are taken to have been degraded in this way, from left to right, as in "
+        "Pictures are assumed to have been degraded in this way, from left to right, as in "
         "blur:2,bicubic. A downscaler takes what is left of the factor. The choices are "
-        f"{', '.join(OPERATORS)}.",
+        f"{', '.join(OPERATORS)}, and module:callable of your own.",
     )
     value_range: tuple[float, float] | Literal["auto"] | None = _setting(
         None,
         PICTURES,
         "In grey pictures of more than 8 bits, LOW,HIGH are the values that are black and white. "
-        "With auto, they are each picture's lowest and highest. Without it, the file says them.",
+        "With auto, they are each picture's lowest and highest. Without it, the file tells them.",
         notation=RANGE,
     )
     init_from: str | None = _setting(
@@ -186,7 +186,8 @@ class Settings:
     loss_str: str | None = _setting(
         None,
         SEARCH,
-        f"The search lowers this weighted sum of L2, L1 and GEOCROSS. Without it, that is {LOSS}, "
+        "The search lowers this weighted sum of L2, L1, GEOCROSS and terms that are "
+        f"module:callable of your own. Without it, that is {LOSS}, "
         "or 100*L2 for generators without style vectors.",
     )
     opt_name: str = _setting(
@@ -203,7 +204,8 @@ class Settings:
         None,
         SEARCH,
         "This keeps latents where they belong, on their spheres. The choices are "
-        f"{', '.join(SCHEMES)}. Without it, it is rescale, and geodesic for langevin.",
+        f"{', '.join(SCHEMES)}, and module:callable of your own. Without it, it is rescale, and "
+        "geodesic for langevin.",
     )
     learning_rate: float = _setting(0.4, SEARCH, "The learning rate is at most this.")
     lr_schedule: str = _setting(
@@ -284,7 +286,7 @@ class Settings:
         with _blaming(scheme=self.scheme):
             schemes.parse(self.chosen_scheme)
         if self.opt_name == "pcn" and self.learning_rate > 1:
-            raise ValueError(f"learning_rate={self.learning_rate}: that of pcn is in (0, 1]")
+            raise ValueError(f"learning_rate={self.learning_rate}: pcn takes one in (0, 1]")
         # By name: making the optimiser would take a device, at each import.
         name, suited = self.chosen_scheme.partition(":")[0], self._suited_schemes()
         if name in SCHEMES and name not in suited:
