@@ -3,33 +3,33 @@
     python experiments/ablate_projection.py --preset=full
 
 Every scheme searches for the same held-out faces from the same starting points, with Adam and the
-original's learning rate, 0.4, unless its line says otherwise (`VARIANTS`). For each restart: the
-l2 of the result, the evaluations of the generator until an iterate met l2 1e-3, how far the result
-is from the spheres that it started on, | ‖z‖/‖start‖ − 1 |, and the score of the generator's
-discriminator; for each input the difference of its results.
+original's learning rate, 0.4, unless its line in `VARIANTS` says otherwise. Each restart is
+measured by the l2 of its result, the evaluations of the generator until an iterate met l2 1e-3, the
+distance | ‖z‖/‖start‖ − 1 | from the spheres that it started on, and the score of the generator's
+discriminator. Each input is measured by the difference of its results.
 
-The sphere is there for realism: without any hold on the norm (`none`) as many restarts meet l2, and
-latents drift off. A prior in its place nearly keeps realism; the Gaussian's meets l2 less often.
-With --preset=full it is ×4, since at ×8 the bundled generator meets 1e-3 nearly always.
+The sphere is there for realism. Without any hold on the norm (`none`), as many restarts meet l2,
+but latents drift off. A prior instead of the sphere nearly keeps realism, but the Gaussian's meets
+l2 less often. --preset=full downscales by 4, since at 8 the bundled generator nearly always meets
+1e-3.
 
-Intervals hold with 95%: means are over inputs (Student), and for the share that met an l2, an
-input with K restarts counts as one trial (Wilson). "evaluations" is the mean over restarts, those
-that never met 1e-3 with all their steps. Names with "− rescale" compare with the original's scheme
-on the same inputs, pair by pair.
+Intervals hold with 95%. Means are over inputs (Student). For the share that met an l2, an input
+with K restarts counts as one trial (Wilson). "evaluations" is the mean over restarts, and a restart
+that never met 1e-3 counts with all its steps. Names with "− rescale" compare with the original's
+scheme on the same inputs, pair by pair.
 
 A scheme of your own, a callable in a file of yours that makes one, is compared in the same way:
 
     python experiments/ablate_projection.py --variants=rescale,my_file:my_scheme --seeds=0:5
 
-With --seeds, all is done once for each of these seeds. They stand for the random starting points,
-or with --vary=pictures for the pictures that are searched for; the other stays as --seed has it.
-So the one tells how far the figures depend on where the searches begin, the other how far on which
-pictures they are for. by_seed.csv and by_seed.png hold each seed's means, and their mean over
-seeds.
+With --seeds, all is done once for each of these seeds. They vary the random starting points, or
+with --vary=pictures the pictures that are searched for. What isn't varied is as --seed says. So one
+tells how much the figures depend on where searches begin, and the other how much on the pictures.
+by_seed.csv and by_seed.png hold each seed's means, and their mean over seeds.
 
-Writes table.csv, rows of every restart in cells/, ablation.png and pictures.png. --preset=quick:
-five schemes, 3 faces with 4 restarts of 60 steps, 3 minutes on two cores; full: all, 12 faces with
-4 restarts, half an hour.
+Writes table.csv, rows of every restart in cells/, ablation.png and pictures.png. --preset=quick
+compares five schemes on 3 faces with 4 restarts of 60 steps, in 3 minutes on two cores. full
+compares all on 12 faces with 4 restarts, in half an hour.
 """
 
 from functools import partial
@@ -131,7 +131,7 @@ def main(folder):
 
 
 def read_seeds():
-    """Those of --seeds, else that of --seed. Raises ValueError if they can't be read."""
+    """The seeds of --seeds, or else of --seed. Raises ValueError if they can't be read."""
     if FLAGS.seeds is None:
         return (FLAGS.seed,)
     return pulse_jax.Settings.from_json({"seeds": FLAGS.seeds}).seeds
@@ -191,7 +191,7 @@ def distance(start, latents):
 
 
 def measure(found, score):
-    """A row for each restart, of all that was found out about it; diversity is its input's."""
+    """A row of figures for each restart. The diversity is that of its input."""
     single = [name for name, values in found.items() if values.ndim == 2]
     for i, batch in enumerate(found["images"]):
         scores, spread = score(batch), float(diversity(batch))
@@ -201,7 +201,7 @@ def measure(found, score):
 
 
 def pooled(of_seeds):
-    """The rows of all seeds: those of other pictures are further inputs, else further restarts."""
+    """The rows of all seeds. Other pictures count as inputs, and other starts as restarts."""
     pictures = FLAGS.vary == "pictures"
     rows = []
     for i, own in enumerate(of_seeds):
@@ -278,7 +278,7 @@ def draw_seeds(by_seed):
 
 
 def line(name, rows, columns, reference):
-    """Of the table: what the rows of a name say, compared with those of the reference."""
+    """A line of the table: the rows of a name, compared with those of the reference."""
 
     own = rows[name]
     figures = {"": name}
@@ -297,7 +297,7 @@ def line(name, rows, columns, reference):
 
 
 def draw(rows):
-    """Success, and what the others take and give compared with the first, face by face."""
+    """A figure of the success, and of the others' cost and score less those of the first."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 1.5 + 0.3 * len(rows)), sharey=True)
     places = np.arange(len(rows))[::-1]
     first = next(iter(rows))
@@ -323,7 +323,7 @@ def draw(rows):
 
 
 def draw_pictures(truth, inputs, shown):
-    """Of each scheme the first restart, for the first inputs."""
+    """A picture of each scheme's first restart, for the first inputs."""
     count = min(6, len(truth))
     enlarged = [images.resize_nearest(picture, FLAGS.factor) for picture in inputs[:count]]
     lines = {"face": truth[:count], "input": enlarged}

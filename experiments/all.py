@@ -1,13 +1,13 @@
-"""Run anew all experiments whose figures the pages and the model cards tell.
+"""Repeat all experiments whose figures are in the pages and the model cards.
 
     python experiments/all.py --list
     python experiments/all.py --pages=faces64,results
 
 The commands are those that readers see in docs/results.md, docs/costs.md and the model cards. They
 run one after another in the current folder, and their results lie in its runs/. What each of them
-prints is in runs/all/. Experiments go on where they were stopped. A command that fails is told at
-the end, and the others still run. All of it takes hours on two cores. Generators are not trained
-anew.
+prints is in runs/all/. Experiments go on where they were stopped. If a command fails, the others
+still run, and a line at the end names it. All of it takes hours on two cores. Generators are not
+trained anew.
 """
 
 import re
@@ -33,7 +33,7 @@ def main(_):
     pages |= {path.parent.name: path for path in sorted(ROOT.glob("checkpoints/*/README.md"))}
     for name in FLAGS.pages or []:
         if name not in pages:
-            sys.exit(f"all: --pages={name}: none of {', '.join(pages)}")
+            sys.exit(f"all: --pages={name} is none of {', '.join(pages)}")
     failed = []
     for name in FLAGS.pages or pages:
         for i, command in enumerate(commands(pages[name]), 1):
@@ -52,7 +52,7 @@ def commands(page):
 
 
 def run(command, log):
-    """Whether it succeeded; what it prints goes into a file."""
+    """Run a command, and say whether it succeeded. What it prints goes into a file."""
     _, script, *arguments = shlex.split(command)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as file:

@@ -11,39 +11,40 @@
     python experiments/benchmark.py --mode=command --recipes=fast
     python experiments/benchmark.py --mode=start --recipes=fast --faces=1
 
-- steps, the default: their rate, with so many restarts at once; an evaluation is one restart's
-  image and gradient. Beside it: the share of what the device does in products of square matrices
-  (3072² on a CPU, 8192² elsewhere) of the same type, counting the operations of the original
-  networks, whatever is saved of them; the time of the search's compiled chunk over that of as many
-  bare compiled steps; what the chunk takes in memory and to compile; for trained generators, the
-  restarts a search has accepted in a second, and by how much the error of their images, in float32
-  and 8 bits, exceeds what the search has seen.
-  --against_torch (pip install -e ".[bench]") adds, for StyleGAN 1 and the recipe "original", the
-  time of the same steps in eager PyTorch, in float32 on the same device, over ours, once images and
-  errors have been found equal.
-- scaling: time and memory of more and more restarts. The seconds in a round, of --slots restarts,
-  should stay, and so should the memory.
-- slots: restarts accepted in a second if a slot goes to the next one as soon as it is free, and if
-  batches of as many wait for their slowest.
-- recipes: restarts accepted in a second, and whether their images are as good: the discriminator's
-  score, GEOCROSS, and diversity, the mean difference of two restarts of one input, with the same
-  noise maps. Beside them the score of the true faces.
-- command: the time of `pulse_jax.upsample`, which is all that the command does once it has been
-  imported, over the time of its search alone: of the same pictures, restarts, slots and steps, with
-  the same results. What is compiled has been compiled before: the command finds it in its cache,
-  and the search has it at hand. The goal is at most 1.05.
-- start: the seconds until a process of the command has written its first result, if an earlier one
-  has compiled what it needs, over the seconds of a process that does `import jax`. The slots are
-  those that the command chooses. The goal is 5 seconds on two cores. This process holds the
-  accelerator too: there, XLA_PYTHON_CLIENT_PREALLOCATE=false leaves memory to the others.
+- steps, the default, measures the rate of steps with so many restarts at once. An evaluation is one
+  restart's image and gradient. "share of matrix rate" compares with products of square matrices of
+  the same type (3072² on a CPU, 8192² elsewhere). It counts the operations of the original
+  networks, even if ours need fewer. Other columns have the time of the search's compiled chunk over
+  that of as many bare compiled steps, and what the chunk takes in memory and to compile. For
+  trained generators, there are the restarts that a search has accepted in a second, and how much
+  the error of their images, in float32 and 8 bits, exceeds what the search has seen.
+  --against_torch (pip install -e ".[bench]") is for StyleGAN 1 and the recipe "original". It adds
+  the time of the same steps in eager PyTorch, in float32 on the same device, over ours. Images and
+  errors are checked to be equal before.
+- scaling measures time and memory of more and more restarts. The seconds of a round of --slots
+  restarts should stay the same, and so should the memory.
+- slots compares the restarts accepted in a second if a slot goes to the next one as soon as it is
+  free, and if batches of as many wait for their slowest.
+- recipes measures restarts accepted in a second, and how good their images are: the discriminator's
+  score, which the true faces have too, GEOCROSS, and diversity, the mean difference of two restarts
+  of one input, with the same noise maps.
+- command measures the time of `pulse_jax.upsample`, which is all that the command does once it has
+  been imported, over the time of its search alone. Both have the same pictures, restarts, slots,
+  steps and results. All has been compiled before: the command finds it in its cache, and the search
+  has it at hand. The goal is at most 1.05.
+- start measures the seconds until a process of the command has written its first result, over the
+  seconds of a process that does `import jax`. An earlier process has compiled what it needs. The
+  command chooses the slots. The goal is 5 seconds on two cores. This process holds an accelerator
+  too, and with XLA_PYTHON_CLIENT_PREALLOCATE=false it leaves memory to the others.
 
 Inputs are freshly drawn faces that the generator has never seen. A restart is accepted if its
-image, as an 8-bit file holds it, downscales to the input with a mean squared error of at most 1e-3;
-searches aim at 0.8e-3, as the command does. Seconds are those of the search alone. What is compared
-is timed in turns; given are medians over the turns, of ratios too.
+image, as an 8-bit file holds it, downscales to the input with a mean squared error of at most 1e-3.
+Searches aim at 0.8e-3, as the command does. Seconds are those of the search alone. What is compared
+is timed in turns, and figures, also ratios, are medians over the turns.
 
-Prints a table and writes it to MODE.csv, the settings to MODE.json. Two cores take minutes for each
-command, a quarter of an hour for 1024². Whatever else runs meanwhile spoils all but the ratios.
+Prints a table and writes it to MODE.csv, and the settings to MODE.json. Each command takes minutes
+on two cores, or for 1024² a quarter of an hour. Other work on the machine spoils all but the
+ratios.
 """
 
 import contextlib
@@ -101,23 +102,35 @@ RECIPES = {
 
 FLAGS = flags.FLAGS
 MODES = ("steps", "scaling", "slots", "recipes", "command", "start")
-flags.DEFINE_enum("mode", "steps", MODES, "What to measure.")
+flags.DEFINE_enum("mode", "steps", MODES, "This is measured.")
 flags.DEFINE_list(
     "generators",
     "faces64",
-    "Bundled generators, or folders that hold one; for steps, command and start also stylegan256 "
-    "and the like: StyleGAN 1 with the official channels and random weights.",
+    "These bundled generators, or folders that hold one, are measured. In steps, command and "
+    "start, stylegan256 and the like are StyleGAN 1 with the official channels and random weights.",
 )
-flags.DEFINE_list("recipes", list(RECIPES), f"Of {', '.join(RECIPES)}; ratios are to the first.")
-flags.DEFINE_list("dtypes", "float32", "In steps: of the activations, float32 or bfloat16.")
-flags.DEFINE_list("restarts", "8", "At once in steps, in all in scaling, else for each face.")
-flags.DEFINE_integer("slots", 8, "Restarts at once, but for steps and start.", lower_bound=1)
-flags.DEFINE_integer("faces", 16, "Freshly drawn faces.", lower_bound=1)
-flags.DEFINE_integer("steps", 100, "Of a restart, at most.", lower_bound=1)
-flags.DEFINE_integer("repeats", 5, "Turns that are timed.", lower_bound=1)
-flags.DEFINE_bool("against_torch", False, "Compare steps with PyTorch's.")
-flags.DEFINE_integer("seed", 1000, "Of the faces and restarts; the trainer's must be another.")
-flags.DEFINE_string("workdir", "runs/benchmark", "Folder for the results.")
+flags.DEFINE_list(
+    "recipes",
+    list(RECIPES),
+    f"Of {', '.join(RECIPES)}, these are measured. Ratios are to the first.",
+)
+flags.DEFINE_list("dtypes", "float32", "In steps, activations are float32 or bfloat16.")
+flags.DEFINE_list(
+    "restarts",
+    "8",
+    "So many are searched: at once in steps, in all in scaling, else for each face.",
+)
+flags.DEFINE_integer(
+    "slots", 8, "So many restarts are searched at once, but for steps and start.", lower_bound=1
+)
+flags.DEFINE_integer("faces", 16, "This many faces are freshly drawn.", lower_bound=1)
+flags.DEFINE_integer("steps", 100, "Each restart makes at most this many steps.", lower_bound=1)
+flags.DEFINE_integer("repeats", 5, "This many turns are timed.", lower_bound=1)
+flags.DEFINE_bool("against_torch", False, "Steps are compared with PyTorch's.")
+flags.DEFINE_integer(
+    "seed", 1000, "Faces and restarts depend on this number. It must be no trainer's."
+)
+flags.DEFINE_string("workdir", "runs/benchmark", "The results are written into this folder.")
 
 
 def main(_):
@@ -133,13 +146,13 @@ def benchmark():
     jax.config.update("jax_enable_compilation_cache", FLAGS.mode == "command")
     for recipe in FLAGS.recipes:
         if recipe not in RECIPES:
-            raise ValueError(f"--recipes={recipe}: none of {', '.join(RECIPES)}")
+            raise ValueError(f"--recipes={recipe} is none of {', '.join(RECIPES)}")
     for dtype in FLAGS.dtypes:
         if dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"--dtypes={dtype}: neither float32 nor bfloat16")
+            raise ValueError(f"--dtypes={dtype} is neither float32 nor bfloat16")
     for count in FLAGS.restarts:
         if not (count.isdecimal() and int(count)):
-            raise ValueError(f"--restarts={count}: not at least 1")
+            raise ValueError(f"--restarts={count} must be at least 1")
     workdir = expanded(FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     measures = (steps, scaling, slots, recipes, command, start)
@@ -216,7 +229,7 @@ def set_up(name, recipe, dtype=None):
 
 
 def random_stylegan(resolution):
-    """StyleGAN with the official channels, every weight from N(0, 1)."""
+    """StyleGAN with the official channels. Every weight is drawn from N(0, 1)."""
     network = StyleGAN(resolution, CHANNELS[: resolution.bit_length() - 2])
     size = network.latent_size
     noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
@@ -252,7 +265,7 @@ def draw_inputs(setup):
 
 
 def make_start(setup, targets):
-    """`start` of `stream`: restart n, a function of the seed and n alone, for the n-th target."""
+    """`start` of `stream`. Restart n is for target n and depends on the seed and n alone."""
     key, targets = jax.random.key(FLAGS.seed + 1), jnp.asarray(targets)
 
     @jax.jit
@@ -291,13 +304,13 @@ def search_all(setup, start, restarts, slots):
 
 
 def warm_up(setup, start, slots):
-    """Compiles what a search needs, also where slots are filled again."""
+    """Compile what a search needs, also where slots are filled again."""
     for _ in search(setup, start, 2 * slots, slots, steps=1):
         pass
 
 
 def evaluations(state):
-    """How often restarts have computed an image and its gradient, all together."""
+    """How many images with gradients all restarts have computed together."""
     return int(np.asarray(state.step).sum())
 
 
@@ -347,7 +360,7 @@ def steps(name, restarts):
 
 
 def search_figures(setup, slots):
-    """Of one search, with a restart for each face, or more to fill the slots."""
+    """Figures of one search, with a restart for each face, or more to fill the slots."""
     restarts = slots * -(-FLAGS.faces // slots)
     _, inputs = draw_inputs(setup)
     targets = np.resize(inputs, (restarts, *inputs.shape[1:]))
@@ -528,7 +541,7 @@ def recipes(name, restarts):
 
 
 def judge(setup, state, targets, score):
-    """Figures of the accepted restarts; a face's restarts follow one another."""
+    """Figures of the accepted restarts. The restarts of a face follow one another."""
 
     def by_face(array):
         return array.reshape(FLAGS.faces, -1, *array.shape[1:])
@@ -615,7 +628,7 @@ def command_jobs(results):
 
 
 def command_start(setup, settings, jobs):
-    """`start` of `stream`, where the command starts."""
+    """`start` of `stream`, at the command's starting points."""
     targets = np.stack([job.picture.target for job in jobs])
     draw, init = make_draw(setup.generator, settings), jax.jit(jax.vmap(setup.search.init))
     return lambda numbers: (targets[numbers], init(*draw([jobs[number] for number in numbers])))

@@ -2,24 +2,24 @@
 
     python experiments/compare_baselines.py --preset=full
 
-Small pictures of faces with stubble, moustaches and beards, which is what an average smooths away,
-are enlarged by nearest neighbour, by Pillow's bicubic and Lanczos, by a convolutional network that
-is trained here on the mean squared error, and by PULSE with the original's recipe: its first
-restart and, to see what an average does, the mean of all restarts. The truth goes with them, for
-the value of each measure that is as good as can be.
+The faces have stubble, moustaches and beards, since that is what an average smooths away. Small
+pictures of them are enlarged by nearest neighbour, by Pillow's bicubic and Lanczos, by a
+convolutional network that is trained here on the mean squared error, and by PULSE with the
+original's recipe. Of PULSE there are the first restart and, to see what an average does, the mean
+of all restarts. The truth is measured too, which tells the best possible value of each measure.
 
-Against the truth: PSNR and SSIM. Without it: l2, the mean squared error of the result when
-downscaled again; NIQE and the Fréchet distance, both to other bearded faces; the energy above the
-Nyquist frequency of the input, over that of the true face, in the whole image and in the pixels
-that the facial hair covers; the score of the generator's discriminator, if it tells faces from
-samples that are far off. Intervals hold the mean over faces with 95%.
+PSNR and SSIM compare with the truth. The other measures don't: l2, the mean squared error of the
+result when downscaled again; NIQE and the Fréchet distance, both to other bearded faces; the energy
+above the Nyquist frequency of the input, over that of the true face, in the whole image and in the
+pixels that the facial hair covers; and the score of the generator's discriminator, if it tells
+faces from samples that are far off. Intervals hold the mean over faces with 95%.
 
-With the bundled generator, the network's pictures have half the energy of true faces, PULSE's a
-little more than these; PULSE is the more natural by NIQE and 4 dB further from the truth. The mean
-of four restarts isn't blurred either, and by NIQE better than one: they are much alike.
+With the bundled generator, the network's pictures have half the energy of true faces, and PULSE's a
+little more than true faces. PULSE is more natural by NIQE and 4 dB further from the truth. The mean
+of four restarts isn't blurred either, and better than one by NIQE, since they are much alike.
 
-Writes table.csv, measures.png and pictures.png. --preset=quick: 8 faces, and a network that has
-seen less, 3 minutes on two cores; full: 24 faces, 6 minutes.
+Writes table.csv, measures.png and pictures.png. --preset=quick takes 8 faces and a network that has
+seen less, and 3 minutes on two cores. full takes 24 faces and 6 minutes.
 """
 
 from functools import partial
@@ -78,7 +78,7 @@ BATCH = 16  # faces in a training step
 
 def main(folder):
     if FLAGS.images is not None:
-        raise ValueError(f"--images={FLAGS.images}: the network is trained on drawn faces alone")
+        raise ValueError(f"--images={FLAGS.images}: the network is only trained on drawn faces")
     generator, params = pulse_jax.load(FLAGS.generator)
     operator = pulse_jax.OPERATORS["bicubic"](FLAGS.factor)
     faces, beards = bearded_faces(generator.resolution, FLAGS.inputs + FLAGS.reference)
@@ -123,14 +123,14 @@ def bearded_faces(resolution, count):
 
 
 def enlarge(inputs, filtering):
-    """Pillow's, of 8-bit images."""
+    """8-bit images, enlarged by one of Pillow's filters."""
     side = inputs.shape[1] * FLAGS.factor
     small = [Image.fromarray(images.to_uint8(x)) for x in inputs]
     return np.stack([np.float32(x.resize((side, side), filtering)) / 255 for x in small])
 
 
 class Network(nn.Module):
-    """Residual blocks at the input's size, then doublings; it adds to bicubic interpolation.
+    """Residual blocks at the input's size, then doublings. Its output is added to a bicubic one.
 
     Pixels are shuffled out of channels (Shi et al., CVPR 2016).
     """
@@ -158,9 +158,11 @@ def shuffle(x):
 
 
 def train(operator, resolution):
-    """The network's parameters, flat, after --train_steps on freshly drawn faces."""
+    """The flat parameters of the network after --train_steps on freshly drawn faces."""
     if FLAGS.factor < 2 or FLAGS.factor & (FLAGS.factor - 1):
-        raise ValueError(f"--factor={FLAGS.factor}: the network doubles, it takes a power of 2")
+        raise ValueError(
+            f"--factor={FLAGS.factor}: the network doubles sides, so it must be a power of 2"
+        )
     network = Network(FLAGS.factor)
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, FLAGS.train_steps))
     key = jax.random.fold_in(jax.random.key(FLAGS.seed), 2)
@@ -196,7 +198,7 @@ def apply(params, inputs):
 
 
 def search(generator, params, operator, inputs):
-    """All restarts of PULSE, with the original's recipe."""
+    """The results of all restarts of PULSE, with the original's recipe."""
     built = harness.build(generator, operator)
     return {"images": harness.search_all(generator, params, operator, built, inputs).images}
 
@@ -232,7 +234,7 @@ def measure(truth, inputs, operator, beards, model, score, batch):
 
 
 def frechet_rows(results, reference):
-    """The distance of each method's results to other faces; the truth's is the least to expect."""
+    """The distance of each method's results to other faces. The truth's is the least to expect."""
     other = frechet_features(reference)
     for name, batch in results.items():
         yield {"method": name, "Fréchet": frechet(frechet_features(batch), other)}
@@ -264,7 +266,7 @@ def summary(rows, distances):
 
 
 def interval(key, values):
-    """(mean, low, high); of what is a ratio, the geometric mean, which is 1 for equals."""
+    """(mean, low, high). For ratios this is the geometric mean, which is 1 for equals."""
     if key not in RATIOS:
         return mean_interval(values)
     return np.exp(mean_interval(np.log(values)))
@@ -281,7 +283,7 @@ COLOURS |= {"mean of PULSE": "C8", "PULSE": "C2"}
 
 
 def draw_measures(rows, results):
-    """Spectra, over the truth's; and energy in the beard against PSNR."""
+    """A figure of the spectra over the truth's, and of the energy in the beard against PSNR."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
     true = spectrum(results["truth"])
     at = np.arange(len(true)) * FLAGS.factor / len(true)
@@ -308,7 +310,7 @@ def draw_measures(rows, results):
 
 
 def spectrum(batch):
-    """Mean power in the cosines of each number, the larger one of the two sides: (R,)."""
+    """Mean power of the cosines by frequency, the larger one of the two axes: (R,)."""
     grey = batch @ LUMA
     power = np.mean(dctn(grey, axes=(1, 2), norm="ortho") ** 2, axis=0)
     number = np.arange(len(power))

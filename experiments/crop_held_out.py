@@ -2,8 +2,8 @@
 
     python experiments/crop_held_out.py --data=galaxies --output_dir=runs/galaxies/held_out
 
-They don't overlap, and serve other experiments as --images, with --generator=galaxies64 or
-tissue64. At a side of 64 there are 45 of galaxies and 16 of tissue.
+The crops don't overlap. Other experiments take the folder as --images, with
+--generator=galaxies64 or tissue64. At a side of 64 there are 45 of galaxies and 16 of tissue.
 """
 
 from absl import app, flags

@@ -2,17 +2,19 @@
 
     python experiments/degradations.py --preset=full
 
-Nothing in the search is about downscaling: it takes any linear operator. Held-out faces are made
-small, blurred, moved, cut and turned grey, each is searched from several starts with the original's
-recipe, and the table gives the share of restarts whose degraded image is within eps of the input in
-mean square, and the median of that error; the interval takes each face for one trial. What keeps
-pixels, a mask or grey, asks more of the generator than what averages over many, and misses eps,
-nearly always or always, by a factor of 1.4 and 2: a drawn face that it has never seen is a little
-off its range everywhere.
+Nothing in the search is about downscaling, and it takes any linear operator. Here, held-out faces
+are downscaled, blurred, moved, cut and turned grey, and each is searched from several starts with
+the original's recipe. The table gives the share of restarts whose degraded image is within eps of
+the input in mean square, and the median of that error. In the interval each face counts as one
+trial.
 
-Writes table.csv, rows of every restart in cells/, and degradations.png, a row for each operator:
-the truth, the input, the results. --preset=quick: 1 face, 3 minutes on two cores; full: 4 faces,
-4 minutes.
+An operator that keeps pixels, as a mask or grey does, asks more of the generator than one that
+averages over many. Such searches miss eps nearly always or always, by a factor of 1.4 and 2, since
+a drawn face that the generator has never seen is a little off its range everywhere.
+
+Writes table.csv, rows of every restart in cells/, and degradations.png, which has a row for each
+operator: the truth, the input, the results. --preset=quick takes 1 face and 3 minutes on two cores,
+and full 4 faces and 4 minutes.
 """
 
 from functools import partial
@@ -65,13 +67,13 @@ def search(generator, params, text, truth):
 
 
 def restarts(cell):
-    """A row for each."""
+    """A row for each restart."""
     for (i, k), l2 in np.ndenumerate(cell["l2"]):
         yield {"input": i, "restart": k, "l2": float(l2)}
 
 
 def line(name, inputs, rows):
-    """Of the table."""
+    """A line of the table."""
     l2 = np.reshape([row["l2"] for row in rows], (-1, FLAGS.restarts))
     met = (l2 <= FLAGS.eps).mean(axis=1)
     return {
@@ -83,7 +85,7 @@ def line(name, inputs, rows):
 
 
 def draw(truth, found):
-    """The first face's."""
+    """A picture of the first face's results."""
     figure, axes = plt.subplots(len(found), 1, figsize=(6.4, 0.9 * len(found) + 0.1))
     for axis, (name, cell) in zip(axes, found.items(), strict=True):
         enlarged = images.resize_nearest(

@@ -2,30 +2,32 @@
 
     python experiments/diversity.py --preset=full
 
-Each held-out face is made small and searched from several starts, with the original's recipe. Of
-what has met eps:
+Each held-out face is made small and searched from several starts, with the original's recipe. Two
+things are measured on the results that have met eps:
 
-- For every pair of one input's results, how much they differ, drawn with the same noise maps, so
-  that it is due to the styles alone; and how much they differ downscaled, where all are to equal
-  the input. Beside them, pairs of different faces.
-- What differs: a small network (common/reader.py), trained here on freshly drawn faces, reads their
-  attributes off an image. For each attribute, half the mean square difference of two results of an
-  input (their variance), and half that of a result and the true face, both over the variance of
-  faces. The first is 0 where the results agree; the second 0 where they are right, and 1 where they
-  might as well be of another face. If starts found all that fits, in proportion, both would be
-  equal. The second is larger where the generator, or the search, has its preferences.
+- How much do they differ? Every pair of an input's results is compared as it is and downscaled,
+  where all should equal the input. They are drawn with the same noise maps, so that differences are
+  due to the styles alone. Pairs of different faces are measured too.
+- What differs? A small network (common/reader.py), trained here on freshly drawn faces, reads their
+  attributes off an image. For each attribute, there is half the mean square difference of two
+  results of an input (their variance), and half that of a result and the true face. Both are over
+  the variance of faces. The first is 0 if the results agree. The second is 0 if they are right, and
+  1 if they might as well be of another face. If starts found all that fits, in proportion, both
+  would be equal. The second is larger if the generator or the search has preferences.
 
-Attributes count that are read with R² ≥ 0.5 on faces which the reader hasn't seen: numbers as they
-are, hues and angles as points of a circle, kinds as a 1 among 0s. Differences are read off images
-on both sides. Intervals hold the mean over inputs with 95%.
+Attributes count if they are read with R² ≥ 0.5 on faces which the reader hasn't seen. Numbers are
+taken as they are, hues and angles as points of a circle, and kinds as a 1 among 0s. Both sides of a
+difference are read off images. Intervals hold the mean over inputs with 95%.
 
 With the bundled generator, results of one input differ 2.5 times as much as what they downscale to,
-pairs of faces 1.1 times. Clothing, eyes and nose vary most; skin, hair colour and background least.
-Nearly all vary less than they are off the truth: the generator has its preferences.
+and pairs of faces 1.1 times. Clothing, eyes and nose vary most, and skin, hair colour and
+background least. Nearly all vary less than they are off the truth, so the generator has
+preferences.
 
-Writes distances.csv, attributes.csv, diversity.png and pictures.png: in pairs of rows, a face and
-results, and below each what it downscales to. --preset=quick: 6 faces, 8 starts and a reader that
-has seen less, 3 minutes on two cores; full: 16 faces, 8 starts, 8 minutes.
+Writes distances.csv, attributes.csv, diversity.png and pictures.png, which has pairs of rows: a
+face and its results, and below each what it downscales to. --preset=quick takes 6 faces, 8 starts,
+a reader that has seen less, and 3 minutes on two cores. full takes 16 faces, 8 starts and 8
+minutes.
 """
 
 import itertools
@@ -62,7 +64,7 @@ PRESETS = {
 
 def main(folder):
     if FLAGS.images is not None:
-        raise ValueError(f"--images={FLAGS.images}: the reader is trained on drawn faces alone")
+        raise ValueError(f"--images={FLAGS.images}: the reader is only trained on drawn faces")
     if FLAGS.restarts < 2:
         raise ValueError(f"--restarts={FLAGS.restarts}: differences take at least 2")
     generator, params = pulse_jax.load(FLAGS.generator)

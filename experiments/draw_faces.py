@@ -2,9 +2,10 @@
 
     python experiments/draw_faces.py --output_dir=runs/faces --count=4 --factor=8
 
-Writes truth/face_01.png … and input/face_01.png …, whose side is size / factor, and sheet.png, all
-faces side by side. Different seeds give different faces; the examples of checkpoints/faces64 are
-the inputs with the default flags, checkpoints/faces.png the sheet of --count=64 --size=128.
+Writes truth/face_01.png … and input/face_01.png …, whose side is size / factor, and sheet.png with
+all faces side by side. Different seeds give different faces. The examples of checkpoints/faces64
+are the inputs with the default flags, and checkpoints/faces.png is the sheet with --count=64
+--size=128.
 """
 
 import math

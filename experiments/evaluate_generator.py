@@ -3,33 +3,33 @@
     python experiments/evaluate_generator.py --generator=faces64 --preset=full
     python experiments/evaluate_generator.py --generator=galaxies64 --images=FOLDER --eps=1e-6
 
-Held-out images are made small and searched, several restarts of each, with one of the command's
-recipes: fast, which is L-BFGS from images of one style and stops at eps, or the original's.
+Held-out images are made small and searched, with several restarts each, by one of the command's
+recipes. These are fast, which is L-BFGS from images of one style and stops at eps, and original.
 
-- success: the share of restarts whose image, as saved, downscales to the input within an l2 of 1e-3
-  and 2e-3; and within 5% of the variance of the input's pixels, which also means something where
-  most of a picture is dark. Restarts of one input aren't independent: the interval (Wilson, 95%)
-  counts an input as one trial.
-- sharpness: the mean energy of the Laplacian, of results over that of the true images.
-- diversity: the root mean square difference of two results of one input, with the same noise maps,
-  so that it is due to the styles alone.
-- score, the discriminator's, of results, of the true images, and of samples.
+- success is the share of restarts whose image, as saved, downscales to the input within an l2 of
+  1e-3 and 2e-3. It is also given within 5% of the variance of the input's pixels, which says more
+  if most of a picture is dark. Restarts of one input aren't independent, so the interval (Wilson,
+  95%) counts an input as one trial.
+- sharpness is the mean energy of the Laplacian of results, over that of the true images.
+- diversity is the root mean square difference of two results of one input, with the same noise
+  maps, so that it is due to the styles alone.
+- score is the discriminator's, for results, for the true images, and for samples.
 
-Of drawn faces the attributes are known, and a small network (common/reader.py) reads them off the
-results: how often glasses and facial hair are kept, or invented, and how far the skin tone shifts,
-for faces of dark, medium and light skin, with and without glasses and facial hair. "read off the
-truth" is what the reader makes of the true faces: no result can be expected to do better. The skin
-shift is from what is read off the truth to what is read off the results, 0 for the lightest, 1 the
-darkest.
+The attributes of drawn faces are known, and a small network (common/reader.py) reads them off the
+results. This tells how often glasses and facial hair are kept or invented, and how far the skin
+tone shifts, for faces of dark, medium and light skin, with and without glasses and facial hair.
+"read off the truth" is what the reader makes of the true faces: no result can be expected to do
+better. The skin tone is 0 for the lightest and 1 for the darkest, and its shift is what is read off
+the results less what is read off the truth.
 
-Of the bundled faces64, with --preset=full, 99.6% of the restarts meet 1e-3, results are as sharp as
+With the bundled faces64 and --preset=full, 99.6% of the restarts meet 1e-3, results are as sharp as
 the truth (0.96), and glasses are kept on two faces of three and invented on half of the others.
 
-What an input leaves open should differ between its restarts: variety.csv tells it of glasses,
-facial hair, hair style and expression.
+What an input leaves open should differ between its restarts. variety.csv tells whether glasses,
+facial hair, hair style and expression do.
 
-Writes summary.csv, groups.csv, variety.csv, skin.png and pictures.png. --preset=quick: 8 images
-with 4 restarts, 3 minutes on two cores; full: 64 with 8, 8 minutes.
+Writes summary.csv, groups.csv, variety.csv, skin.png and pictures.png. --preset=quick takes 8
+images with 4 restarts and 3 minutes on two cores, and full 64 with 8 and 8 minutes.
 """
 
 from functools import partial
@@ -135,7 +135,7 @@ def measure(found, truth, inputs):
 
 
 def measure_others(generator, params, truth):
-    """Scores of the true images and of as many samples."""
+    """The scores of the true images and of as many samples."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(FLAGS.seed), 4), len(truth))
     samples = harness.render(generator, params, *jax.vmap(generator.sample)(keys))
     score = realism(FLAGS.generator)
@@ -175,7 +175,7 @@ def summarise(rows, others, found):
 
 
 def read(weights, truth, found):
-    """A row for each restart, and one, of restart 0, for each true face."""
+    """A row for each restart, and for each true face one with restart 0."""
     keys = jax.random.split(
         jax.random.key(FLAGS.seed), len(truth)
     )  # as `harness.held_out` has them
@@ -210,7 +210,7 @@ GROUPS = {
 
 
 def by_group(readings):
-    """A line for each group of true faces; means over inputs, their intervals with 95%."""
+    """A line for each group of true faces: means over inputs with 95% intervals."""
     lines = []
     for group, belongs in GROUPS.items():
         of_group = [row for row in readings if belongs(row)]
@@ -245,8 +245,9 @@ def by_group(readings):
 def by_attribute_left_open(readings):
     """A line for each attribute that a small image hardly tells: does it vary between restarts?
 
-    Of kinds, the share of inputs whose restarts differ (Wilson's interval); of expressions, the
-    standard deviation within an input, over that between the true faces, both as they are read.
+    For kinds, it has the share of inputs whose restarts differ (Wilson's interval). For
+    expressions, it has the standard deviation within an input, over that between the true faces,
+    both as they are read.
     """
     inputs = sorted({row["input"] for row in readings})
 

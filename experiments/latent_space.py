@@ -2,15 +2,15 @@
 
     python experiments/latent_space.py --preset=full
 
-The ablation that the paper left out. The original searches one whitened style vector for each layer
-("w"), five noise maps too, and draws the styles together with GEOCROSS. Each variant changes one of
-these. The same held-out faces for all; a restart's start is drawn from the same key, so it is the
-same point where the space is.
+This is the ablation that the paper left out. The original searches one whitened style vector for
+each layer ("w") and five noise maps, and draws the styles together with GEOCROSS. Each variant
+changes one of these. All search for the same held-out faces. A restart's start is drawn from the
+same key, so it is the same point if the space is the same.
 
-For each: the share of restarts that met l2 1e-3 and 2e-3, the evaluations until the first was met,
-the score of the generator's discriminator, the difference of two results of one input, and GEOCROSS
-of the results. Intervals
-hold with 95%: means are over inputs (Student); for shares an input counts as one trial (Wilson).
+Each is measured by the share of restarts that met l2 1e-3 and 2e-3, the evaluations until the first
+was met, the score of the generator's discriminator, the difference of two results of one input, and
+GEOCROSS of the results. Intervals hold with 95%. Means are over inputs (Student). For shares, an
+input counts as one trial (Wilson).
 
 A space with fewer dimensions, or one that keeps to what the mapping network makes, finds less: with
 the bundled generator "w" meets l2 1e-3 always, "w full covariance", "z" and "w tiled" in 78 to 63%
@@ -76,7 +76,7 @@ def main(folder):
         raise ValueError(f"--restarts={FLAGS.restarts}: diversity takes at least 2")
     for name in FLAGS.spaces:
         if name not in SPACES:
-            raise ValueError(f"--spaces={name}: none of {'; '.join(SPACES)}")
+            raise ValueError(f"--spaces={name} is none of {'; '.join(SPACES)}")
     resolution = pulse_jax.load(FLAGS.generator)[0].resolution
     operator = pulse_jax.operators.bicubic(FLAGS.factor)
     truth = harness.held_out(resolution)

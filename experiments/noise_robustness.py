@@ -1,24 +1,25 @@
-"""Does the search denoise? What comes out for an input that isn't the downscaled picture.
+"""Does the search denoise? What does it find for an input that isn't the downscaled picture?
 
     python experiments/noise_robustness.py --preset=full
 
-Held-out faces are downscaled and spoiled: by Gaussian noise of several strengths and by salt and
-pepper, after downscaling, or by motion blur before it, as in the paper's figures. The spoiled input
-is searched with the original's recipe. Then two root mean square distances to the clean input are
-compared: that of the spoiled input, and that of the result, downscaled. Where the second is
-smaller, the search has taken away more of what was added than it has missed of the picture; the
-generator, which can't draw noise, is all that it knows of noise. Motion blur is also searched with
-an operator that blurs before it downscales: then it is no noise, but known.
+Held-out faces are downscaled and spoiled, as in the paper's figures: by Gaussian noise of several
+strengths or salt and pepper after downscaling, or by motion blur before it. The spoiled input is
+searched with the original's recipe. Then two root mean square distances to the clean input are
+compared: that of the spoiled input, and that of the downscaled result. If the second is smaller,
+the search has removed more of what was added than it has missed of the picture. All that it knows
+of noise is the generator, which can't draw it. Motion blur is also searched with an operator that
+blurs before it downscales, so that the blur is known.
 
-With the bundled generator, the result is the nearer one from a σ of 10 on, about half as far at 25
-and 50. Where less is spoiled, as by the motion blur, it isn't, since eps lets it err by 7 of 255.
+With the bundled generator, the result is nearer from a σ of 10 on, and about half as far at 25 and
+50. If less is spoiled, as by the motion blur, it isn't nearer, since eps lets it err by 7 of 255.
 
-The paper's motion blur is of 100 pixels at a factor of 64; ours is as long in pixels of the input.
-Units are those of 8-bit pixels, 0 to 255. Intervals are of means over faces, with 95%, and so
-is that of the difference of the two distances.
+The paper's motion blur has 100 pixels at a factor of 64, and ours is as long in pixels of the
+input. Units are those of 8-bit pixels, 0 to 255. Intervals hold the mean over faces with 95%, also
+for the difference of the two distances.
 
-Writes table.csv, noise.png, with the distances by the strength of the noise, and pictures.png.
---preset=quick: 4 faces with 2 restarts, 3 minutes on two cores; full: 8 faces with 2, 4 minutes.
+Writes table.csv, noise.png with the distances by the strength of the noise, and pictures.png.
+--preset=quick takes 4 faces with 2 restarts and 3 minutes on two cores, and full 8 faces with 2 and
+4 minutes.
 """
 
 from functools import partial
@@ -67,13 +68,13 @@ def main(folder):
 
 
 def add_noise(clean, sigma):
-    """Gaussian, the same for all sigmas but for its strength; as an 8-bit file holds it."""
+    """Images with Gaussian noise, as 8-bit files hold them. Sigma only changes its strength."""
     noise = np.random.default_rng((FLAGS.seed, 1)).standard_normal(clean.shape)
     return as_saved(clean + sigma / 255 * noise)
 
 
 def salt_and_pepper(clean):
-    """Pixels become black or white."""
+    """Images in which some pixels are black or white."""
     chance = np.random.default_rng((FLAGS.seed, 2)).uniform(size=clean.shape[:3])[..., None]
     return np.where(chance < DENSITY / 2, 0, np.where(chance < DENSITY, 1, clean))
 
@@ -98,7 +99,7 @@ def distances(downscale, clean, inputs, results):
 
 
 def by_input(name, rows, column):
-    """Means over the restarts of each input (N,): restarts depend on one another."""
+    """Means over the restarts of each input (N,), since restarts depend on one another."""
     values = [row[column] for row in rows if row["cell"] == name]
     return np.reshape(values, (FLAGS.inputs, FLAGS.restarts)).mean(axis=1)
 
@@ -135,7 +136,7 @@ def draw_distances(rows):
 
 
 def draw_pictures(downscale, truth, clean, inputs, results):
-    """The first face's."""
+    """A picture of the first face's results."""
     figure, axes = plt.subplots(len(SHOWN), 1, figsize=(6.6, 1.05 * len(SHOWN) + 0.2))
 
     def enlarge(image):

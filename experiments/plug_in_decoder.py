@@ -4,9 +4,9 @@
     pulse_jax --generator=plug_in_decoder:make --input_dir=../checkpoints/faces64/examples
 
 Probabilistic PCA (Tipping and Bishop, 1999) says that a face is x = μ + W z with z ~ N(0, I): a
-linear decoder of one Gaussian vector, which lies on one sphere. μ is the mean of 2,000 faces, W has
-their first 300 principal axes, each times its standard deviation. Its faces are ghostly, as sums
-of faces are.
+linear decoder of one Gaussian vector, which lies on one sphere. μ is the mean of 2,000 faces, and W
+has their first 300 principal axes, each times its standard deviation. Its faces are ghostly, as
+sums of faces are.
 """
 
 import jax

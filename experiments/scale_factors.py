@@ -3,24 +3,24 @@
     python experiments/scale_factors.py --preset=full
 
 The same held-out faces are made smaller by 4, 8, 16 and 32 and searched with the original's recipe,
-several restarts of each. For each factor:
+with several restarts each. Each factor has three measures:
 
-- consistency: mean l2, the mean squared error between input and downscaled result, and the share of
-  restarts within eps;
-- diversity: the root mean square difference of two results of one input;
-- realism: the score of the generator's discriminator.
+- consistency is the mean l2, the mean squared error between input and downscaled result, and the
+  share of restarts within eps.
+- diversity is the root mean square difference of two results of one input.
+- realism is the score of the generator's discriminator.
 
-Beside them both for samples of the generator, where the search starts and which obey no input, and
-the score of the true faces.
+Diversity and realism are also given for samples of the generator, where the search starts and which
+obey no input, and realism for the true faces.
 
 The fewer pixels an input has, the less a result has to obey, and the more it may differ. Intervals
-hold means over inputs with 95%; for the share within eps, an input counts as one trial (Wilson).
-With the bundled generator diversity grows steadily, from a third of the samples' to all of it; the
-score falls a little, towards theirs; and the 16×16 inputs hold details that the generator reaches
-in half of the restarts only.
+hold means over inputs with 95%. For the share within eps, an input counts as one trial (Wilson).
+With the bundled generator, diversity grows steadily, from a third of the samples' to all of it. The
+score falls a little, towards that of samples. The 16×16 inputs hold details that the generator
+reaches in only half of the restarts.
 
-Writes table.csv, factors.png and pictures.png. --preset=quick: 4 faces with 4 restarts, 3 minutes
-on two cores; full: 12 faces with 4, 4 minutes.
+Writes table.csv, factors.png and pictures.png. --preset=quick takes 4 faces with 4 restarts and 3
+minutes on two cores, and full 12 faces with 4 and 4 minutes.
 """
 
 from functools import partial
@@ -91,7 +91,7 @@ def search(generator, params, factor, truth):
 
 
 def measure(found):
-    """A row for each factor and input: means over its restarts."""
+    """A row for each factor and input, of means over its restarts."""
     score = realism(FLAGS.generator)
     for factor, cell in found.items():
         for i, (batch, l2) in enumerate(zip(cell["images"], cell["l2"], strict=True)):
@@ -106,7 +106,7 @@ def measure(found):
 
 
 def measure_others(generator, params, truth):
-    """What to compare with: results that obey no input, and true faces."""
+    """Figures to compare with: of samples, which obey no input, and of true faces."""
     key = jax.random.fold_in(jax.random.key(FLAGS.seed), 2)
     samples = jax.vmap(generator.sample)(jax.random.split(key, 64))
     samples = harness.render(generator, params, *samples)
@@ -166,7 +166,7 @@ def draw_measures(rows, others):
 
 
 def draw_pictures(truth, found):
-    """The first two faces': a row for each factor."""
+    """A picture of the first two faces' results, with a row for each factor."""
     shown = min(2, len(truth))
     figure, axes = plt.subplots(
         len(found), shown, figsize=(5.2 * shown, 0.9 * len(found) + 0.2), squeeze=False

@@ -2,23 +2,23 @@
 
     python experiments/soap_bubble.py --preset=full
 
-In d dimensions, the norm of a standard normal point is near √d: its standard deviation is about
-1/√2 whatever d is, so that the mass lies in a shell, thin as a soap bubble if d is large, where
-low values of ‖z‖ are as unlikely as high ones although the density is highest at 0. That is why
-PULSE keeps each style on its sphere. Two measurements:
+In d dimensions, the norm of a standard normal point is near √d. Its standard deviation is about
+1/√2, whatever d is. So the mass lies in a shell, which for large d is thin as a soap bubble. Low
+values of ‖z‖ are as unlikely as high ones, although the density is highest at 0. That is why PULSE
+keeps each style on its sphere. There are two measurements:
 
-- norms of normal points, over √d, for several d. Beside the histograms, the density of the
-  chi distribution;
-- pairs of the generator's samples whose styles are moved in or out, to 0.2 … 3 times the radius √d:
-  how much the two images differ, and the score that the discriminator gives them. All layers have
-  the same style. Intervals hold the mean over pairs with 95%, and so do those of the differences
+- Norms of normal points, over √d, for several d. The figure shows their histograms and the density
+  of the chi distribution.
+- Pairs of the generator's samples whose styles are moved in or out, to 0.2 … 3 times the radius √d.
+  The table has the difference of the two images, and the score that the discriminator gives them.
+  All layers have the same style. Intervals hold the mean over pairs with 95%, also for differences
   from radius 1.
 
-Towards the centre all styles become one, and all images the average face; outside they overshoot.
-The discriminator has nothing against the average: what is lost inside is that samples differ.
+Towards the centre, all styles become one, and all images the average face. Outside, images
+overshoot. The discriminator doesn't mind the average, but samples no longer differ there.
 
 Writes table.csv and soap_bubble.png. --inputs is the number of pairs, and nothing is searched.
---preset=quick: 32 pairs, half a minute on two cores; full: 256, a minute and a half.
+--preset=quick takes 32 pairs and half a minute on two cores, and full 256 and a minute and a half.
 """
 
 from functools import partial

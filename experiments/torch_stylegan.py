@@ -1,9 +1,8 @@
 """PULSE's search in PyTorch, with a StyleGAN 1, for `benchmark.py` to measure ours against.
 
-Written as a PyTorch programmer would: library functions, their default layouts and threads, one
-batch for all restarts, on PyTorch's default device. What can be computed once is: kernels are
-scaled and, for the fused layers, spread to 4×4 beforehand, and no weight has a gradient. Weights
-and latents come from ours.
+It is written as a PyTorch programmer would, with library functions, their default layouts and
+threads, and one batch for all restarts, on PyTorch's default device. Kernels are scaled beforehand
+and, for the fused layers, spread to 4×4. No weight has a gradient. Weights and latents are ours.
 """
 
 import math
@@ -82,8 +81,8 @@ class Layer(nn.Module):
 class Search:
     """Restarts with the same settings as ours, all in one batch.
 
-    `params`: ours, with the latent fit. `latents`, `frozen`: of N restarts, as `Generator.sample`
-    gives them. `target`: (N, h, w, 3). `rates`: the learning rate of each step.
+    `params` are ours, with the latent fit. `latents` and `frozen` are of N restarts, as
+    `Generator.sample` gives them. `target`: (N, h, w, 3). `rates`: the learning rate of each step.
     """
 
     def __init__(self, params, latents, frozen, target, loss, rates):
@@ -158,7 +157,7 @@ def norms(x):
 
 
 def scaled_kernel(kernel, gain):
-    """A stored kernel (h, w, I, O) as it is used: (O, I, h, w), times gain / √fan_in."""
+    """A stored kernel (h, w, I, O) as PyTorch uses it: (O, I, h, w), times gain / √fan_in."""
     kernel = np.asarray(kernel)
     return tensor(kernel.transpose(3, 2, 0, 1) * (gain / math.sqrt(math.prod(kernel.shape[:3]))))
 

@@ -3,8 +3,8 @@
     python experiments/train_reader.py --output=runs/reader.npz
 
 trains one (`common/reader.py`) and tells how well it reads each attribute on faces that it hasn't
-seen: R², and for kinds the accuracy, beside that of the best guess that doesn't look. A reader that
-the file holds already isn't trained again.
+seen. The measures are R² and, for kinds, the accuracy, which is compared with that of the best
+guess without looking. A reader that the file holds already isn't trained again.
 """
 
 import jax

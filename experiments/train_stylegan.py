@@ -4,24 +4,24 @@
     python experiments/train_stylegan.py --output_dir=runs/galaxies64 --data=galaxies
     python experiments/train_stylegan.py --output_dir=runs/mine --data_dir=my_images
 
-An interrupted run goes on with the same command, bit for bit as if it had not been interrupted (on
-a GPU with XLA_FLAGS=--xla_gpu_deterministic_ops=true, on as many devices). config.json holds the
-flags that must be as before. --stop_minutes saves and stops on a machine that is there for so long,
-and takes up to a minute more; with --finish it is the run's end, towards which the learning rate
-falls. Every few minutes, and then, a run writes
+An interrupted run goes on with the same command. The result is the same, bit for bit, on as many
+devices (on a GPU with XLA_FLAGS=--xla_gpu_deterministic_ops=true). config.json holds the flags that
+must be as before. With --stop_minutes, a run saves its state and stops after that time, or up to a
+minute later. With --finish, that is also its end, towards which the learning rate falls. Every few
+minutes and when it stops, a run writes
 
 - `state/`, from which it goes on;
 - a grid of samples of the averaged generator;
 - a row of metrics.csv: means of the losses over the last steps; ada_p, the augmentation's strength;
-  the rate; and how far samples are from the data, the `frechet` distance, `precision` and `recall`
-  (see common/metrics.py). Their features are those of a network that reads drawn faces, or for all
-  else fixed wavelets. floor.csv says what held-out images have instead: the best there is;
+  the rate; and how far samples are from the data, as the `frechet` distance, `precision` and
+  `recall` (see common/metrics.py). Their features are those of a network that reads drawn faces, or
+  for other data fixed wavelets. floor.csv has the same of held-out images, the best there is;
 - `generator/`, which the search takes as --generator.
 
-All local devices share a batch. --start_from goes on from a trained generator and discriminator, on
-other data too, which takes fewer images than a start from nothing. Of images of twice the side it
-learns the details that are new (see common/grow.py). So most of the bundled ones were made on two
-cores, in 25 to 80 minutes each (see their model cards):
+All local devices share a batch. --start_from goes on from a trained generator and discriminator,
+maybe on other data, which takes fewer images than a start from nothing. For images of twice the
+side, only the details are new (see common/grow.py). Most of the bundled generators were made in
+this way on two cores, in 25 to 80 minutes each (see their model cards):
 
     python experiments/train_stylegan.py --output_dir=runs/faces64 --start_from=EARLIER
     python experiments/train_stylegan.py --output_dir=runs/faces128 --start_from=faces64 \\
@@ -39,9 +39,9 @@ Two cores see 15 to 22 images of 64 pixels a second, or some 10 of 128. For one 
     python experiments/train_stylegan.py $common --output_dir=runs/galaxies64 --data=galaxies \\
         --channels=160,160,128,64,32 --images=3_000_000 --stop_minutes=6 --finish
 
-The last one is the bundled galaxies64's, and came to 1,415,808 images in 6 minutes on one H200,
-without augmentation (ada_p = 0). Of samples, frechet was 0.072, precision 0.70 and recall 0.83; the
-floor's frechet 0.069. The other two have not been run to their end.
+The last one made the bundled galaxies64, from 1,415,808 images in 6 minutes on one H200, without
+augmentation (ada_p = 0). Samples had a frechet of 0.072, a precision of 0.70 and a recall of 0.83,
+and the floor's frechet was 0.069. The other two have not been run to their end.
 """
 
 import functools
@@ -234,7 +234,7 @@ def train():
 
 
 def settle():
-    """Give flags the values that suit the data. Raises ValueError for those that can't be."""
+    """Give flags the values that suit the data. Raises ValueError for impossible ones."""
     for name, value in DATA["folder" if FLAGS.data_dir else FLAGS.data].items():
         if FLAGS[name].using_default_value:
             FLAGS[name].value = value
@@ -262,13 +262,13 @@ def data_set():
 
 
 def shardings(devices):
-    """Of what all devices hold, and of a batch that they share."""
+    """The shardings of what all devices hold, and of a batch that they share."""
     mesh = Mesh(np.array(devices), ("data",))
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
 
 def step_kind(i):
-    """Of `KINDS`; path length regularisation half an interval off, not to meet that of R1."""
+    """The step's kind, of `KINDS`. Path lengths come half an interval off, not to meet R1."""
     if i % FLAGS.r1_interval == 0:
         return "r1"
     due = i % FLAGS.path_interval == FLAGS.path_interval // 2
@@ -420,7 +420,7 @@ def synthesize(generator, params, w, noise):
 
 
 def make_quality(source, draw, generator, output):
-    """`quality(images)` as in `training`, and `samples(params, i)`, batch i of them, in [0, 1]."""
+    """`quality(images)` as in `training`, and `samples(params, i)`, a batch in [0, 1]."""
     key = random_key("quality")
 
     def labelled(key, i):

@@ -153,8 +153,8 @@ def find(name_or_path: str | Path) -> Path:
         raise ValueError(f"generator {name!r} isn't here yet: run `pulse_jax_convert {name}`")
     if not found:
         raise ValueError(
-            f"generator {name!r} is neither a file, nor a folder with a spec.json or synthesis.pt, "
-            f"nor one of the bundled {', '.join(bundled())}, nor a published one's name"
+            f"generator {name!r}: it is no file, no folder with a spec.json or synthesis.pt, "
+            f"none of the bundled {', '.join(bundled())}, and no published one's name"
             f"{near(name, [*bundled(), *published.PUBLISHED])}"
         )
     return path

@@ -24,7 +24,7 @@ def test_the_commands_are_those_of_the_pages(tmp_path):
 def test_an_unknown_page_is_told(tmp_path):
     result = run_experiment("all", "--pages=costs,nowhere", cwd=tmp_path)
     assert result.returncode == 1
-    assert "all: --pages=nowhere: none of results, costs, " in result.stderr
+    assert "all: --pages=nowhere is none of results, costs, " in result.stderr
 
 
 def test_one_that_fails_is_told_and_the_others_run(tmp_path):

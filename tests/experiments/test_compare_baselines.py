@@ -88,5 +88,5 @@ def test_a_second_run_only_computes_what_is_missing(folder, first):
 
 def test_bad_settings_are_told_in_one_line(folder, first):
     result = run_experiment("compare_baselines", "--images=x", "--workdir=bad", cwd=folder)
-    complaint = "--images=x: the network is trained on drawn faces alone"
+    complaint = "--images=x: the network is only trained on drawn faces"
     assert result.returncode != 0 and result.stderr == f"compare_baselines: {complaint}\n"

@@ -83,7 +83,7 @@ def test_a_second_run_only_computes_what_is_missing(folder, first):
 def test_bad_settings_are_told_in_one_line(folder, first):
     for flag, complaint in {
         "--restarts=1": "--restarts=1: differences take at least 2",
-        "--images=x": "--images=x: the reader is trained on drawn faces alone",
+        "--images=x": "--images=x: the reader is only trained on drawn faces",
     }.items():
         result = run_experiment("diversity", flag, "--workdir=bad", cwd=folder)
         assert result.returncode != 0 and result.stderr == f"diversity: {complaint}\n"

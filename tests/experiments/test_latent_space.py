@@ -34,4 +34,4 @@ def test_spaces_are_compared_with_w(tmp_path):
 def test_an_unknown_space_is_told(tmp_path):
     save_small_generator(tmp_path / "small")
     result = run_experiment("latent_space", *FLAGS, "--spaces=w,v", cwd=tmp_path)
-    assert result.returncode == 1 and "--spaces=v: none of w; " in result.stderr
+    assert result.returncode == 1 and "--spaces=v is none of w; " in result.stderr
