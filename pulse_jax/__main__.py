@@ -82,7 +82,7 @@ flags.DEFINE_integer(
 
 
 def define(field: dataclasses.Field[Any]) -> None:
-    """The flag of a setting. What it may be, `Settings` checks."""
+    """Define the flag of a setting. `Settings` checks its values."""
     name, default, told = field.name, field.default, field.metadata["told"]
     if field.metadata["notation"] is not None or field.metadata["choices"]:
         text = Settings().as_json()[name]
@@ -134,7 +134,7 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def run(_: list[str]) -> None:
-    """What the flags say."""
+    """Upsample as the flags say."""
     with contextlib.ExitStack() as at_end:
         at_end.enter_context(logged_to_streams("pulse_jax: ", dashed))
         try:

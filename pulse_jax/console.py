@@ -1,4 +1,4 @@
-"""The console scripts: how they begin, whatever starts them and whatever they print to."""
+"""How the console scripts begin, whatever starts them and whatever they print to."""
 
 import contextlib
 import importlib
@@ -24,10 +24,10 @@ def convert() -> None:
 
 
 def make_output_safe() -> None:
-    """From here on, no work ends because its messages can't be printed.
+    """Provide that no work ends because its messages can't be printed.
 
-    A character that the terminal lacks becomes an escape. What nobody can read is dropped: it goes
-    to a closed stream, to a pipe whose reader has gone, or to a full disk.
+    A character that the terminal lacks becomes an escape. What goes to a closed stream, to a pipe
+    whose reader has gone, or to a full disk is dropped.
     """
     # The number of a closed stream would else be the next file's, which would get XLA's messages.
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -56,7 +56,7 @@ def described(headings: Iterable[str], groups: Mapping[str, str], flags: Any) ->
 
 @contextlib.contextmanager
 def logged_to_streams(prefix: str, wording: Callable[[str], str]) -> Iterator[None]:
-    """What the package logs is printed, in this `wording`: warnings and errors on stderr."""
+    """Print what the package logs, in this `wording`. Warnings and errors go to stderr."""
     from absl import logging as absl_logging
     from tqdm import tqdm  # whose bar would be torn
 
@@ -107,9 +107,9 @@ def noted_signals() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def used_cache(cache: Path) -> Iterator[None]:
-    """Keep compiled programs in a folder, even the quickest to compile: they are many.
+    """Keep compiled programs in a folder, even those that compile quickly, since they are many.
 
-    If that fails, it only costs time. One line tells so, once for all programs.
+    If that fails, it only costs time, and one line says so for all programs.
     """
     import jax
     from tqdm import tqdm

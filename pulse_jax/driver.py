@@ -25,7 +25,7 @@ Start: TypeAlias = Callable[
 
 
 class Slots(NamedTuple):
-    """What `stream` yields after each chunk of steps; axis 0 of everything counts the slots."""
+    """What `stream` yields after each chunk of steps. Axis 0 of everything counts the slots."""
 
     numbers: Integer[np.ndarray, "slots"]  # of the restart in each slot, -1 in an empty one
     done: Bool[np.ndarray, "slots"]  # restarts that have ended with this chunk
@@ -46,22 +46,22 @@ def stream(
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Iterator[Slots]:
-    """Search many restarts, `slots` of them at a time on each device; yields `Slots`.
+    """Search many restarts, `slots` of them at a time on each device, and yield `Slots`.
 
     `start(numbers) → (targets, states)` provides restarts by number, from 0 to `restarts` − 1: the
-    targets in [0, 1] and the states, as from `jax.vmap(search.init)`. It is asked for as many as
-    there are slots, each time that some have become free.
+    targets in [0, 1] and the states, as from `jax.vmap(search.init)`. It is called with as many
+    numbers as there are slots, each time that some have become free.
 
     A restart ends when its state has made `steps` steps, when its latents are no longer finite or,
     with `stop_at_eps`, with the step that finds an l2 of at most `search.eps`. Its slot then goes
     to the next one, so that none waits for the slowest. The host looks every `chunk` steps which
-    have ended; these have waited unchanged. `progress` is called before the first chunk and after
-    each, before that is yielded.
+    have ended, and until then these wait unchanged. `progress` is called before the first chunk,
+    and after each before that is yielded. What it raises ends the search.
 
     Slots are spread over `devices`, by default all local ones. One compilation serves all restarts,
     targets and weights of the same shapes. What happens in a slot depends, to the byte, on what is
-    in it and on `slots` alone; on a CPU, where larger convolutions are added up as its threads are
-    dealt out, also on the number of devices.
+    in it and on `slots` alone. On a CPU it also depends on the number of devices, since the threads
+    that a device gets decide how larger convolutions are added up.
 
     Raises ValueError for fewer than one restart, step, slot or step in a chunk.
     """
@@ -120,10 +120,10 @@ def run(
 ) -> tuple[SearchState, SearchInfo]:
     """`stream` for restarts that are at hand, with the results in their order.
 
-    `state`: of B restarts, from `jax.vmap(search.init)`. `target`: one image in [0, 1], or one for
-    each restart. At most `slots` restarts are searched at once on each device, by default all.
+    `state` is of B restarts, from `jax.vmap(search.init)`. `target` is one image in [0, 1], or one
+    for each restart. At most `slots` restarts are searched at once on each device, by default all.
 
-    Returns (state, info) of the B restarts; leaves of info are (B, steps), NaN after an early stop.
+    Returns (state, info) of the B restarts. Leaves of info are (B, steps), NaN after an early stop.
     Raises ValueError as `stream` does, and for a target of the wrong shape.
     """
     if state.step.ndim != 1:
@@ -177,9 +177,9 @@ def fitting_slots(
 ) -> int:
     """How many slots, from 1 to `most`, fit into `memory` bytes on each device.
 
-    `target` and `state`: of one restart, as arrays or shapes. The figure is the compiled program's
-    own: of arguments, results and temporaries. `memory` is by default nine tenths of what the
-    device has, or half of the machine's for a CPU; 4 GB where the system doesn't tell.
+    `target` and `state` are of one restart, as arrays or shapes. The figure is the compiled
+    program's own, for arguments, results and temporaries. By default, `memory` is nine tenths of
+    what the device has, or for a CPU half of the machine's, or 4 GB if the system doesn't tell.
     """
     memory = _usable_memory() if memory is None else memory
     mesh, replicated, split = _placements(None)
@@ -244,10 +244,10 @@ def advance(
     length: int,
     mesh: Mesh,
 ) -> tuple[SearchState, SearchInfo]:
-    """`length` steps in every slot, none where the restart has ended; info is (slots, length).
+    """`length` steps in every slot whose restart hasn't ended. Leaves of info are (slots, length).
 
     Weights and targets are arguments, so that new ones don't recompile. Each device runs the
-    program of its own slots. `step`: a search's, as a pytree.
+    program of its own slots. `step` is a search's, as a pytree.
     """
 
     def one(
@@ -276,7 +276,7 @@ def advance(
 def _is_running(
     state: SearchState, steps: int | Integer[Array, ""], goal: float | Float[Array, ""]
 ) -> Bool[Array, ""]:
-    """Of one restart. One whose latents aren't finite has nowhere to go."""
+    """Whether one restart goes on. One whose latents aren't finite has nowhere to go."""
     finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.latents)]
     return (state.step < steps) & (state.best.l2 > goal) & jnp.all(jnp.array(finite))
 

@@ -40,7 +40,7 @@ def write(path: str | Path, content: str | bytes) -> None:
 
 
 def expanded(path: str | Path) -> Path:
-    """A path with the user's home in place of `~`, or as it is where there is none."""
+    """A path with the user's home in place of `~`, if it begins so."""
     return Path(os.path.expanduser(path))
 
 
@@ -75,7 +75,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by their names. Raises ValueError where it can't be read."""
+    """The arrays of an .npz file by their names. Raises ValueError if it can't be read."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
@@ -91,7 +91,7 @@ def npz(arrays: Mapping[str, Any]) -> bytes:
 
 
 def attempt(function: Callable[..., Any], *arguments: Any) -> str:
-    """Call it; if that can't read or write a file, log and return why, in one line."""
+    """Call it. If it can't read or write a file, log and return why, in one line."""
     try:
         function(*arguments)
         return ""
@@ -104,7 +104,7 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> str:
 
 
 def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """How settings differ from those of earlier results, in words; empty if they don't."""
+    """How settings differ from those of earlier results, in words, or nothing."""
     for name, value in now.items():
         if name not in earlier:
             return f"an older version, which didn't note {name}"
@@ -114,9 +114,9 @@ def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def one_line(told: object) -> str:
-    """An exception's message, or any text, on one line; without a message, the exception's type.
+    """An exception's message, or any text, on one line. Without a message, the exception's type.
 
-    Of an OSError this gives the reason alone, such as "No such file or directory". The caller names
+    For an OSError, it is the reason alone, such as "No such file or directory". The caller names
     the file, since the error might name a temporary one. Characters that can't be printed, as in
     the name of a file, become escapes.
     """

@@ -1,4 +1,4 @@
-"""Pictures as files and as arrays: Pillow reads and writes them, arrays are float32 in [0, 1]."""
+"""Pictures as files, which Pillow reads and writes, and as float32 arrays in [0, 1]."""
 
 import contextlib
 import io
@@ -79,22 +79,22 @@ def load_image(
     """Read a picture, in [0, 1].
 
     It reads all raster formats that Pillow decodes without starting another program. The content
-    decides the format, not the suffix. Of an animation or a document, the first frame is read. The
+    decides the format, not the suffix. An animation or a document is read as its first frame. The
     EXIF orientation is applied. An embedded colour profile other than sRGB is converted to sRGB.
 
-    - 8 bits a channel or fewer: v / 255; grey is repeated, palettes and CMYK become RGB. Of deeper
-      colour, Pillow keeps the upper 8 bits.
-    - transparency: composited onto white, αv + (1 − α); an alpha that is 0 everywhere is left out.
-    - grey of unsigned integers of B > 8 bits: v / (2ᴮ − 1).
-    - float grey (TIFF, PFM): as it is.
-    - TIFFs in which white is zero: 1 − x.
+    - Up to 8 bits a channel become v / 255. Grey is repeated, and palettes and CMYK become RGB.
+      Pillow keeps the upper 8 bits of deeper colour.
+    - Transparency is composited onto white, αv + (1 − α). An alpha that is 0 everywhere is ignored.
+    - Grey of unsigned integers of B > 8 bits becomes v / (2ᴮ − 1).
+    - Grey of floats (TIFF, PFM) stays as it is.
+    - TIFFs in which white is zero become 1 − x.
 
     `value_range` is for grey of more than 8 bits, or with a sign. It gives the stored values (low,
     high) that become 0 and 1, and values beyond them are clipped. With "auto", these are the lowest
     and the highest of the picture. Colour profiles are then ignored.
 
     Issues one `ImageWarning` for a picture that is odd: its metadata can't be read, an alpha was
-    left out, or its values use little of their range. Raises ImageError if the file isn't such an
+    ignored, or its values use little of their range. Raises ImageError if the file isn't such an
     image, is damaged or is larger than `PIL.Image.MAX_IMAGE_PIXELS`. It also does so if the file
     doesn't say which values are black and white, as with signed integers or floats outside [0, 1].
     """
@@ -137,7 +137,7 @@ def save_image(path: str | Path, image: Float[AnyArray, "h w 3"]) -> None:
 
 
 def to_uint8(image: Float[AnyArray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Clip to [0, 1] and round to the nearest of 256 levels; not finite values raise ValueError."""
+    """Clip to [0, 1] and round to the nearest of 256 levels. NaN or infinity raise ValueError."""
     values = np.asarray(image, np.float64)
     if not np.isfinite(values).all():
         raise ValueError("image has values that are not finite")
@@ -154,7 +154,7 @@ def resize_nearest(
 def grid(rows: Sequence[Sequence[Float[AnyArray, "_ _ _"]]]) -> Float32[np.ndarray, "h w c"]:
     """Tile rows of images of one size into a contact sheet on white.
 
-    Neighbours are max(1, W // 32) pixels apart. A short row is filled up with white.
+    Neighbours are max(1, W // 32) pixels apart. White fills up a short row.
     """
     shapes = {np.shape(image) for row in rows for image in row}
     if len(shapes) != 1:
@@ -173,8 +173,8 @@ def grid(rows: Sequence[Sequence[Float[AnyArray, "_ _ _"]]]) -> Float32[np.ndarr
 def _formats(suffix: str | None = None) -> list[str]:
     """Pillow's names of the raster formats that it decodes by itself.
 
-    With a suffix, those that a file with it may have: formats without a signature, which Pillow
-    would find in many a damaged file, only by their own.
+    With a suffix, these are the formats that a file with it may have. A format without a signature,
+    which Pillow would find in many a damaged file, needs its own suffix.
     """
     with contextlib.suppress(ImportError):  # another's decoder, of HEIF, if it is installed
         import pillow_heif
@@ -194,7 +194,7 @@ def _formats(suffix: str | None = None) -> list[str]:
 def _read(
     stream: _Stream, suffix: str, value_range: ValueRange | None, notes: list[str]
 ) -> Float32[np.ndarray, "h w 3"]:
-    """The picture in a file, in [0, 1]; what is to be told goes to `notes`."""
+    """The picture in a file, in [0, 1]. What is odd about it is added to `notes`."""
     try:
         image, tiles = _open(stream, suffix)
     except Exception as error:
@@ -236,7 +236,7 @@ def _read(
 
 
 def _open(stream: _Stream, suffix: str) -> tuple[Image.Image, str]:
-    """A Pillow image, decoded, and how: its tiles before that, as text."""
+    """A decoded Pillow image, and as text the tiles that it had before, which tell how."""
     # From a stream, as Pillow maps a path into memory and then garbles rotated TIFFs.
     image = Image.open(stream, formats=_formats(suffix))
     tiles = str(image.tile)
@@ -245,7 +245,7 @@ def _open(stream: _Stream, suffix: str) -> tuple[Image.Image, str]:
 
 
 def _bare_png(content: bytes) -> tuple[bytes, dict[Any, bytes]]:
-    """Of a PNG file what makes its pixels, as a file; and its colour profile and EXIF block.
+    """The part of a PNG file that makes its pixels, as a file, and its profile and EXIF block.
 
     Pillow refuses files with large or damaged chunks of metadata.
     """
@@ -366,8 +366,8 @@ def _colours(
 def _in_srgb(image: Image.Image, icc: bytes | None, notes: list[str]) -> Image.Image | None:
     """An image of mode L, RGB or CMYK converted from a colour profile; None if it can stay.
 
-    It stays where there is no profile or none that can be used, and where no value would change by
-    more than one level, so that values with sRGB's profile are kept to the bit.
+    It stays if there is no profile that can be used, or if no value would change by more than one
+    level, so that values with sRGB's profile are kept to the bit.
     """
     if not icc:
         return None

@@ -1,7 +1,7 @@
 """Losses of one restart, as plain functions and their weighted sum.
 
-The reference sums each term over its batch; here a restart stands alone, and `vmap` and a sum
-give the reference's numbers.
+The reference sums each term over its batch. Here a restart stands alone, and `vmap` and a sum give
+the reference's numbers.
 """
 
 import math
@@ -67,7 +67,7 @@ def geocross(styles: Styles) -> Scalar:
 
 @runtime_checkable
 class Criterion(Protocol):
-    """What a search minimises, of one restart. `Loss` is one."""
+    """What a search minimises for one restart. `Loss` is one."""
 
     @property
     def eps(self) -> float:
@@ -75,7 +75,7 @@ class Criterion(Protocol):
 
     @property
     def needs_styles(self) -> bool:
-        """Whether it is to be given style vectors, or None."""
+        """Whether it is given style vectors, instead of None."""
 
     def __call__(self, lr: Image, target: Image, styles: Styles | None) -> Scalar: ...
 
@@ -88,8 +88,8 @@ Term: TypeAlias = Callable[[Image, Image], Scalar]
 class Loss:
     """The weighted sum of `l2`, `l1`, `geocross` and other terms that a search minimises.
 
-    The default is PULSE's 100 L2 + 0.05 GEOCROSS; eps is where `l2` and `l1` stop improving (mean
-    squared or absolute error, images in [0, 1]). `others` are pairs of a weight and a term of
+    The default is PULSE's 100 L2 + 0.05 GEOCROSS. `l2` and `l1` stop improving at eps, a mean
+    squared or absolute error of images in [0, 1]. `others` are pairs of a weight and a term of
     yours, term(D(x), y). A term of weight 0 is not computed. Raises ValueError for a weight that is
     not finite, weights that are all 0, or eps < 0.
     """

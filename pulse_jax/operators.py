@@ -1,10 +1,10 @@
-"""Degradations D of one image: what is known about the picture is y = D(x). Those here are linear.
+"""Degradations D of one image: all that is known about it is y = D(x). Those here are linear.
 
 An operator is a pair of pure functions, the map and its adjoint, which is JAX's transpose of the
-map. Downscaling and Gaussian blur are separable, D(x) = A x Bᵀ per channel, and are computed just
-so, as two matrix products, of which the border rule is part. Where a kernel reaches over the
-border, the image is reflected about its outermost pixels, which aren't repeated. `compose` applies
-one operator after the other, and `parse` reads a composition from a line of text.
+map. Downscaling and Gaussian blur are separable: D(x) = A x Bᵀ per channel. They are computed so,
+as two matrix products, which include the border rule. Where a kernel reaches over the border, the
+image is reflected about its outermost pixels, which aren't repeated. `compose` applies one operator
+after the other, and `parse` reads a composition from a line of text.
 """
 
 import functools
@@ -39,8 +39,8 @@ class Operator(NamedTuple):
 
     `apply`: D. `adjoint`: Dᵀ, with ⟨D x, y⟩ = ⟨x, Dᵀ y⟩.
 
-    Both raise ValueError for anything but one floating-point image, and `apply` if `factor` doesn't
-    divide a side or a side isn't larger than what has to be reflected.
+    Both raise ValueError for anything but one floating-point image. `apply` also does so if
+    `factor` doesn't divide a side, or if a side isn't larger than what has to be reflected.
     """
 
     name: str
@@ -111,9 +111,9 @@ def blur(sigma: float) -> Operator:
 def motion(length: float, angle: float) -> Operator:
     """Motion blur: the mean along a line of `length` ≥ 1 pixels through each pixel.
 
-    `angle`: in degrees, anticlockwise from the right. The line is followed in steps of one pixel
-    along the axis that it is closer to, the last ones in part, and interpolated linearly across
-    it. Raises ValueError for a bad length or angle.
+    `angle` is in degrees, anticlockwise from the right. The line is followed in steps of one pixel
+    along the axis that it is closer to, and interpolated linearly across it. The last steps count
+    in part. Raises ValueError for a bad length or angle.
     """
     if not (_is_number(length) and length >= 1):
         raise ValueError(f"length must be a number of at least 1, got {length!r}")
@@ -152,12 +152,12 @@ def motion(length: float, angle: float) -> Operator:
 
 
 def mask(hole: float | Bool[AnyArray, "H W"]) -> Operator:
-    """Inpainting: what is in the hole becomes 0, what isn't keeps its value.
+    """Inpainting: pixels in the hole become 0, and the others keep their values.
 
-    `hole`: True in the hole; or the share of the image's sides, between 0
-    and 1, that a hole in the middle has. The pixels in it are 0 in y too, so that in a mean over
-    all pixels, as an l2 is, they count as without error. Raises ValueError for any other hole, and
-    when applied to an image of other sides than the array's.
+    `hole` is an array that is True in the hole. Or it is a number between 0 and 1, for a hole in
+    the middle with this share of the image's sides. Pixels in the hole are 0 in y too, so they
+    count as without error in a mean over all pixels, such as an l2. Raises ValueError for any other
+    hole. The operator raises it for an image whose sides aren't the array's.
     """
     share = np.ndim(hole) == 0
     if share and not (_is_number(hole) and 0 < hole < 1):
@@ -232,14 +232,14 @@ OPERATORS: dict[str, Callable[..., Operator]] = DOWNSCALERS | {
 def parse(text: str) -> Callable[[int], Operator]:
     """Operators from a line such as `blur:2,bicubic:4`, to be composed from left to right.
 
-    Each is a name of `OPERATORS` and its parameters, between colons: numbers, or for `mask` also
-    the path of a picture with as many pixels as the image, white in the hole. Or it is one of your
-    own, my_module:gamma:2.2, which is called as gamma(2.2) (see `plug_in`) and returns a function
-    of one image (H, W, 3), which may be nonlinear, or an `Operator`.
+    Each is a name of `OPERATORS`, followed by its parameters after colons. These are numbers, or
+    for `mask` also the path of a picture with as many pixels as the image, white in the hole. One
+    of your own, such as my_module:gamma:2.2, is called as gamma(2.2) (see `plug_in`). It returns a
+    function of one image (H, W, 3), which may be nonlinear, or an `Operator`.
 
-    Returns `make(factor) → Operator`, where the factors multiply to `factor`: a downscaler without
-    one takes what is left. A factor's operator is made once, so that what is compiled for it can
-    be used again. Raises ValueError for what can't be read, and `make` if the factors don't fit.
+    Returns `make(factor) → Operator`. All factors multiply to `factor`, and a downscaler without
+    one takes what is left. A factor's operator is made once, so that what is compiled for it can be
+    used again. Raises ValueError for what can't be read, and `make` does if the factors don't fit.
     """
     links = [_parse_link(link) for link in text.split(",")]
     given = math.prod(link.factor for link in links if isinstance(link, Operator))
@@ -263,7 +263,7 @@ def plug_ins(text: str) -> list[str]:
 
 
 def is_flat(operator: Operator, side: int) -> bool:
-    """Whether D has no gradient at an image of random pixels, as if it rounds: none to follow."""
+    """Whether D has no gradient at an image of random pixels, as one that rounds hasn't."""
 
     def energy(image: Float[Array, "H W 3"]) -> Float[Array, ""]:
         return jnp.sum(operator(image) ** 2)
@@ -277,8 +277,8 @@ def discard_unseen(
 ) -> Float[np.ndarray, "h w 3"]:
     """A picture without what no D(x) shows.
 
-    Pixels that are 0 in every D(x), as in the hole of a mask, become 0; where every D(x) is grey,
-    colour becomes grey. So any picture can stand for the y that is searched for.
+    Pixels that are 0 in every D(x), as in the hole of a mask, become 0. If every D(x) is grey,
+    colour becomes grey. So any picture can be the y that is searched for.
     """
     height, width, _ = picture.shape
     shape = height * operator.factor, width * operator.factor, 3
@@ -293,10 +293,10 @@ def discard_unseen(
 def variance(operator: Operator, picture: Float[AnyArray, "h w 3"]) -> float:
     """The variance of a picture y as D shows it: the l2 of the best image of one colour.
 
-    It is the mean of (y − c s)² for the best colour c, with s = D(1), of an image of ones. Where
+    It is the mean of (y − c s)² for the best colour c, where s = D(1) is of an image of ones. If
     s = 1, as for downscalers and blur, that is the variance of the pixels, each channel's about its
-    own mean. The unit is that of an l2, squared values. Where D isn't linear, the best of 256 greys
-    is looked for, for each channel.
+    own mean. The unit is that of an l2, squared values. If D isn't linear, the best of 256 greys is
+    taken for each channel.
     """
     height, width, _ = picture.shape
     white = np.ones((height * operator.factor, width * operator.factor, 3), np.float32)
@@ -311,7 +311,7 @@ def variance(operator: Operator, picture: Float[AnyArray, "h w 3"]) -> float:
 
 
 def _parse_link(text: str) -> Operator | Callable[[int], Operator]:
-    """An operator; or a downscaler, the function, where its factor is left out."""
+    """An operator or, if a downscaler's factor is left out, its function."""
     if is_plug_in(text, OPERATORS):
         return _foreign(text)
     name, *values = text.split(":")
@@ -421,11 +421,11 @@ def _correlation(name: str, factor: int, before: int, taps: Float[np.ndarray, "t
     after = len(taps) - factor - before
 
     def matrix(size: int, dtype: DTypeLike) -> Float[Array, "rows {size}"]:
-        """Of one axis."""
+        """The matrix of one axis."""
         row, pixel = jnp.arange(size // factor)[:, None], jnp.arange(size)
 
         def weight(place: Integer[Array, "columns"]) -> Float[Array, "rows columns"]:
-            """Of the tap that meets a place, which may be beyond the border."""
+            """The weight of the tap that meets a place, which may be beyond the border."""
             tap = place - row * factor + before
             known = (tap >= 0) & (tap < len(taps))
             return jnp.where(known, jnp.asarray(taps, dtype)[jnp.where(known, tap, 0)], 0)

@@ -1,7 +1,7 @@
 """Base optimisers and samplers, as optax transformations, and their learning rates.
 
-Any optimiser of optax can be the base of a scheme (see `schemes`, also for how latents are laid out
-on spheres); here are those with names, and what optax doesn't have.
+Any optimiser of optax can be the base of a scheme. Those with names are here, and those that optax
+doesn't have. `schemes` says how latents lie on spheres.
 """
 
 import math
@@ -27,7 +27,7 @@ Pairs: TypeAlias = PyTree[Float[AnyArray, "_ _ ..."]]
 
 
 class LBFGSState(NamedTuple):
-    """Of all spheres together. Tangents are at `point`; of the m pairs the newest comes first."""
+    """State of all spheres together. Tangents are at `point`. The newest of m pairs is first."""
 
     point: Latents  # the last one accepted
     value: Scalar  # of the objective there
@@ -43,19 +43,20 @@ def lbfgs(
 ) -> optax.GradientTransformationExtraArgs:
     """L-BFGS on spheres, with one evaluation of the objective for each update.
 
-    The two-loop recursion (Nocedal and Wright, Numerical Optimization, 2006, algorithm 7.4) on the
-    product of all spheres: gradients are tangent, points move along geodesics, and the last
+    It is the two-loop recursion (Nocedal and Wright, Numerical Optimization, 2006, algorithm 7.4)
+    on the product of all spheres. Gradients are tangent, points move along geodesics, and the last
     `memory` steps and gradient changes follow by parallel transport (Huang, Gallivan and Absil,
     SIAM Journal on Optimization 25, 2015). A pair without positive curvature isn't kept.
 
-    The line search is spread over updates, so that under `vmap` no restart waits for another's: a
-    point that lowers the objective enough (Armijo, 1e-4) is accepted; else the next one is tried
-    between it and the last accepted, where a parabola through both is lowest. One where the value
-    or the gradient isn't finite doesn't lower it. If the first ones aren't, and have a direction,
-    the search goes on downhill from each by the first step's length.
+    The line search is spread over updates, so that under `vmap` no restart waits for another. A
+    point that lowers the objective enough (Armijo, 1e-4) is accepted. Otherwise, the next point
+    lies between it and the last accepted one, where a parabola through both is lowest. A point
+    whose value or gradient isn't finite doesn't lower the objective. If the first points aren't
+    finite and have a direction, the search goes on downhill from each by the first step's length.
 
-    `learning_rate`: length of the first step, relative to the norm of all latents; of a schedule
-    the value at 0. Updates need the point and the value there, as a search passes them.
+    `learning_rate` is the length of the first step, relative to the norm of all latents. If it is a
+    schedule, its value at 0 counts. Updates need the point and the value there, as a search passes
+    them.
     """
     # Compiled, since one call of a schedule is of a dozen operations.
     length = jax.jit(learning_rate)(0) if callable(learning_rate) else learning_rate
@@ -118,7 +119,7 @@ def lbfgs(
 
 
 def _two_loops(steps: Pairs, changes: Pairs, gradient: Latents, length: float | Scalar) -> Latents:
-    """−H g with the inverse Hessian H of the pairs; −g with the given length if there are none."""
+    """−H g with the inverse Hessian H of the pairs. Without pairs, −g with the given length."""
     # All leaves as one vector, so that the loops below are compiled for one.
     gradient, as_tree = ravel_pytree(gradient)  # (d,)
     steps, changes = (jax.vmap(lambda x: ravel_pytree(x)[0])(x) for x in (steps, changes))  # (m, d)
@@ -166,14 +167,14 @@ def _inner(a: PyTree[AnyArray], b: PyTree[AnyArray]) -> Scalar:
 
 
 def _without_infinity(vector: Latents) -> Latents:
-    """Its direction, where some coordinates are infinite and none is NaN; else as it is."""
+    """The direction of x if some coordinates are infinite and none is NaN, or else x."""
     infinite = jnp.any(jnp.array([jnp.isinf(leaf).any() for leaf in jax.tree.leaves(vector)]))
     signs = jax.tree.map(lambda x: jnp.where(jnp.isinf(x), jnp.sign(x), 0 * x), vector)
     return optax.tree.where(infinite, signs, vector)
 
 
 def _unit(vector: Latents) -> Latents:
-    """At length 1, also where squares of its coordinates aren't finite; 0 stays 0."""
+    """x at length 1, also if squares of its coordinates aren't finite. 0 stays 0."""
     largest = jnp.max(jnp.array([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(vector)]))
     vector = jax.tree.map(lambda leaf: leaf / jnp.where(largest == 0, 1, largest), vector)
     return optax.tree.scale(1 / jnp.maximum(optax.tree.norm(vector), 1), vector)
@@ -375,10 +376,10 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 def parse(text: str) -> Callable[[optax.ScalarOrSchedule], optax.GradientTransformation]:
     """An optimiser of a command line: a name of `OPTIMIZERS`, or one of your own.
 
-    That is written as my_module:my_optimizer, and called as my_optimizer(schedule), with arguments
-    as my_optimizer(schedule, 0.9) (see `plug_in`); it returns an optax transformation. Raises
-    ValueError for an unknown name or one that isn't found; when it is called, for one that returns
-    something else.
+    Your own is written as my_module:my_optimizer. It is called as my_optimizer(schedule), with
+    arguments as my_optimizer(schedule, 0.9) (see `plug_in`), and returns an optax transformation.
+    Raises ValueError for an unknown name and for one that isn't found. What is returned raises it
+    if your own returns something else.
     """
     if text in OPTIMIZERS:
         return OPTIMIZERS[text]
@@ -390,7 +391,7 @@ def parse(text: str) -> Callable[[optax.ScalarOrSchedule], optax.GradientTransfo
 
 
 def plugged_in(text: str, first: Any) -> optax.GradientTransformation:
-    """What a plug-in makes of a schedule, or of a base: a transformation, else ValueError."""
+    """The transformation that a plug-in makes of a schedule or a base, or else ValueError."""
     made = plug_in.call(text, first)
     if not isinstance(made, optax.GradientTransformation):
         told = f"{plug_in.called(text)} returned a {type(made).__name__}"

@@ -3,9 +3,9 @@
     my_module:gamma:2.2
 
 is `gamma(2.2)` of my_module, which Python looks for in the current folder first, as `python -m`
-does. Arguments are numbers where they read as numbers, else text. What a callable has to return is
-said where it plugs in: `generators.plug_in`, `operators.parse`, `schemes.parse`,
-`optimizers.parse`, `losses.parse`.
+does. Arguments are numbers if they read as numbers, and else text. What a callable returns depends
+on where it plugs in: see `generators.plug_in`, `operators.parse`, `schemes.parse`,
+`optimizers.parse` and `losses.parse`.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ _NAME = re.compile(r"(?P<module>(?:[^\W\d]\w*\.)*[^\W\d]\w*):(?P<callable>[^\W\d
 def is_plug_in(text: object, names: Collection[str] = ()) -> bool:
     """Whether this is written as module:callable, with or without arguments.
 
-    `names`: of parts that aren't plug-ins but take arguments themselves, as mask:FILE does. Such a
-    name is a plug-in's only where Python finds a module of this name, such as mask.py.
+    `names` are of parts that aren't plug-ins but take arguments themselves, as mask:FILE does. Such
+    a name is a plug-in's only if Python finds a module of this name, such as mask.py.
     """
     named = _NAME.fullmatch(str(text))
     if named is None or named["module"] not in names:
@@ -59,7 +59,7 @@ def _look_in_current_folder() -> None:
 def call(text: str, *first: Any) -> Any:
     """What the callable of a plug-in returns for the arguments of the text, after the `first`.
 
-    Raises ValueError as `find` does, and in one line whatever the callable raises.
+    Raises ValueError as `find` does, also for whatever the callable raises.
     """
     arguments = text.split(":")[2:]
     return attempt(called(text), find(text), *first, *map(number, arguments))
@@ -72,7 +72,7 @@ def called(text: str) -> str:
 
 
 def number(text: str) -> int | float | str:
-    """Text as the number that it reads as; else as it is."""
+    """The number that a text reads as, or else the text."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -82,7 +82,7 @@ def number(text: str) -> int | float | str:
 
 
 def attempt(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call it; whatever it raises becomes a ValueError of one line, that `what` raised this."""
+    """Call it. Whatever it raises becomes a ValueError of one line, that `what` raised this."""
     try:
         return function(*arguments)
     except (Exception, SystemExit) as error:  # one that exits would end the run without a word
@@ -91,18 +91,18 @@ def attempt(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def raised_in_callback(error: Exception) -> str:
-    """What a function that a compiled program calls back raised, in one line; else nothing.
+    """What a function raised that a compiled program calls back, in one line, or nothing.
 
-    `error`: JAX's, whose text ends with the traceback of that function.
+    `error` is JAX's, whose text ends with the traceback of that function.
     """
     _, callback, told = str(error).partition("CpuCallback error")
     return one_line(re.split(r"(?m)^ .*\n", told)[-1])[:300] if callback else ""
 
 
 def source_digest(text: str) -> str | None:
-    """SHA-256 of the file that defines the module of a plug-in; None where there is no such file.
+    """SHA-256 of the file that defines the module of a plug-in. None if there is no such file.
 
-    It is of that one file: what the module imports, and what it reads, isn't looked at. Raises
+    It is of that one file, and not of what the module imports or reads. Raises
     ValueError as `find` does, and OSError if the file can't be read.
     """
     find(text)

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 
 class Progress(NamedTuple):
-    """How far a run is: what its callback is given before the first chunk of steps and after each.
+    """How far a run is. Its callback gets this before the first chunk of steps and after each.
 
-    What earlier sittings have done doesn't count.
+    It doesn't count what earlier runs have done.
     """
 
     restarts: int  # to be searched
@@ -20,8 +20,8 @@ class Progress(NamedTuple):
 class Course:
     """Estimates the `progress` of a run.
 
-    `most`: the most steps that all restarts together can make. `stops`: whether they may make
-    fewer. `slots`: how many are searched at once.
+    `most` is the most steps that all restarts together can make. `stops` says whether they may make
+    fewer. `slots` are searched at once.
     """
 
     def __init__(self, restarts: int, most: int, stops: bool, slots: int) -> None:
@@ -33,7 +33,7 @@ class Course:
         self.progress = Progress(restarts, 0, 0, most, None)
 
     def note(self, made: int, ended: int, spared: int) -> None:
-        """After a chunk: the steps it made, the restarts it ended, the steps none will make now."""
+        """Note a chunk: its steps, the restarts it ended, and the steps that it made needless."""
         now = time.perf_counter()
         self.made += made
         self.ended += ended
@@ -52,7 +52,7 @@ class Course:
 def steps_left(most: int, restarts: int, made: int, ended: int) -> float:
     """Steps that `restarts` are likely to make, at most `most`.
 
-    They end as often as the others have: `ended` in the `made` steps of all, those included that
-    still search.
+    They are taken to end as often as the others have: `ended` in the `made` steps of all, which
+    includes those that still search.
     """
     return min(most, restarts * made / ended) if ended else most

@@ -7,12 +7,14 @@ A scheme turns a base optimiser from optax into one that knows the spheres: `sch
 R its norm at the start, g the gradient, u what the base makes of it, and P = I − zzᵀ/R² the
 projection to the tangent plane. Norms don't drift, since every step ends with R as it was.
 
-Any optimiser can be the base, but schemes that take u for a tangent (`TANGENT_STEPS`) don't go with
-one that returns to an earlier point (`lbfgs`), samplers go with those alone that leave their
-distribution as it is (`SUITED`), and what carries a momentum along must know it by its name. A base
-is told by the state that it makes; ValueError is raised where the scheme is applied to it. Adam, on
-a gradient that isn't tangent, can stop short of a minimum: its u may be radial where P g isn't 0.
-With tangent gradients, or with `sphere_adam`, it doesn't.
+Any optimiser can be the base, with three exceptions. Schemes that take u for a tangent
+(`TANGENT_STEPS`) don't go with one that returns to an earlier point (`lbfgs`). Samplers only go
+with schemes that leave their distribution as it is (`SUITED`). Schemes that carry a momentum along
+must know it by its name. A base is recognised by the state that it makes. If it doesn't fit,
+ValueError is raised when the scheme is applied to it.
+
+Adam can stop short of a minimum if its gradient isn't tangent, since its u may be radial where P g
+isn't 0. With tangent gradients, or with `sphere_adam`, it doesn't.
 """
 
 import functools
@@ -48,7 +50,7 @@ class SphereOptimizer(optax.GradientTransformationExtraArgs):  # type: ignore[mi
 
 
 def _scheme(function: Callable[..., Optimizer]) -> Callable[..., SphereOptimizer]:
-    """A function from a base to an optimiser as a scheme, which looks at the base beforehand."""
+    """A scheme, from a function of a base to an optimiser. It checks the base beforehand."""
     name = function.__name__
 
     @functools.wraps(function)
@@ -113,8 +115,8 @@ def none(base: Optimizer) -> Optimizer:
 def gaussian_prior(base: Optimizer, weight: float = 1e-3) -> Optimizer:
     """A penalty weight · ‖z‖²/2, as in Bora, Jalal, Price and Dimakis (ICML 2017).
 
-    With weight 1 it is minus the logarithm of the Gaussian's density, which is highest at 0, far
-    from the Gaussian's mass: what PULSE argues against.
+    With weight 1 it is minus the logarithm of the Gaussian's density. PULSE argues against it,
+    since the density is highest at 0, far from the Gaussian's mass.
     """
     return _penalised(base, lambda z: weight * jnp.sum(z**2) / 2)
 
@@ -123,8 +125,8 @@ def gaussian_prior(base: Optimizer, weight: float = 1e-3) -> Optimizer:
 def radial_prior(base: Optimizer, weight: float = 1e-3) -> Optimizer:
     """A penalty weight · (r²/2 − (d − 1) ln r), r = ‖z‖: of a Gaussian's radius, which is χ_d.
 
-    Lowest at r = √(d − 1): the mass, where `gaussian_prior` has the density. For latents that
-    should be likely rather than bound.
+    It is lowest at r = √(d − 1), where the mass is, while `gaussian_prior` is lowest at 0, where
+    the density is. It suits latents that should be likely rather than bound.
     """
 
     def penalty(z: Point) -> Scalar:
@@ -136,7 +138,7 @@ def radial_prior(base: Optimizer, weight: float = 1e-3) -> Optimizer:
 
 @_scheme
 def soft_shell(base: Optimizer, weight: float = 1e-3) -> Optimizer:
-    """A penalty weight · (‖z‖ − √d)², which allows for a shell as thick as the weight is small."""
+    """A penalty weight · (‖z‖ − √d)². The smaller the weight, the thicker the shell it allows."""
 
     def penalty(z: Point) -> Scalar:
         return weight * (jnp.sqrt(jnp.sum(z**2) + 1e-9) - math.sqrt(z.size)) ** 2
@@ -181,7 +183,7 @@ def _penalised(base: Optimizer, penalty: Callable[[Point], Scalar]) -> Optimizer
 def ball(base: Optimizer) -> Optimizer:
     """z' = y min(1, R/‖y‖), y = z + u: as latents are kept in Bojanowski et al. (ICML 2018).
 
-    The ball is convex; inside it, images tend to the average one.
+    The ball is convex. Inside it, images tend to the average one.
     """
     return optax.chain(base, _keep(lambda y, radius: y * jnp.minimum(1, radius / _norms(y))))
 
@@ -200,8 +202,8 @@ def rescale(base: Optimizer) -> Optimizer:
 def rescale_every(base: Optimizer, period: float = 10) -> Optimizer:
     """`rescale` after each `period`-th step, or only at the end, if that is the number of steps.
 
-    Iterates between are off the sphere, and a search's best may be one of them. It shows what
-    constraining each step is worth.
+    In between, iterates are off the sphere, and a search's best may be one of them. The scheme
+    shows what constraining each step is worth.
     """
     if period != int(period) or period < 1:
         raise ValueError(f"the period of rescale_every must be an integer ≥ 1, got {period}")
@@ -215,9 +217,8 @@ def rescale_every(base: Optimizer, period: float = 10) -> Optimizer:
 def reparametrise(base: Optimizer) -> Optimizer:
     """z = R v/‖v‖ with v free: the base moves v by the gradient R/‖v‖ P g.
 
-    As v grows, which it does under optimisers other than gradient flow, steps turn it by less: a
-    decay of the learning rate that comes of itself (as in weight normalisation, Salimans and
-    Kingma, NeurIPS 2016).
+    Under optimisers other than gradient flow, v grows, and steps turn it by less and less. So the
+    learning rate decays by itself (as in weight normalisation, Salimans and Kingma, NeurIPS 2016).
     """
 
     def init(params: Latents) -> tuple[Latents, Latents, State]:
@@ -395,10 +396,12 @@ PARAMETERS = "gaussian_prior", "radial_prior", "soft_shell", "rescale_every"
 def parse(text: str) -> Callable[[Optimizer], SphereOptimizer]:
     """The scheme of a command line: "rescale", or "rescale_every:20" with its parameter.
 
-    Or one of your own, as my_module:my_scheme, which is called as my_scheme(base), with arguments
-    as my_scheme(base, 0.5) (see `plug_in`), and returns an optax transformation. Raises ValueError
-    for an unknown name, a parameter that isn't a number above 0 or isn't asked for, or a scheme of
-    your own that isn't found; when it is called, for one that returns something else.
+    A scheme of your own is written as my_module:my_scheme. It is called as my_scheme(base), with
+    arguments as my_scheme(base, 0.5) (see `plug_in`), and returns an optax transformation.
+
+    Raises ValueError for an unknown name, for a parameter that isn't a number above 0 or isn't
+    asked for, and for a scheme of your own that isn't found. The scheme raises it if your own
+    returns something else.
     """
     if is_plug_in(text, SCHEMES):
         plug_in.find(text)
@@ -434,7 +437,7 @@ def _check_parameter(name: str, number: float, given: float | str | None = None)
 
 
 def _keep(project: Callable[[Points, Norms], Points]) -> Optimizer:
-    """The last link: the point y goes to project(y, R), R its norm in `init`."""
+    """The last link, which moves the point y to project(y, R), where R is its norm in `init`."""
 
     def update(
         updates: Latents, radii: Latents, params: Latents | None = None, **extra_args: Any
@@ -453,7 +456,7 @@ def _onto_sphere() -> Optimizer:
 
 
 def _link(function: Callable[[Point, Point], Point]) -> Optimizer:
-    """Rewrites updates by a `function(point, update)` of one sphere."""
+    """A link that rewrites updates by a `function(point, update)` of one sphere."""
 
     def update(updates: Latents, params: Latents | None = None) -> Latents:
         _check_point(params)

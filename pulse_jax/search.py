@@ -57,11 +57,11 @@ class SearchInfo(NamedTuple):
 class Search(NamedTuple):
     """A search for one restart, as two pure functions.
 
-    `init(latents, frozen)`: the state at a sample of the generator.
-    `step(params, target, state)`: one update, `target` in [0, 1]. For `jit` it is a pytree of the
-        operator's arrays, as an argument; searches that are built alike, of equal parts, share
-        what is compiled.
-    `eps`: the l2 at which a restart has converged.
+    `init(latents, frozen)` gives the state at a sample of the generator.
+    `step(params, target, state)` makes one update, for a `target` in [0, 1]. For `jit` it is an
+        argument, a pytree of the operator's arrays. Searches that are built alike, of equal parts,
+        share what is compiled.
+    `eps` is the l2 at which a restart has converged.
     """
 
     init: Callable[[Latents, Frozen], SearchState]
@@ -77,14 +77,15 @@ def build(
 ) -> Search:
     """A `Search` from a generator, a degradation, a loss and an optimiser from optax.
 
-    The optimiser must keep the latents where they belong: see `SCHEMES`. Without a scheme it counts
-    as one with `none`. It is passed `value`, `grad` and `value_fn` with every update.
+    The optimiser must keep the latents where they belong, as a scheme of `SCHEMES` does. Without a
+    scheme, it counts as one with `none`. It is passed `value`, `grad` and `value_fn` with every
+    update.
 
     The best iterate is the one of lowest loss among those with l2 ≤ eps, or of lowest l2 as long as
     there is none. This deviates from the reference, which returns the last image, and compares
-    sums over its batch. An iterate is measured by the step that leaves it: the last one isn't.
+    sums over its batch. An iterate is measured by the step that leaves it, so the last one isn't.
 
-    Where the generator has no style vectors, a `Loss` is taken without GEOCROSS, and a warning says
+    If the generator has no style vectors, a `Loss` is taken without GEOCROSS, and a warning says
     so. Raises ValueError for another loss that needs them, for one of GEOCROSS alone, or for a
     sampler that has no bounds without a scheme.
     """
@@ -135,7 +136,7 @@ def build(
 
 
 def _is_better(a: Best, b: Best, eps: float) -> Bool[Array, ""]:
-    """Whether a is to be kept rather than b; never if it isn't finite."""
+    """Whether a is better than b. It never is if it isn't finite."""
     finite = jnp.isfinite(a.l2) & jnp.isfinite(a.loss)
     both_met = (a.l2 <= eps) & (b.l2 <= eps)
     return finite & jnp.where(both_met, a.loss < b.loss, a.l2 < b.l2)

@@ -26,7 +26,7 @@ RESERVED = GENERATOR, "row", "curve", "file"
 
 
 def interpolate(a: Latents, b: Latents, frames: int) -> Latents:
-    """Walk the great circles from latents a to latents b; axis 0 of the result counts `frames`.
+    """Walk the great circles from latents a to latents b. Axis 0 of the result counts `frames`.
 
     The walk crosses each sphere along its geodesic, evenly in angle (slerp), and includes both
     ends. Where two points differ in norm, the norm changes evenly. Between opposite points lie many
@@ -87,7 +87,7 @@ def vary(key: PRNGKeyArray, latents: Latents, angle: float | Float[Array, ""]) -
 
 
 def by_name(latents: PyTree, frozen: PyTree) -> dict[str, Any]:
-    """All arrays of both trees by their keys; a tree that is one array has its own name as key.
+    """All arrays of both trees by their keys. A tree that is one array has its own name as key.
 
     Raises ValueError for a key that both trees have, and for one of `RESERVED`.
     """
@@ -104,7 +104,7 @@ def by_name(latents: PyTree, frozen: PyTree) -> dict[str, Any]:
 def load_latents(
     path: str | Path, generator: Generator, params: Params | None = None
 ) -> tuple[Latents, Frozen]:
-    """(latents, frozen) of all restarts in a `latents.npz`; axis 0 of each leaf counts restarts.
+    """(latents, frozen) of all restarts in a `latents.npz`. Axis 0 of each leaf counts restarts.
 
     `generator` decides what is frozen and what isn't, whatever it was when the latents were found.
     With `params`, this also checks that the latents were found with the same networks. Files of

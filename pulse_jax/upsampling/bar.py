@@ -28,7 +28,7 @@ BAR = "{percentage:3.0f}%|{bar}| {desc}, {elapsed}{postfix}"
 
 
 class Bar:
-    """A context with a bar of a run and the time that is left, which one line also tells once."""
+    """A context with a run's bar and the time that is left, which a line also tells once."""
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None

@@ -45,9 +45,10 @@ def describe(settings: Settings, params: Params) -> dict[str, Any]:
 
 
 def _xla_flags() -> str | None:
-    """Those of the variable XLA_FLAGS that may change bytes: not where XLA tells what it does.
+    """The flags of the variable XLA_FLAGS that may change bytes.
 
-    Nor, as with devices that are there, how many a CPU is divided into.
+    These aren't the ones for XLA's dumps, nor for the number of devices that a CPU is divided into,
+    as the number of other devices doesn't count either.
     """
     without = ("--xla_dump_", "--xla_force_host_platform_device_count=")
     given = os.environ.get("XLA_FLAGS", "").split()
@@ -55,7 +56,7 @@ def _xla_flags() -> str | None:
 
 
 def read(output: Path) -> dict[str, Any]:
-    """The configuration of the results that a folder holds, {} if it holds none.
+    """The configuration of the results that a folder holds, or {} if it holds none.
 
     Raises ValueError if it can't be read.
     """

@@ -48,7 +48,7 @@ class Picture:
 
     @property
     def place(self) -> Path:
-        """Its folder, of one that has a folder."""
+        """The folder of a picture that has one."""
         assert self.folder is not None
         return self.folder
 
@@ -57,7 +57,7 @@ class Picture:
         return len(self.target)
 
     def relative(self, l2: float) -> float:
-        """An l2 over the variance: that of the best image of one colour is 1. It has no unit.
+        """An l2 over the variance, without a unit: the best image of one colour has 1.
 
         For a picture that has one colour itself, it is infinite.
         """
@@ -65,24 +65,24 @@ class Picture:
 
     @functools.cached_property
     def pixels(self) -> int:
-        """A checksum of them, with 8 bits: what tells pictures apart where restarts are drawn."""
+        """A checksum of the 8-bit pixels, which tells pictures apart where restarts are drawn."""
         return zlib.crc32(images.to_uint8(self.target).tobytes())
 
     @functools.cached_property
     def checksum(self) -> int:
-        """Of its pixels and of where its restarts start."""
+        """A checksum of its pixels and of where its restarts start."""
         arrays = jax.tree.leaves(self.start)
         return functools.reduce(lambda sum, x: zlib.crc32(x.tobytes(), sum), arrays, self.pixels)
 
     def images(self) -> dict[int, Float[np.ndarray, "r r 3"]]:
-        """The results by restart, in [0, 1] with 8 bits; none of one that isn't finite."""
+        """The results by restart, in [0, 1] with 8 bits. One that isn't finite is left out."""
         if self.folder is None:
             return {number: hr for number, (hr, _) in self.kept.items() if np.isfinite(hr).all()}
         paths = {number: image_path(self.folder, number) for number in sorted(self.rows)}
         return {n: images.load_image(path) for n, path in paths.items() if path.is_file()}
 
     def latents(self) -> dict[str, np.ndarray]:
-        """As in latents.npz: style vectors and noise maps, axis 0 of each counting restarts."""
+        """Style vectors and noise maps as in latents.npz. Axis 0 of each counts restarts."""
         if self.folder is not None:
             return load_arrays(self.folder / "latents.npz")
         kept = [self.kept[number][1] for number in sorted(self.kept)]
@@ -90,12 +90,12 @@ class Picture:
 
 
 def image_path(folder: Path, restart: int) -> Path:
-    """Of a restart's image."""
+    """The path of a restart's image."""
     return folder / f"hr_{restart:02d}.png"
 
 
 def list_sources(pictures: Source | Iterable[Source] | None, generator: str) -> list[Source]:
-    """The pictures that are meant: a folder's, one picture, several, or the generator's examples.
+    """The pictures that are named: a folder's, one, several, or the generator's examples.
 
     Raises ValueError if there are none.
     """
@@ -276,7 +276,7 @@ def _read_start(
 ) -> tuple[tuple[Latents, Frozen], bool]:
     """(latents, frozen) of the restarts that `init_from` has for a picture.
 
-    And whether their file tells that they are of these `networks`.
+    The second value says whether their file tells that they are of these `networks`.
     """
     given = expanded(str(settings.init_from))
     choices = [given / "latents.npz", given / name / "latents.npz"] if given.is_dir() else [given]
@@ -294,7 +294,7 @@ def _read_start(
 def for_seeds(
     pictures: dict[str, Picture], seeds: Sequence[int], output: Path | None
 ) -> Iterator[Picture]:
-    """Each picture for each seed; those of several seeds lie in a folder for each."""
+    """Each picture for each seed. Several seeds have a folder each."""
     for seed in seeds:
         folder = output if output is None or len(seeds) == 1 else output / f"seed_{seed}"
         for name, picture in pictures.items():

@@ -121,7 +121,7 @@ def save(
 
 
 def text(value: Any) -> str:
-    """For a page; what can't be shown, in the name of a file, as escapes."""
+    """Text for a page. What can't be shown, as in the name of a file, becomes escapes."""
     return escape(one_line(value))
 
 
@@ -169,7 +169,7 @@ def section(
     source: Callable[[Path], str],
     link: Callable[[Path], str],
 ) -> str:
-    """Of one picture: the wipe, the comparison with the input, all restarts, the curves."""
+    """A picture's part: the wipe, the comparison with the input, all restarts, the curves."""
     folder = picture.place
     rows = sorted(picture.rows.values(), key=rank)
     films = [folder / film for film in video.NAMES if (folder / film).is_file()]

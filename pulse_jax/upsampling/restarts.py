@@ -47,7 +47,7 @@ def in_turn(share: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def make_draw(generator: Generator, settings: Settings) -> Draw:
-    """Where restarts start, `draw(jobs) → (latents, frozen)`.
+    """A function `draw(jobs) → (latents, frozen)` that says where restarts start.
 
     A draw depends on the seed, the picture's pixels and the restart's number alone.
     """
@@ -90,7 +90,7 @@ def restart_keys(
 def search_all(
     jobs: list[Restart], slots: int, *, writer: Writer, **options: Any
 ) -> Iterator[tuple[int, int, list[Restart]]]:
-    """`search_slots`, with half the slots for what is left, each time that memory runs out.
+    """`search_slots`. Each time that memory runs out, what is left gets half the slots.
 
     Yields (slots, steps made, jobs that are done).
     """
@@ -125,7 +125,7 @@ def search_slots(
     writer: Writer,
     stop: Callable[[], bool],
 ) -> Iterator[tuple[int, list[Restart]]]:
-    """Search for restarts of one size and save them; yields (steps made, jobs that are done).
+    """Search for restarts of one size and save them. Yields (steps made, jobs that are done).
 
     `draw`, from `make_draw`, says where they start. `stop()` is asked after each chunk. If it is
     true, what is under way is saved, and the search ends.
@@ -199,11 +199,11 @@ class Saving:
         self.is_written = True
 
     def is_due(self) -> bool:
-        """Whether it is time, which is never before all of the last time has been written."""
+        """Whether it is time. It never is before all of the last time has been written."""
         return self.is_written and time.monotonic() >= self.last + max(PATIENCE, self.cost / SHARE)
 
     def save(self, jobs: Sequence[tuple[int, Restart]], state: SearchState) -> None:
-        """The states of the restarts in these slots."""
+        """Save the states of the restarts in these slots."""
         self.last = time.monotonic()
         host = jax.device_get(as_data(without_frozen(state)))
         copies = [(job.snapshot(), take(host, slot)) for slot, job in jobs]
@@ -219,7 +219,7 @@ class Saving:
 
 
 def note(full: Sequence[tuple[int, Restart]], now: Slots) -> int:
-    """Enter what the steps measured into their restarts' curves; returns the number of steps."""
+    """Enter what the steps measured into their restarts' curves. Returns the number of steps."""
     steps = np.asarray(now.state.step)
     measured = np.stack([now.info.l2, now.info.loss], axis=1)  # (slots, 2, chunk)
     made = 0
@@ -237,7 +237,7 @@ def chunk(settings: Settings) -> int:
 
 
 def take(tree: Any, slot: int) -> Any:
-    """What is in a slot, as arrays of their own: the search takes the memory of its states."""
+    """Copies of what is in a slot, since the search takes the memory of its states."""
     return jax.tree.map(lambda leaf: np.array(leaf[slot]), tree)
 
 

@@ -51,11 +51,10 @@ log = logging.getLogger("pulse_jax")
 class Results:
     """What `upsample` returns.
 
-    `pictures`: with each picture's `rows` (restart → what results.csv says of it), `images()`,
-    `latents()` and `error`; each picture for each seed. `failures`: a line for each picture that
-    could not be read and each file that could not be written. `settings`: with the seeds that were
-    drawn. `stopped`: why the run ended before all was done, or nothing; the same call does the
-    rest.
+    `pictures` has each picture for each seed, with `rows` (restart → what results.csv says of it),
+    `images()`, `latents()` and `error`. `failures` has a line for each picture that could not be
+    read and each file that could not be written. `settings` include the seeds that were drawn.
+    `stopped` says why the run ended before all was done, or nothing. The same call does the rest.
     """
 
     pictures: tuple[Picture, ...]
@@ -65,7 +64,7 @@ class Results:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """Of all restarts that are done."""
+        """The rows of all restarts that are done."""
         return [row for picture in self.pictures for _, row in sorted(picture.rows.items())]
 
 
@@ -118,16 +117,17 @@ def upsample(
 ) -> Results:
     """Upsample small pictures: for each, several large ones that downscale to it.
 
-    `pictures`: a folder, a file, an array (h, h, 3) in [0, 1], or several of the latter two; by
-    default the generator's examples. `output_dir`: the folder that results are written to as they
-    come, from which the same call goes on if it is cut off; None keeps them in memory.
-    `progress`: called before the first chunk of steps and after each. `resume`: whether the folder
-    may hold results of the same settings already. `stop()`: asked after each chunk; if it is true,
-    what is under way is saved, and the run ends.
+    `pictures` is a folder, a file, an array (h, h, 3) in [0, 1], or several files and arrays. By
+    default, these are the generator's examples. Results are written into the folder `output_dir` as
+    they come, and if the call is cut off, the same call goes on from there. None keeps them in
+    memory. `progress` is called before the first chunk of steps and after each. What it raises ends
+    the run. `resume` says whether the folder may hold results of the same settings already.
+    `stop()` is asked after each chunk. If it is true, what is under way is saved, and the run ends.
 
-    One restart, and one picture, never touches another: what fails is in the results. What is odd
-    is told to the logger "pulse_jax". Raises ValueError, in one line, if nothing can be done: for a
-    generator that can't be read, a folder that can't be written or holds results of other settings.
+    No restart or picture ever touches another, and what fails is in the results. What is odd is
+    logged to "pulse_jax". Raises ValueError, in one line, if nothing can be done: the generator
+    can't be read, a part of your own fails, or the folder can't be written or holds results of
+    other settings.
     """
     with contextlib.ExitStack() as at_end:
         # Absolute, since a part that plugs in may change the current folder.
@@ -150,7 +150,7 @@ def _prepare(
     resume: bool,
     at_end: contextlib.ExitStack,
 ) -> tuple[Run, list[str]]:
-    """All that can go wrong before the search; `at_end` lets the output folder go."""
+    """Do all that can fail before the search. `at_end` lets the output folder go."""
     degradation = told(settings.degradation)
     generator, params = make_generator(settings)
     settings = dataclasses.replace(settings, loss_str=_choose_loss(settings, generator))
@@ -178,7 +178,7 @@ def _prepare(
 
 
 def make_generator(settings: Settings) -> tuple[Generator, Params]:
-    """The one that settings name; a StyleGAN has their latent space."""
+    """The generator that settings name. A StyleGAN has the latent space that they name."""
     name = settings.generator
     if is_plug_in(name):
         for field in dataclasses.fields(Settings):
@@ -206,7 +206,7 @@ def make_generator(settings: Settings) -> tuple[Generator, Params]:
 
 
 def _existing(given: Sequence[int] | None, layers: int) -> set[int] | None:
-    """Those of `bad_noise_layers` that the network has; None stays None."""
+    """The `bad_noise_layers` that the network has. None stays None."""
     if given is None:
         return None
     if max(given, default=0) >= layers:
@@ -217,7 +217,7 @@ def _existing(given: Sequence[int] | None, layers: int) -> set[int] | None:
 
 
 def _choose_loss(settings: Settings, generator: Generator) -> str:
-    """That of the settings; by default without GEOCROSS if there are no styles to compare."""
+    """The loss of the settings. By default, it has GEOCROSS if there are styles to compare."""
     if generator.styles is None and settings.loss_str is None:
         return "100*L2"
     if generator.styles is None and settings.loss().needs_styles:
@@ -227,7 +227,7 @@ def _choose_loss(settings: Settings, generator: Generator) -> str:
 
 
 def _opened(output: Path, resume: bool, at_end: contextlib.ExitStack) -> dict[str, Any]:
-    """Hold the output folder; the configuration of the results in it."""
+    """Hold the output folder, and read the configuration of the results in it."""
     try:
         if jax.process_index() == 0:
             at_end.enter_context(held(output))
@@ -242,7 +242,7 @@ def _opened(output: Path, resume: bool, at_end: contextlib.ExitStack) -> dict[st
 
 
 def _choose_seeds(settings: Settings, earlier: Mapping[str, Any]) -> tuple[int, ...]:
-    """Those of the settings, of an earlier run, or a new one; that of the first process."""
+    """The seeds of the settings, or of an earlier run, or else a new one of the first process."""
     if settings.seeds is not None:
         return settings.seeds
     if "--seeds" in earlier:
@@ -251,7 +251,7 @@ def _choose_seeds(settings: Settings, earlier: Mapping[str, Any]) -> tuple[int, 
 
 
 def _agreed(number: int) -> int:
-    """What process 0 has."""
+    """The number that process 0 has."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
@@ -264,7 +264,7 @@ def _build(
     degradation: Callable[[int], Operator],
     pictures: Sequence[Picture],
 ) -> dict[tuple[int, int | None], tuple[Operator, Search]]:
-    """A search for each side of the pictures, and of a sampler for each seed."""
+    """A search for each side of the pictures and, with a sampler, for each seed."""
     loss, searches = settings.loss(), {}
     for side, seed in sorted({_key(settings, picture) for picture in pictures}, key=str):
         operator = degradation(generator.resolution // side)
@@ -302,10 +302,10 @@ def _key(settings: Settings, picture: Picture) -> tuple[int, int | None]:
 
 
 def choose_slots(run: Run) -> int:
-    """What `batch_size` says; by default what fits, no more than needed or worthwhile.
+    """What `batch_size` says. By default it is what fits, but no more than needed or worthwhile.
 
-    A CPU gains nothing from more than a few, and its first results come later. Few slots of a small
-    generator fit anywhere: the second that it takes to find that out is saved.
+    A CPU gains nothing from more than a few, and its first results would come later. A few slots of
+    a small generator fit anywhere, so the second that it takes to find that out is saved.
     """
     settings, generator = run.settings, run.generator
     if settings.batch_size is not None:
@@ -391,7 +391,7 @@ def _search(
     progress: Callable[[Progress], None],
     stop: Callable[[], bool],
 ) -> Iterator[dict[str, Any]]:
-    """Search for all restarts, size by size, and save them; yields rows for timings.csv."""
+    """Search for all restarts, size by size, and save them. Yields rows for timings.csv."""
     settings = run.settings
     draw = make_draw(run.generator, settings)
     most = sum(settings.steps - job.steps for job in jobs)
@@ -430,7 +430,7 @@ def _search(
 
 
 def _finish(run: Run, picture: Picture, stopped: bool) -> None:
-    """Write what is about all restarts of a picture, once they are done, or none follows."""
+    """Write what is about all restarts of a picture, if they are done or none follows."""
     if run.is_complete(picture):
         save(picture, results.finish, run.generator.resolution, run.settings.eps)
     elif stopped and picture.rows and picture.folder is not None:
@@ -440,7 +440,7 @@ def _finish(run: Run, picture: Picture, stopped: bool) -> None:
 def _conclude(
     run: Run, output: Path, failures: Sequence[str], timings: Sequence[dict[str, Any]]
 ) -> list[str]:
-    """Write what is about all pictures; `failures`: of theirs. Returns what fails here."""
+    """Write what is about all pictures, and their `failures`. Returns what fails here."""
     rows = [row for picture in run.pictures for _, row in sorted(picture.rows.items())]
     tables = {"results.csv": rows, "timings.csv": list(timings)}
     complaints = []

@@ -311,7 +311,7 @@ class Settings:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Settings":
-        """Of values as `as_json` returns them, and as flags have them."""
+        """Settings from values as `as_json` returns them, and as flags have them."""
         notations = {field.name: field.metadata["notation"] for field in dataclasses.fields(cls)}
         read = dict(values)
         for name, text in values.items():
@@ -344,7 +344,7 @@ class Settings:
         return losses.parse(self.loss_str or LOSS, HEADROOM * self.eps)
 
     def optimizer(self, seed: int) -> optax.GradientTransformation:
-        """With its scheme. Of a sampler, each restart's noise also depends on where it starts."""
+        """The optimiser with its scheme. A sampler's noise also depends on a restart's start."""
         scheme, schedule = schemes.parse(self.chosen_scheme), self._schedule()
         if self.opt_name in SAMPLERS:
             sampler = SAMPLERS[self.opt_name]
@@ -359,7 +359,7 @@ class Settings:
         return operators.parse(self.operator)
 
     def plug_ins(self) -> list[str]:
-        """Those of their parts that are callables of a user's own, as they are written."""
+        """The parts that are callables of a user's own, as they are written."""
         terms = [name for _, name in losses.terms(self.loss_str or LOSS)]
         named = [self.generator, self.opt_name, self.chosen_scheme, *terms]
         return [*filter(is_plug_in, named), *operators.plug_ins(self.operator)]
@@ -369,7 +369,7 @@ class Settings:
 
     @property
     def chosen_scheme(self) -> str:
-        """The scheme, where it is left open the first that suits the optimiser."""
+        """The scheme. If it is left open, it is the first that suits the optimiser."""
         return self.scheme or self._suited_schemes()[0]
 
     def _suited_schemes(self) -> list[str]:
@@ -398,7 +398,7 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
 
 @contextlib.contextmanager
 def _blaming(**settings: Any) -> Iterator[None]:
-    """Errors inside name these settings and their values first."""
+    """A context whose errors name these settings and their values first."""
     try:
         yield
     except ValueError as error:
@@ -407,7 +407,7 @@ def _blaming(**settings: Any) -> Iterator[None]:
 
 
 def as_flag(name: str, value: Any) -> str:
-    """As a command line has it."""
+    """A setting as a command line has it."""
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no{name}"
     return f"--{name}={value}"
