@@ -173,7 +173,7 @@ def search(name, generator, params, operator, inputs, seed):
 
 
 def evaluations(found):
-    """Of the generator until an iterate met the first bound, or all that were made: (N, K)."""
+    """Evaluations until an iterate met the first bound, or all that were made: (N, K)."""
     met = np.asarray(found.info.l2) <= BOUNDS[0]
     counts = np.where(met.any(1), met.argmax(1) + 1, met.shape[1])
     return counts.reshape(found.l2.shape)

@@ -16,7 +16,7 @@ FUSED_FROM = 128  # the output side from which upsampling and convolution are on
 
 
 class Synthesis(nn.Module):
-    """From our parameters of the synthesis network: styles (N, L, d), noise maps → (N, 3, R, R)."""
+    """The synthesis network with our parameters: styles (N, L, d), noise maps → (N, 3, R, R)."""
 
     def __init__(self, params):
         super().__init__()
@@ -151,7 +151,7 @@ def bicubic(factor):
 
 
 def norms(x):
-    """Over all axes but the first two: restarts and spheres."""
+    """Norms over all axes but the first two, which are restarts and spheres."""
     axes = tuple(range(2, x.ndim))
     return ((x**2).sum(axes, keepdim=True) + 1e-9).sqrt()
 

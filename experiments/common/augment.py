@@ -1,9 +1,9 @@
 """Differentiable augmentation, for discriminators that see few images many times.
 
 As in Karras et al., "Training generative adversarial networks with limited data", NeurIPS 2020
-(ADA): the discriminator sees real and generated images alike through random transformations, each
-of which is applied with probability p. Below about 0.8 they don't leak into what is generated. p
-rises while the discriminator is too sure of the real images, and falls while it isn't.
+(ADA), the discriminator sees real and generated images through random transformations, each of
+which is applied with probability p. If p is below about 0.8, they don't leak into what is
+generated. p rises while the discriminator is too sure of the real images, and falls while it isn't.
 """
 
 import jax
@@ -17,11 +17,12 @@ HUE = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], np.float32) / np.sqrt(3, dt
 
 
 def augment(key, batch, p):
-    """Images (N, R, R, 3) in [-1, 1], each transformed in its own way; p: a scalar in [0, 1].
+    """Images (N, R, R, 3) in [-1, 1], each transformed in its own way.
 
-    Each with probability p: one of the square's symmetries; a translation by up to an eighth of the
-    side, in whole pixels and with reflection; brightness, contrast, saturation and hue, distributed
-    as in the paper; a square of half the side set to 0. All are exact: nothing is interpolated.
+    Each of these has probability p, a scalar in [0, 1]: one of the square's symmetries; a
+    translation by up to an eighth of the side, in whole pixels and with reflection; brightness,
+    contrast, saturation and hue, distributed as in the paper; a square of half the side set to 0.
+    All are exact, since nothing is interpolated.
     """
     keys = iter(jax.random.split(key, 13))
     count, side = batch.shape[:2]
@@ -57,7 +58,8 @@ def augment(key, batch, p):
 def turned(batch, element):
     """Each image under one of the square's eight symmetries, numbered from 0, the identity.
 
-    Its lowest bit mirrors left and right, the second top and bottom, the third the diagonal.
+    The number's lowest bit mirrors left and right, the second top and bottom, the third the
+    diagonal.
     """
     element = element[:, None, None, None]
     batch = jnp.where((element & 1) > 0, batch[:, :, ::-1], batch)
@@ -76,7 +78,7 @@ def translated(batch, shift):
 
 
 def cutout_mask(key, count, side, p):
-    """(N, R, R, 1): 0 in a square of half the side around a random pixel, or 1 throughout."""
+    """Masks (N, R, R, 1): 0 in a square of half the side around a random pixel, or 1 throughout."""
     on_key, key = jax.random.split(key)
     on = jax.random.uniform(on_key, (count, 1)) < p
     centre = jax.random.randint(key, (2, count, 1), 0, side)
@@ -86,7 +88,7 @@ def cutout_mask(key, count, side, p):
 
 
 def adapted(p, real_logits, images, target):
-    """p after a batch: it moves by len(batch) / `images`, up where E[sign D(real)] > `target`.
+    """p after a batch. It moves by len(batch) / `images`, and up if E[sign D(real)] > `target`.
 
     Equation 1 of the paper, whose target is 0.6 and whose p goes from 0 to 1 in 500,000 images.
     """

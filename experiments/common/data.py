@@ -1,11 +1,11 @@
 """What the trainer learns from: drawn faces, crops of a photograph, or a folder of images.
 
-Images are (N, R, R, 3) in [-1, 1], computed on the device as a function of a key. Of everything
-but drawn faces a part is held out, and never trained on: the bottom quarter of a photograph, the
-last tenth of a folder.
+Images are (N, R, R, 3) in [-1, 1], computed on the device as a function of a key. A part is held
+out and never trained on: the bottom quarter of a photograph, or the last tenth of a folder. Drawn
+faces need no such part.
 
 The photographs come with scikit-image and are in the public domain: `galaxies` is the Hubble
-eXtreme Deep Field (NASA, ESA), `tissue` a section of colon with an antibody's stain.
+eXtreme Deep Field (NASA, ESA), and `tissue` a section of colon with an antibody's stain.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class DataSet(NamedTuple):
 
 
 def drawn_faces(resolution):
-    """Faces, each drawn afresh: there is no end of them, and the sources differ in the keys."""
+    """Faces, each drawn afresh. There is no end of them, and the sources differ in the keys."""
 
     def draw(source, key, count):
         keys = jax.random.split(jax.random.fold_in(key, source), count)
@@ -65,8 +65,8 @@ def photograph(name, resolution):
 def folder(path, resolution):
     """The images of a folder, cropped to squares of one size, mirrored or not; kept in memory.
 
-    The last tenth of them in the order of their names is held out; all serve as both, if there are
-    fewer than ten.
+    The last tenth in the order of their names is held out. If there are fewer than ten, all serve
+    as both.
     """
     paths, _ = images.list_images(path)
     pictures = [Image.fromarray(images.to_uint8(images.load_image(path))) for path in paths]
@@ -78,7 +78,7 @@ def folder(path, resolution):
 
 
 def crops(side, symmetries):
-    """`draw` for a source of pictures (N, H, W, 3), 8 bits: 2 symmetries are mirror images."""
+    """`draw` for a source of 8-bit pictures (N, H, W, 3). 2 symmetries are mirror images."""
 
     def draw(pictures, key, count):
         keys = jax.random.split(key, 4)

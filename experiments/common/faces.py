@@ -36,7 +36,7 @@ import numpy as np
 
 
 class Attributes(NamedTuple):
-    """What a face is drawn from; scalars, in `RANGES`, or the number of a kind in `KINDS`."""
+    """What a face is drawn from: scalars in `RANGES`, or the number of a kind in `KINDS`."""
 
     skin: jax.Array  # 0 very light .. 1 very dark
     undertone: jax.Array  # -1 rosy .. 1 golden
@@ -93,7 +93,7 @@ RANGES |= {"background_angle": (-np.pi, np.pi)}
 
 
 class Style(NamedTuple):
-    """Of hair."""
+    """Style of hair."""
 
     width: float  # half of the silhouette's
     top: float
@@ -202,7 +202,7 @@ def wave(t):
 def noise(x, y, seed, period=None):
     """Value noise, -1..1: random at integer points, smooth between.
 
-    `period` is what a unit spans in pixels: what a pixel can't hold fades out.
+    `period` is what a unit spans in pixels. What a pixel can't hold fades out.
     """
     ix, iy = jnp.floor(x), jnp.floor(y)
     fx, fy = x - ix, y - iy
@@ -270,7 +270,7 @@ def make_light(a):
 
 
 def dot(a, b):
-    """Of vectors, each a tuple of three images."""
+    """Dot product of vectors, each a tuple of three images."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
@@ -285,9 +285,10 @@ def unit(x, y, z):
 
 
 def shade(light, colour, normal, shadow=1.0, occlusion=1.0, wrap=0.2, gloss=0.0):
-    """A surface's picture: its colour as displayed in full light, in lamp and sky; linear within.
+    """A surface's picture in lamp and sky, from its colour as displayed in full light.
 
-    The lamp reaches round by `wrap` (per channel, for skin); `gloss` is a reflection to add.
+    Light is added up linearly. The lamp reaches round by `wrap` (per channel, for skin), and
+    `gloss` is a reflection to add.
     """
     colour = colour[:, None, None] if colour.ndim == 1 else colour
     lambert = jnp.maximum((dot(normal, light.way) + wrap) / (1 + wrap), 0)
@@ -355,7 +356,7 @@ def relief(a, x, y):
 
 
 def skull(a, y):
-    """Half width, half depth and its middle, of the smooth head at heights y."""
+    """Half width, half depth and middle depth of the smooth head at heights y."""
     low = smooth(y, -0.05, 0.70)
     rx = (0.475 + 0.04 * a.head_width) * (1 - (0.23 - 0.09 * a.jaw) * low)
     return rx, 0.54 - 0.12 * low, 0.16 * low - 0.06
@@ -418,12 +419,12 @@ def make_grid(a, size):
 
 
 def skin_colour(a):
-    """As displayed in full light."""
+    """The colour as displayed in full light."""
     return ramp(SKIN, a.skin) * (1 + 0.05 * a.undertone * jnp.array([0.0, 0.6, -1.2]))
 
 
 def hair_colour(a):
-    """As displayed in full light."""
+    """The colour as displayed in full light."""
     return ramp(HAIR_COLOUR, a.hair_colour)
 
 
@@ -547,7 +548,7 @@ def hair(a, g):
 
 
 def back_hair(canvas, a, g, h):
-    """Behind the head, in its shadow."""
+    """The hair behind the head, in its shadow."""
     return over(canvas, 0.6 * h.picture, fill(h.shape, g.pixel) * ~wears(a, "bald"))
 
 
@@ -590,7 +591,7 @@ def body(canvas, a, g, h):
 
 
 def ears(canvas, a, g, h):
-    """The nearer one on the turned head, the farther one behind it; under long hair."""
+    """The nearer ear on the turned head, and the farther one behind it. Long hair covers them."""
     sign = jnp.where(g.x < 0, -1.0, 1.0)
     seen = -sign * jnp.sin(a.yaw)  # how far this ear is turned to the viewer
     out = sign * g.x - (0.465 + 0.04 * a.head_width) * jnp.cos(a.yaw) - 0.08 * seen
@@ -856,10 +857,10 @@ LATENTS = len(NUMBERS) + sum(map(len, KINDS.values()))
 def attributes_of(z, texture) -> Attributes:
     """The attributes that standard normal coordinates z (`LATENTS`,) stand for.
 
-    They are distributed as `sample_attributes` has them: first come the `NUMBERS`, each the normal
-    distribution function of its coordinate over its range, then for each of `KINDS` as many
-    coordinates as it has entries, of which the largest counts. `texture` in [0, 1] is a seed, not a
-    quantity, and so it has no coordinate.
+    They are distributed as `sample_attributes` has them. The `NUMBERS` come first: each is the
+    normal distribution function of its coordinate, over its range. Then each of `KINDS` has as many
+    coordinates as entries, and the largest counts. `texture` in [0, 1] is a seed, not a quantity,
+    and so it has no coordinate.
     """
     values = {"texture": texture}
     for name, t in zip(NUMBERS, jax.scipy.special.ndtr(z[: len(NUMBERS)]), strict=True):
@@ -880,7 +881,7 @@ PARTS = back_hair, body, head, mouth, facial_hair, nostrils, eyes, brows, glasse
 
 
 def draw(attributes: Attributes, size: int) -> jax.Array:
-    """The portrait (size, size, 3), float32 in [0, 1]; the same face at every size."""
+    """The portrait (size, size, 3), float32 in [0, 1]. The face is the same at every size."""
     grid = make_grid(attributes, size)
     combed = hair(attributes, grid)
     canvas = background(attributes, grid)
@@ -894,7 +895,7 @@ def draw(attributes: Attributes, size: int) -> jax.Array:
 
 
 def face(key, size: int) -> tuple[jax.Array, Attributes]:
-    """One face and its attributes; a function of the key alone."""
+    """One face and its attributes, from the key alone."""
     attributes = sample_attributes(key)
     return draw(attributes, size), attributes
 
@@ -902,7 +903,7 @@ def face(key, size: int) -> tuple[jax.Array, Attributes]:
 def album(keys, size: int) -> np.ndarray:
     """The faces (N, size, size, 3) of as many keys.
 
-    One after the other: a face takes long to compile, and so one program serves any number.
+    They are drawn one by one: a face takes long to compile, and so one program serves any number.
     """
     return np.stack([compiled_face(key, size)[0] for key in keys])
 

@@ -1,12 +1,12 @@
-"""From networks for one side to networks for twice that side, which at first compute the same.
+"""Networks that grow to twice their side, and at first compute the same.
 
-A generator that knows faces at 64 pixels has little to learn for 128: details. So it is given new
-layers that add nothing at first, and its discriminator new ones that first make images smaller:
+A generator that knows faces at 64 pixels only has to learn details for 128. So it gets new layers
+that add nothing at first, and its discriminator gets new ones that first make images smaller:
 
     G'(w, noise) = upsample(G(w, noise))        D'(x) = D(x blurred, and each second pixel of it)
 
-This is progressive growing (Karras et al., ICLR 2018) without its fading in: skip connections let
-new layers come in by themselves.
+This is progressive growing (Karras et al., ICLR 2018) without its fading in, since skip connections
+let new layers come in by themselves.
 """
 
 import jax.numpy as jnp
@@ -21,9 +21,9 @@ SIGNED = 6  # channels that hold the three colours and their negatives
 def grown(small, large, side):
     """Parameters of StyleGAN 2's networks for twice `side`, from those for `side`.
 
-    `small` and `large` are {"generator", "discriminator"}: what is known, and a start for the
-    larger networks, the rest of whose layers is kept. Raises ValueError if these have fewer than 6
-    channels at their full side.
+    `small` and `large` have "generator" and "discriminator". `small` is what is known. `large` is a
+    start for the larger networks, whose other layers are kept. Raises ValueError if these have
+    fewer than 6 channels at their full side.
     """
     small, large = flatten_dict(small), flatten_dict(large)
     new = f"{2 * side}x{2 * side}"
@@ -55,7 +55,7 @@ def grown(small, large, side):
 def _with_centre(kernel, weights):
     """An equalised kernel whose first outputs are the first inputs times `weights`, and only that.
 
-    As stored: `equalised_kernel` divides by the square root of what one output is summed from.
+    It is as stored: `equalised_kernel` divides by the root of the number of terms of an output.
     """
     inputs, outputs = weights.shape
     centre = kernel.shape[0] // 2

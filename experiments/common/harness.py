@@ -1,4 +1,4 @@
-"""What the experiments have in common: settings, held-out images, searches, tables, figures.
+"""What the experiments share: settings, held-out images, searches, tables and figures.
 
 An experiment is made of cells, such as one scheme each, that compute the rows of a table:
 
@@ -9,8 +9,8 @@ An experiment is made of cells, such as one scheme each, that compute the rows o
     if __name__ == "__main__":
         harness.run(main, {"quick": {"inputs": 4}, "full": {"inputs": 32}})
 
-Its folder holds config.json (all flags and versions), a file for each cell, of rows or of arrays,
-timings.csv and what it draws. The same command goes on with the cells that are missing;
+Its folder holds config.json (all flags and versions), a file of rows or arrays for each cell,
+timings.csv and what it draws. The same command goes on with the cells that are missing.
 --config=config.json --workdir=ANOTHER computes the same rows again.
 """
 
@@ -78,7 +78,7 @@ PACKAGES = "jax", "jaxlib", "flax", "optax", "numpy", "scikit-image"
 def run(experiment, presets):
     """Parse the flags, open the folder and call `experiment(folder)`.
 
-    `presets`: flags and their values, by the name of the preset; a flag that is given goes first.
+    `presets` has flags and their values by the preset's name. A flag that is given comes first.
     """
 
     def main(_):
@@ -98,7 +98,7 @@ def run(experiment, presets):
 
 
 def settle(presets):
-    """Give flags the values of --config or of the preset, where the command line has none."""
+    """Give flags the values of --config or of the preset, if the command line has none."""
     values = presets[FLAGS.preset]
     if FLAGS.config:
         try:
@@ -133,10 +133,10 @@ class Folder:
         write(config, json.dumps(settings, indent=2) + "\n")
 
     def rows(self, cell, compute):
-        """The rows of one cell, dicts: those of an earlier run, else `compute()`.
+        """The rows of one cell, as dicts: those of an earlier run, or else `compute()`.
 
-        They are read from the file in any case, so that they are the same either way: floats,
-        integers, strings.
+        They are always read from the file, so that the floats, integers and strings are the same
+        either way.
         """
         path = self.path / "cells" / f"{cell}.csv"
         if not path.is_file():
@@ -148,7 +148,7 @@ class Folder:
             return [{k: number(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
     def arrays(self, cell, compute):
-        """The arrays of one cell, by name: those of an earlier run, else `compute()`."""
+        """The arrays of one cell, by name: those of an earlier run, or else `compute()`."""
         path = self.path / "cells" / f"{cell}.npz"
         if not path.is_file():
             began = time.perf_counter()
@@ -176,13 +176,13 @@ class Folder:
         images.save_image(self.path / name, images.grid(rows))
 
     def write_timings(self):
-        """Seconds of the cells that this run has computed, apart from what can be reproduced."""
+        """Write the seconds of the cells that this run has computed into a file of their own."""
         if self.timings:
             write(self.path / "timings.csv", as_csv(self.timings))
 
 
 def configuration():
-    """All settings, and what the numbers depend on besides."""
+    """All settings, and what else the numbers depend on."""
     own = [sys.modules["__main__"], sys.modules[__name__]]
     found = [flag for module in own for flag in FLAGS.get_key_flags_for_module(module)]
     values = {flag.name: flag.value for flag in found if flag.name not in PLACES}
@@ -200,7 +200,7 @@ def configuration():
 
 
 def sources():
-    """Of each file that a generator or a scheme of a user's own comes from."""
+    """The checksum of each file that a generator or a scheme of a user's own comes from."""
     variants = FLAGS.variants if "variants" in FLAGS else None
     named = [FLAGS.generator, *(variants or [])]
     own = [text for text in named if is_plug_in(text, pulse_jax.SCHEMES)]
@@ -208,14 +208,14 @@ def sources():
 
 
 def fingerprint(name):
-    """Of the weights as they are stored, which costs no latent fit; none of a plug-in's."""
+    """A checksum of the weights as stored, which needs no latent fit. A plug-in has none."""
     if is_plug_in(name):
         return None
     return checkpoint.digest(checkpoint.read_network(checkpoint.find(name))[1])
 
 
 def markdown(rows):
-    """A table with three digits to each number."""
+    """A table in Markdown, with three digits for each number."""
 
     def text(value):
         if not isinstance(value, float):
@@ -232,8 +232,9 @@ def markdown(rows):
 def held_out(resolution, seed=None):
     """Images (N, R, R, 3) in [0, 1], with 8 bits, that the generator has never seen.
 
-    Freshly drawn faces, the same for one seed, by default --seed, at every resolution; or the first
-    of --images, brought to that side by averaging. Raises ValueError if there are fewer.
+    These are freshly drawn faces, which for one seed, by default --seed, are the same at every
+    resolution. With --images, they are the first of its images, averaged to that side. Raises
+    ValueError if there are fewer.
     """
     count = FLAGS.inputs
     if FLAGS.images is None:
@@ -267,7 +268,7 @@ def _degrade(operator, batch):
 
 
 def optimizer_of(recipe):
-    """That of one of the command's recipes, for --steps."""
+    """The optimiser of one of the command's recipes, for --steps."""
     schedule = pulse_jax.SCHEDULES["linear1cycledrop"](0.4, FLAGS.steps)
     base = pulse_jax.OPTIMIZERS[pulse_jax.RECIPES[recipe].opt_name](schedule)
     return pulse_jax.SCHEMES["rescale"](base)
@@ -281,7 +282,7 @@ def build(generator, operator, optimizer=None, geocross=0.05):
 
 
 class Found(NamedTuple):
-    """Results of a search: axis 0 counts images, axis 1 the restarts of each."""
+    """Results of a search. Axis 0 counts images, and axis 1 the restarts of each."""
 
     images: np.ndarray  # (N, K, R, R, 3) the best iterates, with 8 bits
     l2: np.ndarray  # (N, K) mean squared error of these, by the exact operator

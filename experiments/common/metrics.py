@@ -32,7 +32,7 @@ def as_saved(batch):
 
 
 def with_noise_of_first(latents, frozen):
-    """The same styles, all with the noise maps of the first restart: what differs is theirs."""
+    """The same styles, all with the first restart's noise maps, so that only styles differ."""
     first = jax.tree.map(lambda leaf: leaf[:1].repeat(len(leaf), axis=0), (latents, frozen))
     styles = {name: leaf for name, leaf in latents.items() if not name.startswith("noise_")}
     return first[0] | styles, first[1]
@@ -44,7 +44,7 @@ def with_noise_of_first(latents, frozen):
 def psnr(batch, truth):
     """Peak signal-to-noise ratio of each image, −10 log₁₀ of the mean square error, in dB: (N,).
 
-    Infinite for the truth itself.
+    It is infinite for the truth itself.
     """
     with np.errstate(divide="ignore"):
         return np.array(
@@ -82,8 +82,8 @@ def high_pass(batch, factor):
     """What a picture that is smaller by `factor` can't hold: the same shape, around 0.
 
     That is all above its Nyquist frequency, 1 / (2 factor) cycles a pixel, along either side: the
-    cosines (DCT-II) from number H / factor and W / factor on. Cosines, since the Fourier transform
-    would take the step from one border to the opposite one for sharpness.
+    cosines (DCT-II) from number H / factor and W / factor on. They are cosines because the Fourier
+    transform would take the step from one border to the opposite one for sharpness.
     """
     spectrum = dctn(batch, axes=(1, 2), norm="ortho")
     spectrum[:, : batch.shape[1] // factor, : batch.shape[2] // factor] = 0
@@ -111,10 +111,11 @@ class NiqeModel(NamedTuple):
 def niqe_model(pristine, patch=32):
     """The model that `niqe` compares with, fitted to pristine images (N, H, W, 3).
 
-    It is one of the domain at hand: drawings have other statistics than photographs. As in the
-    paper, only patches count whose mean local deviation is above 0.75 of that of the sharpest in
-    their image. The paper's patches have 96 pixels and don't overlap, which leaves none in a small
-    image; ours have 32 and lie a quarter of that apart, so that an image of 64 has 25.
+    The images should be of the domain at hand, since drawings have other statistics than
+    photographs. As in the paper, a patch only counts if its mean local deviation is above 0.75 of
+    that of the sharpest in its image. The paper's patches have 96 pixels and don't overlap, which
+    leaves none in a small image. Ours have 32 and lie a quarter of that apart, so that an image of
+    64 has 25.
 
     Raises ValueError for a patch that isn't a multiple of 8, images with a side below two patches,
     and too few images to fit a covariance.
@@ -133,10 +134,10 @@ def niqe_model(pristine, patch=32):
 def niqe(batch, model):
     """Natural image quality evaluator of each image, the lower the better: (N,).
 
-    Equation 10: √((μ − ν)ᵀ ((Σ + Σ')/2)⁻¹ (μ − ν)), between the model's Gaussian and that of the
-    image's own patches, all of them, with the pseudo-inverse. It knows neither the truth nor the
-    input, and pristine images don't get 0, since their own Gaussian is of few patches and of blunt
-    ones too. Raises ValueError for images with a side below two patches.
+    Equation 10 is √((μ − ν)ᵀ ((Σ + Σ')/2)⁻¹ (μ − ν)), with the pseudo-inverse, between the model's
+    Gaussian and that of all of the image's own patches. It knows neither the truth nor the input.
+    Pristine images don't get 0, since their own Gaussian is of few patches, including blunt ones.
+    Raises ValueError for images with a side below two patches.
     """
     distances = []
     for features in _niqe_features(batch, model.patch)[0]:
@@ -233,11 +234,11 @@ def _patch_means(x, patch):
 
 
 def realism(name):
-    """A function `score(images) → (N,)`: the discriminator of a generator, higher is more real.
+    """A function `score(images) → (N,)` by a generator's discriminator. Higher is more real.
 
     One of its features is how much the images of a batch differ. Here each is judged in a batch of
-    its own, where that is 0: lower scores than in training, but independent of the neighbours.
-    Trust it as far as `realism_auc` says; for faces64 that is 1. Raises ValueError as
+    its own, where that is 0. So scores are lower than in training, but independent of other images.
+    `realism_auc` says how far to trust them, and for faces64 that is 1. Raises ValueError as
     `pulse_jax.load_discriminator` does.
     """
     discriminator, params = pulse_jax.load_discriminator(name)
@@ -250,10 +251,10 @@ def realism(name):
 
 
 def realism_auc(name, real, seed=0):
-    """How well `realism` tells real images from samples at twice the radius: `auc`.
+    """The `auc` with which `realism` tells real images from samples at twice the radius.
 
-    Twice as far from the origin as a Gaussian has its mass, images fall apart. `real`: (N, R, R, 3)
-    that neither network was trained on; as many samples are drawn.
+    Twice as far from the origin as a Gaussian has its mass, images fall apart. `real` are images
+    (N, R, R, 3) that neither network was trained on. As many samples are drawn.
     """
     generator, params = pulse_jax.load(name)
 
@@ -271,9 +272,9 @@ def realism_auc(name, real, seed=0):
 
 
 def auc(positive, negative):
-    """Area under the ROC curve: how often a positive value exceeds a negative one; ties are half.
+    """Area under the ROC curve: how often a positive value exceeds a negative one. Ties are half.
 
-    1 if all do, ½ if the values tell nothing.
+    It is 1 if all do, and ½ if the values tell nothing.
     """
     differences = np.asarray(positive)[:, None] - np.asarray(negative)
     return np.mean(np.sign(differences) + 1) / 2
@@ -283,10 +284,10 @@ def auc(positive, negative):
 
 
 def frechet(features_a, features_b):
-    """Fréchet distance of two sets of features (N, d), as Gaussians; squared, as FID is.
+    """Squared Fréchet distance of two sets of features (N, d), as Gaussians, like FID.
 
     |μ − ν|² + tr(Σ + Σ' − 2(Σ^½ Σ' Σ^½)^½) (Dowson and Landau, 1982), in float64. A set that is not
-    much larger than d seems further off than it is: compare sets of one size, and with the value
+    much larger than d seems further off than it is. So compare sets of one size, and with the value
     for real images. Raises ValueError for a set of fewer than 2.
     """
     a, b = np.float64(features_a), np.float64(features_b)
@@ -303,11 +304,11 @@ def frechet(features_a, features_b):
 def precision_recall(features_real, features_fake, k=3):
     """Improved precision and recall of two sets of features (N, d): both in [0, 1].
 
-    The share of generated images that lie in the reals' support, and of real ones in that of what
-    is generated: the union of balls around a set's points that reach to each one's k-th neighbour
-    (Kynkäänniemi et al., NeurIPS 2019, equations 1 and 2). Low precision: bad images; low recall:
-    few different ones. Two sets of real images have some 0.8 or 0.9, not 1. Raises ValueError for
-    a set of no more than k.
+    They are the share of generated images that lie in the support of the real ones, and of real
+    images in the support of the generated ones. The support is the union of balls around a set's
+    points that reach to each one's k-th neighbour (Kynkäänniemi et al., NeurIPS 2019, equations 1
+    and 2). Low precision means bad images, and low recall means few different ones. Two sets of
+    real images have some 0.8 or 0.9, not 1. Raises ValueError for a set of no more than k.
     """
     real, fake = np.float64(features_real), np.float64(features_fake)
     if min(len(real), len(fake)) <= k:
@@ -328,15 +329,15 @@ def precision_recall(features_real, features_fake, k=3):
 def frechet_features(batch):
     """What `frechet` compares: scattering coefficients of each image, (N, 115) at a side of 64.
 
-    Two layers of fixed wavelets (Bruna and Mallat, "Invariant scattering convolution networks",
-    PAMI 2013), so there is nothing to train or download. A layer takes the modulus of Morlet
-    wavelets in four directions, on the image or the map of the layer before, halved time and again
-    as long as a side has 8 pixels; the second takes coarser scales than the first. Of each map the
-    mean over the image counts, and its logarithm, so that a change by some factor counts the same
-    at each scale: log(mean + 0.001), where 0.001 is what rounding to 8 bits does. With them go the
-    means of the three colours. They measure textures and edges, and don't know a face from its
-    parts in disorder. Two sets of drawn faces that share none are 0.5 apart if each has 64, and
-    0.05 if each has 512; faces and others blurred by one pixel, 10.
+    They come from two layers of fixed wavelets (Bruna and Mallat, "Invariant scattering convolution
+    networks", PAMI 2013), so there is nothing to train or download. A layer takes the modulus of
+    Morlet wavelets in four directions, on the image or the map of the layer before, which is halved
+    again and again as long as a side has 8 pixels. The second layer takes coarser scales than the
+    first. Each map gives log(mean + 0.001), so that a change by some factor counts the same at each
+    scale. 0.001 is what rounding to 8 bits does. The means of the three colours are added. The
+    features measure textures and edges, and can't tell a face from its parts in disorder. Two sets
+    of drawn faces that share none are 0.5 apart if each has 64, and 0.05 if each has 512. Faces and
+    others that are blurred by one pixel are 10 apart.
     """
 
     @jax.jit
@@ -422,10 +423,10 @@ def wilson(successes, trials, confidence=0.95):
 def mean_interval(values):
     """Mean over axis 0, and the interval that holds it with 95%: (mean, low, high).
 
-    Student's, of 1908. It keeps that promise for few values too, where percentiles of resampled
-    means, the bootstrap, don't: of five normal values, these hold the mean with 84%. Whatever
-    depends on one another, such as restarts for one image, must be one value: pass the means per
-    image. A single value tells nothing of the others: its interval is NaN.
+    It is Student's, of 1908, which holds for few values too. The bootstrap, percentiles of
+    resampled means, doesn't: for five normal values, it holds the mean with 84%. What depends on
+    one another, such as restarts for one image, must be one value, so pass the means per image. A
+    single value says nothing of others, and its interval is NaN.
     """
     values = np.asarray(values, np.float64)
     count, mean = len(values), values.mean(axis=0)
@@ -438,8 +439,8 @@ def mean_interval(values):
 def mean_share(shares):
     """Mean over images of the share of an image's restarts that met something: (mean, low, high).
 
-    With Wilson's interval for 95%. Restarts for one image aren't independent, so each image counts
-    as one trial.
+    The interval is Wilson's, for 95%. Restarts for one image aren't independent, so each image
+    counts as one trial.
     """
     shares = np.asarray(shares, np.float64)
     return float(shares.mean()), *wilson(shares.sum(), len(shares))

@@ -1,6 +1,6 @@
 """Drawn faces with the latents that they are drawn from, kept on disk to be used several times.
 
-To draw a face takes a fifth of what it takes to train on it, or more where the network is small.
+Drawing a face takes a fifth of the time of training on it, or more if the network is small.
 """
 
 from functools import partial
@@ -30,7 +30,7 @@ def draw(key, side):
 
 
 def stored(folder, key, count, side):
-    """Latents (count, D) and faces (count, side, side, 3), 8 bits; drawn if they aren't there.
+    """Latents (count, D) and 8-bit faces (count, side, side, 3), drawn if they aren't there.
 
     Raises ValueError if others are there.
     """

@@ -1,8 +1,8 @@
 """A small network that reads the attributes of drawn faces off their images.
 
-`experiments/train_reader.py` trains one and tells how well it reads. What it knows of an image
-before it speaks, its last hidden layer, is a space in which sets of images of faces are compared
-(`metrics.frechet`, `metrics.precision_recall`): nothing has to be downloaded for it.
+`experiments/train_reader.py` trains one and tells how well it reads. Its last hidden layer is a
+space in which sets of images of faces are compared (`metrics.frechet`, `metrics.precision_recall`),
+for which nothing has to be downloaded.
 
 `draw(key, i)` gives batch i of a key's: images of faces (N, R, R, 3) in [0, 1], and their
 `Attributes` (N,).
@@ -49,7 +49,7 @@ def encode(attributes):
 
 
 def by_attribute(coordinates):
-    """Arrays (..., D) of coordinates, for each attribute its own."""
+    """Arrays (..., D) of coordinates, split by attribute."""
     ends = np.cumsum(list(SIZES.values()))[:-1]
     return dict(zip(SIZES, np.split(coordinates, ends, axis=-1), strict=True))
 
@@ -57,7 +57,8 @@ def by_attribute(coordinates):
 class Features(nn.Module):
     """Images (N, R, R, 3) in [0, 1] → (N, 256).
 
-    Its convolutions are of patches that don't overlap: matrix products, which two cores do fast.
+    Its convolutions are of patches that don't overlap, so they are matrix products, which two cores
+    do fast.
     """
 
     @nn.compact
@@ -79,7 +80,7 @@ class Reader(nn.Module):
 
 
 def shrunk(x):
-    """Images whose side is a multiple of `SIDE`, averaged to it; smaller ones as they are."""
+    """Images averaged to `SIDE`, a divisor of their side. Smaller ones stay as they are."""
     count, side = x.shape[:2]
     factor = max(1, side // SIDE)
     return x.reshape(count, side // factor, factor, side // factor, factor, 3).mean(axis=(2, 4))
@@ -93,9 +94,9 @@ def patches(x, side):
 
 
 def batches(resolution):
-    """A `draw(key, i)`, of `BATCH` faces. Faces take long to compile: make one, for all uses.
+    """A `draw(key, i)` of `BATCH` faces. It takes long to compile, so make one for all uses.
 
-    At most `SIDE` large: what a reader would shrink takes longer to draw, and is nearly the same.
+    Faces are at most `SIDE` large, since larger ones, which a reader would shrink, take longer.
     """
     side = min(resolution, SIDE)
 
@@ -108,7 +109,7 @@ def batches(resolution):
 
 
 def train(draw, key, steps):
-    """A reader's parameters, flat: least squares, on a batch of `draw` in each step."""
+    """A reader's flat parameters, by least squares on a batch of `draw` in each step."""
     reader = Reader(sum(SIZES.values()))
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
 
@@ -190,7 +191,7 @@ def perceptual_distance(weights, x, y):
 
 
 def labelled_faces(draw, key, count):
-    """The first faces (N, R, R, 3) of a key's, and their coordinates (N, D)."""
+    """The first faces (N, R, R, 3) of a key, and their coordinates (N, D)."""
     found = [draw(key, i) for i in range(-(-count // BATCH))]
     faces, attributes = jax.tree.map(lambda *x: np.concatenate(x)[:count], *found)
     return faces, np.asarray(encode(attributes))
@@ -202,7 +203,7 @@ def r_squared(x, y):
 
 
 def scores(draw, weights, key, count):
-    """How well faces are read that it hasn't seen: a row for each attribute."""
+    """How well a reader reads faces that it hasn't seen, as a row for each attribute."""
     faces, true = labelled_faces(draw, key, count)
     true = by_attribute(true)
     found = by_attribute(read_images(weights, faces))

@@ -1,4 +1,4 @@
-"""What the trainers have in common: flags, the loop that saves and stops, figures, the export."""
+"""What the trainers share: flags, the loop that saves and stops, figures and the export."""
 
 import csv
 import functools
@@ -82,7 +82,7 @@ def stopwatch():
 
 
 def claim(path, module):
-    """Write the flags that a run of a script keeps, those that are key in its module.
+    """Write the flags that a run must keep, which are the key flags of its script.
 
     Raises ValueError if its folder is of a run with others.
     """
@@ -110,11 +110,11 @@ def restored(manager, step, state):
 
 
 def run(manager, minutes, first, state, step, names, report):
-    """From step `first` to the last, or as far as the time allows; saves every few minutes.
+    """Train from step `first` to the last, or as far as the time allows. Save every few minutes.
 
-    `step(i, state, rate) → state, losses`, with a factor of the learning rate. After each save,
-    `report(state, row, final)` gets a row for metrics.csv: where the run is, and of each loss in
-    `names` its mean over the last steps that have it.
+    `step(i, state, rate) → state, losses` gets a factor of the learning rate. After each save,
+    `report(state, row, final)` gets a row for metrics.csv, which says where the run is, and has the
+    mean of each loss in `names` over the last steps that have it.
     """
     last, recent, saved = last_step(), deque(maxlen=RECENT), (first, minutes())
     for i in tqdm(range(first, last), initial=first, total=last, unit="step", mininterval=1):
@@ -140,14 +140,14 @@ def run(manager, minutes, first, state, step, names, report):
 
 
 def rate_factor(done, minutes):
-    """Of the learning rate: 1, then falling to 0.1 over the last fifth of the run."""
+    """The factor of the learning rate: 1, then falling to 0.1 over the run's last fifth."""
     if FLAGS.finish:
         done = max(done, minutes / FLAGS.stop_minutes)
     return 0.1 + 0.9 * min(1, max(0, (1 - done) / 0.2))
 
 
 def means(names, rows):
-    """Over the rows that have it; NaN if none has."""
+    """The means over the rows that have a name, or NaN if none has."""
     found = {name: [float(row[name]) for row in rows if name in row] for name in names}
     return {name: float(np.mean(values)) if values else np.nan for name, values in found.items()}
 
@@ -170,9 +170,9 @@ def all_batches(batch):
 def make_quality(output, train, held_out, labelled=None):
     """`quality(samples)` → figures of a generator's images (N, R, R, 3) in [0, 1].
 
-    They are compared with as many of the training data. Before that, so are held-out ones, what
-    `held_out()` gives, for floor.csv. `labelled(key, i)` gives faces and their attributes, for the
-    reader to learn from: the images are compared in its features, else in those of fixed wavelets.
+    They are compared with as many of the training data. So are the held-out ones of `held_out()`
+    before, for floor.csv. `labelled(key, i)` gives faces and their attributes, from which the
+    reader learns. Images are then compared in its features, or else in those of fixed wavelets.
     """
     features = metrics.frechet_features
     if labelled:
@@ -194,7 +194,7 @@ def make_quality(output, train, held_out, labelled=None):
 
 
 def make_optimizer(b1, mapping_rate):
-    """Adam, for a learning rate of 1; the noise strengths and the mapping learn at others."""
+    """Adam for a learning rate of 1. Noise strengths and the mapping have other rates."""
 
     def part(path, _):
         names = [entry.key for entry in path]
@@ -213,7 +213,7 @@ def make_optimizer(b1, mapping_rate):
 
 
 def averaged(average, params, step, count):
-    """The moving average after one more step; early on, over a tenth of what has been seen."""
+    """The moving average after one more step. Early on, it is over a tenth of what was seen."""
     memory = jnp.minimum(FLAGS.ema_images, 0.1 * (step + 1) * count + 1)
     return optax.incremental_update(params, average, 1 - 0.5 ** (count / memory))
 
@@ -225,9 +225,9 @@ def random_noise(generator, key, count):
 
 
 def export(folder, final, generator, **others):
-    """Networks, each (module, params), for the search; the generator with its latent fit.
+    """Save networks, each (module, params), for the search. The generator gets a latent fit.
 
-    Before the end, a fit to fewer samples has to do.
+    Before the end, it is fitted to fewer samples.
     """
     samples = 1_000_000 if final else 20_000
     module, params = generator
