@@ -35,7 +35,7 @@ from pulse_jax.upsampling.summary import summary
 FLAGS = flags.FLAGS
 PROCESSES = "Several processes"
 PROCESS = "coordinator_address", "num_processes", "process_id"
-# Those of the flags that aren't settings.
+# The headings of the flags that aren't settings.
 GROUPS = {
     "input_dir": MOST,
     "output_dir": MOST,

@@ -29,7 +29,7 @@ def make_output_safe() -> None:
     A character that the terminal lacks becomes an escape. What goes to a closed stream, to a pipe
     whose reader has gone, or to a full disk is dropped.
     """
-    # The number of a closed stream would else be the next file's, which would get XLA's messages.
+    # Otherwise, the next file would get the number of a closed stream, and XLA's messages.
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
@@ -204,5 +204,5 @@ class _Output:
         try:
             yield
         except OSError:
-            with open(os.devnull, "w") as nowhere:  # where what is still in its buffer goes, too
+            with open(os.devnull, "w") as nowhere:  # where the rest of its buffer goes, too
                 os.dup2(nowhere.fileno(), self._stream.fileno())

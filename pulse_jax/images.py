@@ -28,9 +28,9 @@ from pulse_jax.types import AnyArray
 ValueRange = tuple[float, float] | Literal["auto"]
 _Stream = io.BufferedReader | io.BytesIO
 
-# What Pillow registers without decoding it, itself, to the values that it means: EPS starts
-# Ghostscript, IPTC opens what is inside it as any format, MPEG is only identified, of FITS the
-# zero and the unit of its numbers are left out. Where WMF isn't a stub, Windows draws it.
+# Formats that Pillow registers but doesn't itself decode to the values that they mean: EPS starts
+# Ghostscript, IPTC opens what is inside it as any format, MPEG is only identified, and the zero and
+# the unit of FITS's numbers are left out. Where WMF isn't a stub, Windows draws it.
 _NOT_DECODED = {"EPS", "FITS", "IPTC", "MPEG", "WMF"}
 _HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
@@ -237,7 +237,7 @@ def _read(
 
 def _open(stream: _Stream, suffix: str) -> tuple[Image.Image, str]:
     """A decoded Pillow image, and as text the tiles that it had before, which tell how."""
-    # From a stream, as Pillow maps a path into memory and then garbles rotated TIFFs.
+    # From a stream, since Pillow maps a path into memory and then garbles rotated TIFFs.
     image = Image.open(stream, formats=_formats(suffix))
     tiles = str(image.tile)
     image.load()

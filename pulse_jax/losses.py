@@ -80,7 +80,7 @@ class Criterion(Protocol):
     def __call__(self, lr: Image, target: Image, styles: Styles | None) -> Scalar: ...
 
 
-# One of a user's own: term(D(x), y) → scalar.
+# A user's own term: term(D(x), y) → scalar.
 Term: TypeAlias = Callable[[Image, Image], Scalar]
 
 

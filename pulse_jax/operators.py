@@ -220,7 +220,7 @@ DOWNSCALERS: dict[str, Callable[[int], Operator]] = {
     "area": area,
     "lanczos": lanczos,
 }
-PROBE = 128  # the side on which it is found how much smaller a user's operator makes an image
+PROBE = 128  # side of an image that shows how much smaller a user's operator makes it
 OPERATORS: dict[str, Callable[..., Operator]] = DOWNSCALERS | {
     "blur": blur,
     "motion": motion,
@@ -282,7 +282,7 @@ def discard_unseen(
     """
     height, width, _ = picture.shape
     shape = height * operator.factor, width * operator.factor, 3
-    # Noise, since a high-pass shows no image of one colour; both ways, for one that rounds.
+    # Noise, since a high-pass hides an image of one colour. And its negative, for one that rounds.
     noise = np.asarray(np.random.default_rng(0).random(shape), np.float32)
     seen, other = np.asarray(operator(noise)), np.asarray(operator(1 - noise))
     if np.allclose(seen, seen[..., :1], atol=1e-6):
@@ -399,7 +399,7 @@ def _operator(
     return Operator(name, factor, argument(checked_apply, *arrays), argument(adjoint, *arrays))
 
 
-# Compiled, since one call is of dozens of operations.
+# Compiled, since one call has dozens of operations.
 @jax.jit
 def _compiled(apply: Callable[..., Degraded], *arrays_and_image: AnyArray) -> Degraded:
     return apply(*arrays_and_image)

@@ -58,7 +58,7 @@ def lbfgs(
     schedule, its value at 0 counts. Updates need the point and the value there, as a search passes
     them.
     """
-    # Compiled, since one call of a schedule is of a dozen operations.
+    # Compiled, since one call of a schedule has a dozen operations.
     length = jax.jit(learning_rate)(0) if callable(learning_rate) else learning_rate
 
     def init(params: Latents) -> LBFGSState:

@@ -26,7 +26,7 @@ class Course:
 
     def __init__(self, restarts: int, most: int, stops: bool, slots: int) -> None:
         self.restarts, self.most = restarts, most  # steps still to make
-        # The first restarts to end are the quickest: one learns from as many as began with them.
+        # The first to end are the quickest, so one waits for as many as began with them.
         self.enough = max(1, min(slots, restarts // 2)) if stops else 0
         self.made = self.ended = 0
         self.compiled: tuple[float, int] | None = None  # (time, steps made) when all has run once

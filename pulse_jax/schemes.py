@@ -62,7 +62,7 @@ def _scheme(function: Callable[..., Optimizer]) -> Callable[..., SphereOptimizer
         try:
             state = jax.eval_shape(base.init, some)
         except Exception:
-            pass  # it takes latents of certain names alone: `init` looks
+            pass  # it only takes latents of certain names, which `init` checks
         else:
             _check_state(name, state, some)
 
@@ -383,8 +383,9 @@ TANGENT_STEPS = (
 )
 # They carry a momentum along.
 CARRY = "geodesic_projected", "geodesic_parallel"
-# Of bases that don't go with all schemes: their states, and the schemes that they go with, of which
-# the first is the command's default. The samplers' are those that a test proves to be unbiased.
+# For bases that don't go with all schemes: their states, and the schemes that they go with, of
+# which the first is the command's default. The samplers' are those that a test proves to be
+# unbiased.
 SUITED = {
     "lbfgs": (LBFGSState, [name for name in SCHEMES if name not in TANGENT_STEPS]),
     "langevin": (LangevinState, ["geodesic", "tangent_update"]),

@@ -204,7 +204,7 @@ def _download(url: str, output_file: str, _: Any, *, part: Path, progress: bool)
     try:
         response = requests.get(url, headers=headers, stream=True, timeout=30)
     except requests.RequestException as error:
-        cause = getattr(next(iter(error.args), None), "reason", error)  # below requests' own words
+        cause = getattr(next(iter(error.args), None), "reason", error)  # requests wraps it
         raise OSError(one_line(cause)) from error
     with response:
         kind = response.headers.get("Content-Type", "")

@@ -17,7 +17,7 @@ from pulse_jax.plug_in import source_digest
 from pulse_jax.types import Params
 from pulse_jax.upsampling.settings import Settings
 
-# Beside the settings, what changes bytes: JAX's configuration, and what its libraries read.
+# What changes bytes besides the settings: JAX's configuration, and what its libraries read.
 JAX = (
     *("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable"),
     *("jax_random_seed_offset", "jax_default_matmul_precision"),

@@ -102,7 +102,7 @@ def search_all(
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error) or slots == 1:
                 raise
-        # Only now, without the error, what the search held is free.
+        # What the search held is only free now, without the error.
         slots //= 2
         writer.wait()
         jobs = [job for job in jobs if job.number not in job.picture.rows]
@@ -131,7 +131,7 @@ def search_slots(
     true, what is under way is saved, and the search ends.
     """
     init = jax.jit(jax.vmap(search.init))
-    # One at a time: the image is then the same for any number of slots.
+    # One at a time, so that the image is the same for any number of slots.
     synthesize = jax.jit(generator.synthesize)
     underway = {n: job.state for n, job in enumerate(jobs) if job.state is not None}
 

@@ -168,7 +168,7 @@ def _prepare(
     config = configuration.describe(settings, params)
     if output is not None:
         configuration.check(output, earlier, config)
-    # While a search is under way, the number of slots, where it is left open, is as before.
+    # While a search is under way, slots that are left open are as many as before.
     before = earlier.get("slots") if output and configuration.is_under_way(output) else None
     input_dir = str(given) if isinstance(given, str | Path) else None
     run = Run(settings, generator, params, searches, seeds, pictures, output, config, 0, input_dir)

@@ -287,7 +287,7 @@ class Settings:
             schemes.parse(self.chosen_scheme)
         if self.opt_name == "pcn" and self.learning_rate > 1:
             raise ValueError(f"learning_rate={self.learning_rate}: pcn takes one in (0, 1]")
-        # By name: making the optimiser would take a device, at each import.
+        # By name, since making the optimiser would take a device at each import.
         name, suited = self.chosen_scheme.partition(":")[0], self._suited_schemes()
         if name in SCHEMES and name not in suited:
             told = f"the scheme {name} doesn't go with {self.opt_name}, take {' or '.join(suited)}"
