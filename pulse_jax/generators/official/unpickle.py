@@ -19,6 +19,9 @@ import pickle
 import pickletools
 import sys
 import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
@@ -71,12 +74,12 @@ class Instance:
 
     __slots__ = ("name", "state")
 
-    def __init__(self, name, state):
+    def __init__(self, name: str, state: dict[Any, Any]) -> None:
         self.name = name
         self.state = state
 
 
-def read(path):
+def read(path: str | Path) -> Any:
     """What a file of weights holds, as plain dicts, lists, tuples, strings, numbers and arrays.
 
     Reads, told by content, the files of `torch.save` (zip, and the format before torch 1.6,
@@ -105,7 +108,7 @@ def read(path):
         raise ValueError(f"{path}: {one_line(error)[:300]}") from error
 
 
-def _foreign(start):
+def _foreign(start: bytes) -> str:
     """What a file that begins so is, if neither a PyTorch file nor a pickle, and what to do."""
     if not start:
         return "empty: download or copy it again"
@@ -134,29 +137,29 @@ def _foreign(start):
 class _Bounded(io.BufferedReader):
     """A file of which at most `limit` bytes are read at once, whatever a pickle declares."""
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         super().__init__(io.FileIO(path))
         self.limit = self.size = os.fstat(self.fileno()).st_size
 
-    def read(self, size=-1):
-        return super().read(min(size, self.limit))
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(-1 if size is None else min(size, self.limit))
 
 
 class _Budget:
     """What reading a file of `size` bytes may cost, in bytes. Weights need far less."""
 
-    def __init__(self, size):
+    def __init__(self, size: int) -> None:
         self.memory = 3 * size + 2**24
         self.views = 4 * size + 2**24  # the arrays, as if each were float32 and had its own memory
 
-    def spend(self, memory=0, views=0):
+    def spend(self, memory: int = 0, views: int = 0) -> None:
         self.memory -= memory
         self.views -= views
         if min(self.memory, self.views) < 0:
             raise pickle.UnpicklingError("it would take too much memory for a file of its size")
 
 
-def _read_zip(file, budget):
+def _read_zip(file: _Bounded, budget: _Budget) -> Any:
     if not zipfile.is_zipfile(file):
         raise ValueError(
             "truncated, the zip file's table of contents is missing: download or copy it again"
@@ -170,7 +173,7 @@ def _read_zip(file, budget):
             raise ValueError("a zip archive, but not PyTorch's: unpack it")
         folder = pickles[0].removesuffix("data.pkl")
 
-        def member(name):
+        def member(name: str) -> IO[bytes]:
             info = infos.get(folder + name)
             if not info or info.compress_type != zipfile.ZIP_STORED or info.header_offset < 0:
                 raise ValueError(f"{name!r} is missing, compressed or out of place")
@@ -182,7 +185,7 @@ def _read_zip(file, budget):
             byte_order = member("byteorder").read().decode()
         if byte_order not in ("little", "big"):
             raise ValueError("unknown byte order")
-        storages = {}
+        storages: dict[str, _Storage] = {}
         tree = _Machine(io.BytesIO(member("data.pkl").read()), budget, storages).run()
         for key, storage in storages.items():
             with member(f"data/{key}") as data:
@@ -192,9 +195,9 @@ def _read_zip(file, budget):
     return tree
 
 
-def _read_legacy(stream, budget):
+def _read_legacy(stream: BinaryIO, budget: _Budget) -> Any:
     """The format before torch 1.6: pickles, then the storages that one of them refers to."""
-    storages = {}
+    storages: dict[str, _Storage] = {}
     machine = _Machine(stream, budget, storages)
     magic = stream.read(len(_LEGACY_MAGIC))
     version, _word_sizes, tree, keys = (machine.run() for _ in range(4))
@@ -214,11 +217,11 @@ class _Storage:
 
     __slots__ = ("data", "dtype", "key", "numel")
 
-    def __init__(self, key, dtype, numel):
+    def __init__(self, key: str, dtype: np.dtype[Any], numel: int) -> None:
         self.key, self.dtype, self.numel = key, dtype, numel
         self.data = np.empty(numel * dtype.itemsize, np.uint8)
 
-    def fill(self, stream, byte_order):
+    def fill(self, stream: Any, byte_order: str) -> None:
         if stream.readinto(self.data) != self.data.size:
             raise pickle.UnpicklingError(f"truncated: storage {self.key!r} is incomplete")
         if byte_order != sys.byteorder:
@@ -230,7 +233,7 @@ class _Name:
 
     __slots__ = ("name",)
 
-    def __init__(self, module, name):
+    def __init__(self, module: Any, name: Any) -> None:
         self.name = f"{_short(module)}.{_short(name)}"
         for new, old in _RENAMED.items():
             if self.name.startswith(new):
@@ -246,9 +249,9 @@ class _Unbuilt:
 
     __slots__ = ("build", "value")
 
-    def __init__(self, build):
+    def __init__(self, build: Callable[..., Any]) -> None:
         self.build = build
-        self.value = self
+        self.value: Any = self
 
 
 class _Machine:
@@ -259,10 +262,12 @@ class _Machine:
     not walked, since that may be nested without end.
     """
 
-    def __init__(self, stream, budget, storages=None):
+    def __init__(
+        self, stream: BinaryIO, budget: _Budget, storages: dict[str, _Storage] | None = None
+    ) -> None:
         self.stream, self.budget, self.storages = stream, budget, storages
 
-    def run(self):
+    def run(self) -> Any:
         """The pickled object. The stream is left behind its pickle."""
         try:
             return self._run()
@@ -270,11 +275,14 @@ class _Machine:
             reason = "truncated or malformed pickle: download or copy it again"
             raise pickle.UnpicklingError(reason) from error
 
-    def _run(self):
-        stack, marks, memo = [], [], {}
+    def _run(self) -> Any:
+        stack: list[Any] = []
+        marks: list[int] = []
+        memo: dict[int, Any] = {}
         push, pop = stack.append, stack.pop
 
-        def take(count=None):  # the topmost `count` values, or those above the mark
+        def take(count: int | None = None) -> list[Any]:
+            """The topmost `count` values, or those above the mark."""
             start = marks.pop() if count is None else len(stack) - count
             if start < 0:
                 raise IndexError
@@ -282,6 +290,7 @@ class _Machine:
             del stack[start:]
             return values
 
+        argument: Any
         for opcode, argument, _ in pickletools.genops(self.stream):
             self.budget.spend(memory=128)  # about what an object and its place in the memo need
             match opcode.name:
@@ -322,7 +331,7 @@ class _Machine:
                 case "BUILD":
                     push(self._build(*take(2)))
                 case "BINPERSID" if self.storages is not None:
-                    push(self._find_storage(pop()))
+                    push(self._find_storage(pop(), self.storages))
                 case "POP":
                     pop()
                 case "POP_MARK":
@@ -334,12 +343,12 @@ class _Machine:
                 case name:
                     raise pickle.UnpicklingError(f"refused the opcode {name}")
 
-    def _call(self, function, arguments, _keywords=None):
+    def _call(self, function: Any, arguments: Any, _keywords: Any = None) -> Any:
         # No function takes more than 8, and to pass a million again and again would take hours.
         name, arguments = _typed(function, _Name).name, _typed(arguments, tuple)[:8]
         return _FUNCTIONS[name](self, *arguments) if name in _FUNCTIONS else Instance(name, {})
 
-    def _build(self, target, state):
+    def _build(self, target: Any, state: Any) -> Any:
         if type(target) is _Unbuilt:
             target.value = target.build(*_typed(state, tuple)[:5])
             return target.value
@@ -350,7 +359,7 @@ class _Machine:
             _typed(target, dict)  # of an OrderedDict's attributes, nothing is kept
         return target
 
-    def _find_storage(self, persistent_id):
+    def _find_storage(self, persistent_id: Any, storages: dict[str, _Storage]) -> _Storage:
         _, kind, key, _location, numel, *view = _typed(persistent_id, tuple)[:6]
         if _typed(kind, _Name).name not in _STORAGES:
             raise pickle.UnpicklingError(f"unknown type of storage {kind.name!r}")
@@ -358,17 +367,17 @@ class _Machine:
             raise pickle.UnpicklingError("a storage is a view of another")
         dtype = np.dtype(_STORAGES[kind.name])
         _check_sizes(numel)
-        if _short(key) not in self.storages:
+        if _short(key) not in storages:
             self.budget.spend(memory=numel * dtype.itemsize)
-            self.storages[key] = _Storage(key, dtype, numel)
-        storage = self.storages[key]
+            storages[key] = _Storage(key, dtype, numel)
+        storage = storages[key]
         if (storage.numel, storage.dtype) != (numel, dtype):
             raise pickle.UnpicklingError(f"storage {key!r} has two sizes or types")
         return storage
 
     # The functions that pickles call.
 
-    def tensor(self, storage, offset, size, stride, *_):
+    def tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
         """A view of a storage. `offset` and `stride` count elements."""
         numel, dtype = _typed(storage, _Storage).numel, storage.dtype
         _check_sizes(offset, *_typed(size, tuple))
@@ -383,14 +392,14 @@ class _Machine:
         strides = [step * item for step in stride]
         return np.ndarray(size, dtype, storage.data, offset * item, strides)
 
-    def storage(self, data):
+    def storage(self, data: Any) -> Any:
         """A storage in an ordinary pickle is a legacy file of its own."""
         if self.storages is not None:
             raise pickle.UnpicklingError("a storage within a storage")
         return _read_legacy(io.BytesIO(_typed(data, bytes)), self.budget)
 
-    def dtype(self, code, *_):
-        def build(_version, order, *_):
+    def dtype(self, code: Any, *_: Any) -> _Unbuilt:
+        def build(_version: Any, order: Any, *_: Any) -> np.dtype[Any]:
             if order not in ("<", ">", "=", "|"):
                 raise pickle.UnpicklingError("unknown byte order")
             return np.dtype(code).newbyteorder(order)
@@ -399,7 +408,7 @@ class _Machine:
             raise pickle.UnpicklingError("an array of other things than numbers")
         return _Unbuilt(build)
 
-    def array(self, _version, shape, dtype, fortran, data):
+    def array(self, _version: Any, shape: Any, dtype: Any, fortran: Any, data: Any) -> Any:
         """A numpy array, as a view of its bytes."""
         data = self.encode(data)
         _check_sizes(*_typed(shape, tuple))
@@ -408,42 +417,42 @@ class _Machine:
         self.budget.spend(views=math.prod(shape) * max(dtype.itemsize, 4))
         return np.ndarray(shape, dtype, data, order="F" if fortran else "C")
 
-    def encode(self, data, *_):
+    def encode(self, data: Any, *_: Any) -> bytes | bytearray:
         """The bytes that a pickle of protocol 2 has as a string."""
         if type(data) is not str:
             return _typed(data, bytes, bytearray)
         self.budget.spend(memory=len(data))
         return data.encode("latin-1")
 
-    def persistent(self, meta):
+    def persistent(self, meta: Any) -> Instance:
         """An object of NVIDIA's torch_utils.persistence. The source text beside it is dropped."""
         name, state = _typed(meta, dict)["class_name"], meta["state"]
         return Instance(_short(name), _typed(state, dict))
 
 
-def _typed(value, *types):
+def _typed(value: Any, *types: type) -> Any:
     if type(value) not in types:
         raise pickle.UnpicklingError(f"malformed pickle: a {type(value).__name__} out of place")
     return value
 
 
-def _short(text):
+def _short(text: Any) -> str:
     if len(_typed(text, str)) > 200:
         raise pickle.UnpicklingError("malformed pickle: a name of more than 200 characters")
     return text
 
 
-def _check_sizes(*sizes):
+def _check_sizes(*sizes: Any) -> None:
     if len(sizes) > 9 or not all(type(size) is int and 0 <= size < 2**63 for size in sizes):
         raise pickle.UnpicklingError("a size, offset or stride is out of range")
 
 
-def _extend(items, target):
+def _extend(items: list[Any], target: Any) -> None:
     if type(target) is not Instance:  # whose class may be a list's
         _typed(target, list).extend(items)
 
 
-def _set_items(items, target):
+def _set_items(items: list[Any], target: Any) -> None:
     for key in items[::2]:
         # Hashes of tuples recurse, and those of larger numbers can be made all the same.
         if _typed(key, *_KEYS) and type(key) is int and key.bit_length() > 60:
@@ -455,7 +464,7 @@ def _set_items(items, target):
 _KEYS = (str, int, bytes, bool, type(None), _Name)
 
 # All that a pickle may call.
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "builtins.bytes": lambda machine: b"",
     "builtins.frozenset": lambda machine, items=(): items,
     "builtins.set": lambda machine, items=(): items,
