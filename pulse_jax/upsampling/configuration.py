@@ -20,7 +20,7 @@ from pulse_jax.upsampling.settings import Settings
 # What changes bytes besides the settings: JAX's configuration, and what its libraries read.
 JAX = (
     *("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable"),
-    *("jax_random_seed_offset", "jax_default_matmul_precision"),
+    *("jax_random_seed_offset", "jax_default_matmul_precision", "jax_disable_most_optimizations"),
 )
 VARIABLES = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
