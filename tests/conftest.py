@@ -1,16 +1,35 @@
 """What all tests run with, and the command in this process with a small generator."""
 
+import importlib.machinery
+import os
+import sys
+import tempfile
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
 from absl.testing import flagsaver
+from jax._src import compiler
 
 # What pulse_jax's functions are passed and return is checked against their signatures, where an
 # int will do for a float. The hook must come before anything imports pulse_jax.
 CHECK = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 jaxtyping.install_import_hook("pulse_jax", CHECK)
+
+
+class Unchecked:
+    """Finds the module in which so many small functions are called that checks take minutes."""
+
+    @staticmethod
+    def find_spec(name, path, target=None):
+        if name == "pulse_jax.generators.official.unpickle":
+            return importlib.machinery.PathFinder.find_spec(name, path, target)
+
+
+sys.meta_path.insert(0, Unchecked)
 
 from pulse_jax.generators import checkpoint  # noqa: E402
 from pulse_jax.generators.stylegan2 import StyleGAN2  # noqa: E402
@@ -20,17 +39,67 @@ from pulse_jax.generators.stylegan2 import StyleGAN2  # noqa: E402
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
-@pytest.fixture(autouse=True)
-def effort(request):
-    """How much XLA optimises, which takes longer than what it saves in most tests.
+# To compile takes most of the time. So what a process of pytest has compiled is kept in a folder,
+# for the processes that it starts, too; all folders lie in one of the first process.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    folder = tempfile.TemporaryDirectory(prefix="pulse_jax_tests_", ignore_cleanup_errors=True)
+    os.environ["PULSE_JAX_TESTS"] = folder.name
+COMPILED = Path(os.environ["PULSE_JAX_TESTS"], os.environ.get("PYTEST_XDIST_WORKER", "main"))
+for name, value in {
+    "jax_compilation_cache_dir": str(COMPILED),
+    "jax_persistent_cache_min_compile_time_secs": 0,
+}.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
 
-    Tests of numbers that others have computed, of the compiled program and of equal bytes have the
-    mark `optimised`: XLA compiles for them what it compiles for users.
+# And XLA does as little as it can in most tests; it has one more switch for that than JAX knows.
+LIGHT = "jax_disable_most_optimizations"
+LIGHT_FLAG = "xla_cpu_use_fusion_emitters"
+get_compile_options = compiler.get_compile_options
+
+
+def compile_options(*arguments, **options):
+    made = get_compile_options(*arguments, **options)
+    if jax.config.values[LIGHT]:
+        made.env_option_overrides += [(LIGHT_FLAG, False)]
+    return made
+
+
+compiler.get_compile_options = compile_options
+jax.config.update(LIGHT, True)  # for what test files compute as they are imported
+
+
+def is_light(item):
+    return item.get_closest_marker("optimised") is None
+
+
+def pytest_collection_modifyitems(items):
+    """Those that XLA optimises come first, since what is compiled is forgotten in between."""
+    items.sort(key=is_light)
+
+
+@pytest.fixture(autouse=True)
+def effort(request, monkeypatch):
+    """XLA does little in most tests, and in processes that they start, since that saves time.
+
+    Tests of numbers that others have computed, of the compiled program and of what compilers get
+    wrong have the mark `optimised`: XLA compiles for them what it compiles for users.
     """
-    light = request.node.get_closest_marker("optimised") is None
-    if jax.config.values["jax_disable_most_optimizations"] != light:
-        jax.config.update("jax_disable_most_optimizations", light)
+    light = is_light(request.node)
+    if light:
+        flags = [*os.environ.get("XLA_FLAGS", "").split(), f"--{LIGHT_FLAG}=false"]
+        monkeypatch.setenv("XLA_FLAGS", " ".join(flags))
+        monkeypatch.setenv(LIGHT.upper(), "1")
+    if jax.config.values[LIGHT] != light:
+        jax.config.update(LIGHT, light)
         jax.clear_caches()  # they don't know of it
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget():
+    """What a file has compiled, since a process can hold only some thousands of programs."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture
@@ -57,9 +126,9 @@ def generator(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory):
-    """A folder for compiled programs."""
-    return tmp_path_factory.mktemp("compiled")
+def compiled():
+    """The folder of compiled programs."""
+    return COMPILED
 
 
 @pytest.fixture

@@ -36,8 +36,6 @@ from pulse_jax.generators.stylegan2 import StyleGAN2
 from pulse_jax.progress import Progress
 from pulse_jax.search import STATUS
 
-pytestmark = pytest.mark.optimised
-
 PROGRAMS = ClosedJaxpr, Jaxpr
 
 
@@ -70,6 +68,7 @@ def test_what_a_stream_is_given_stays_as_it_is():
     assert same_bytes(state, copy) and same_bytes(targets, TARGETS[:2])
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("restarts", [1, 5])
 def test_what_happens_in_a_slot_depends_on_what_is_in_it_and_their_number(restarts):
     targets, state = TARGETS[:restarts], start(restarts)
@@ -282,6 +281,7 @@ def test_weights_targets_and_masks_are_arguments():
 @pytest.mark.skipif(
     jax.default_backend() != "cpu", reason="reads the program of XLA's CPU compiler"
 )
+@pytest.mark.optimised
 @every_network
 def test_convolutions_are_in_canonical_form(network):
     """Others are slow in a loop on a CPU. And no gradient of the weights is left, or its loop."""

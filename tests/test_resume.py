@@ -20,8 +20,6 @@ from PIL import Image
 import pulse_jax
 from pulse_jax.upsampling import restarts, results
 
-pytestmark = pytest.mark.optimised
-
 ROOT = Path(__file__).parents[1]
 PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
 GENERATOR = "experiment_helpers:linear"

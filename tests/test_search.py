@@ -25,8 +25,6 @@ from pulse_jax import SCHEMES, Generator, Loss, build, operators, run, status
 from pulse_jax.generators.stylegan2 import StyleGAN2
 from pulse_jax.search import STATUS
 
-pytestmark = pytest.mark.optimised
-
 
 @every_network
 def test_the_whole_flow(network):

@@ -11,8 +11,6 @@ from jax import lax
 
 from pulse_jax.generators import layers
 
-pytestmark = pytest.mark.optimised
-
 TAPS = (0.1, 0.2, 0.3, 0.5)  # no symmetry hides a filter that is turned round
 BINOMIAL = np.array([1, 3, 3, 1]) / 4
 
@@ -113,6 +111,7 @@ def test_value_gradients_and_second_derivatives(ours, definition, x_shape, kerne
         assert relative_error(a, b) <= 1e-13
 
 
+@pytest.mark.optimised
 @every_layer
 def test_every_convolution_of_an_input_gradient_is_in_canonical_form(
     ours, definition, x_shape, kernel_shape
