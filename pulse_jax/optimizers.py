@@ -5,6 +5,7 @@ doesn't have. `schemes` says how latents lie on spheres.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -236,15 +237,20 @@ class LangevinState(NamedTuple):
 def langevin(
     learning_rate: optax.ScalarOrSchedule, temperature: float, key: PRNGKeyArray
 ) -> optax.GradientTransformation:
-    """Langevin dynamics: −η g + √(2ηT) ξ with ξ ~ N(0, I) and η the learning rate.
+    """Unadjusted Langevin dynamics: −η g + √(2ηT) ξ, ξ ~ N(0, I), η the learning rate.
 
-    With the scheme `geodesic` or `tangent_update` it samples the sphere with a density in
-    proportion to exp(−loss/T), up to an error of the order of η (the geodesic Langevin algorithm:
-    Wang, Lei and Panageas, NeurIPS 2020); others would bias it. Noise comes from `key` and the
-    starting point, so that restarts mapped over have their own. Raises ValueError for a temperature
-    that isn't finite and at least 0.
+    No step is ever turned down, so that samples have an error that only a smaller η makes smaller,
+    and a warning says so: `samplers` have none. With the scheme `geodesic` or `tangent_update` it
+    samples the sphere with a density in proportion to exp(−loss/T), up to an error of the order of
+    η (the geodesic Langevin algorithm: Wang, Lei and Panageas, NeurIPS 2020); others would bias it.
+    Noise comes from `key` and the starting point, so that restarts mapped over have their own.
+    Raises ValueError for a temperature that isn't finite and at least 0.
     """
     _check_temperature(temperature)
+    warnings.warn(
+        "langevin is unadjusted: its samples have an error of the order of the learning rate",
+        stacklevel=2,
+    )
 
     def init(params: Latents) -> LangevinState:
         return LangevinState(jnp.zeros((), int), _key_of_start(key, params))
@@ -279,7 +285,8 @@ def pcn(
     Statistical Science 28, 2013, on whose scale the prior is N(0, I)). With the scheme `none` it
     samples in proportion to exp(−loss/T) N(z; 0, I), with `rescale` to exp(−loss/T) on spheres of
     radius √d (Lie, Rudolf, Sprungk and Sullivan, Scandinavian Journal of Statistics 50, 2023), in
-    both cases exactly, in the long run.
+    both cases exactly, in the long run. With the loss `likelihoods.NegativeLogLikelihood` and T = 1
+    that is the posterior. For chains with their own keys and diagnostics, see `samplers.pcn`.
 
     No gradient is used. Each update judges the last proposal and makes the next: the points that a
     search visits are the proposals, `point` of the state the sample. Randomness as in `langevin`.

@@ -617,6 +617,11 @@ def test_no_scheme_counts_as_none():
     build(*parts, SCHEMES["geodesic"](langevin(0.1, 1.0, jax.random.key(0))))
 
 
+def test_langevin_says_that_it_is_unadjusted():
+    with pytest.warns(UserWarning, match="langevin is unadjusted"):
+        langevin(0.1, 1.0, jax.random.key(0))
+
+
 @pytest.mark.parametrize("sampler", [langevin, pcn])
 @pytest.mark.parametrize("temperature", [-1.0, float("inf"), float("nan")])
 def test_bad_temperatures(sampler, temperature):
