@@ -194,7 +194,7 @@ def test_every_file_counts(saved, copied):
         refused(copied, load)
         path.unlink()
         if path.name == "spec.json":
-            with pytest.raises(ValueError, match=rf"'{copied}': .*nor a folder with a spec\.json"):
+            with pytest.raises(ValueError, match=rf"'{copied}': .*no folder with a spec\.json"):
                 load(copied)
         else:
             assert path.name in refused(copied, load)
