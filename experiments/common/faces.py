@@ -174,6 +174,12 @@ def both(a, b, r):
     return jnp.maximum(a, b) + h * h / (4 * r)
 
 
+def root(x):
+    """√x, and 0 below 0 with a derivative of 0, where that of √0 would make others NaN."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
 def smooth(t, lo=0.0, hi=1.0):
     """0 below lo, 1 above hi, a cubic between."""
     t = jnp.clip((t - lo) / (hi - lo), 0, 1)
@@ -393,7 +399,7 @@ def make_grid(a, size):
     def gap(point, t=0.0, way=(0.0, 0.0, 1.0)):
         return surface(a, *turned(a, *(p + t * d for p, d in zip(point, way, strict=True))))
 
-    z = 0.70 * jnp.sqrt(jnp.maximum(1 - (x / 0.62) ** 2 - ((y + 0.05) / 0.8) ** 2, 0))
+    z = 0.70 * root(1 - (x / 0.62) ** 2 - ((y + 0.05) / 0.8) ** 2)
     z = jax.lax.fori_loop(0, 5, lambda _, z: z - gap((x, y, z)), z)
     point = x, y, z
     # The slope, from steps along each axis.
@@ -508,7 +514,7 @@ def hair(a, g):
     rx, ry = style.width + 0.04 * a.head_width, -0.15 - style.top
     up = jnp.clip(-(g.y + 0.15) / ry, 0, 2)
     nx, ny = x / rx, -up
-    nz = jnp.sqrt(jnp.maximum(1 - nx * nx - ny * ny, 0))
+    nz = root(1 - nx * nx - ny * ny)
     normal = unit(nx, ny, jnp.maximum(nz, 0.05))
     u, v, z = turned(a, g.x, g.y, 0.55 * nz)
     locks, strands = comb(a, g, style, u, v, z, normal[2])
@@ -516,7 +522,7 @@ def hair(a, g):
     # Short hair ends at the temples, in sideburns and at the nape.
     trimmed = 0.04 + jnp.clip(-z, 0, 0.1) - 1.2 * jnp.clip(z - 0.06, 0, 0.25) - 0.01 * strands
     end = jnp.where(short, trimmed, style.bottom + 0.1 * a.hair_length - 0.03 * locks)
-    shape = both(ellipse(x, up * jnp.sqrt(up) * ry, rx, ry), g.y - end, 2 * style.soft)
+    shape = both(ellipse(x, up * root(up) * ry, rx, ry), g.y - end, 2 * style.soft)
     bun = ellipse(g.x - 0.1 * jnp.sin(a.yaw), g.y + 0.80, 0.20, 0.15)
     shape = jnp.where(wears(a, "bun"), jnp.minimum(shape, bun), shape)
     shape = shape + 0.004 * strands + 0.02 * style.curl * locks
