@@ -17,6 +17,7 @@ from common.faces import (
     attributes_of,
     draw,
     face,
+    root,
     sample_attributes,
 )
 
@@ -172,3 +173,30 @@ def test_details_hide_in_the_coarse_picture(swept):
     coarse = images.reshape(2, 8, 8, 8, 8, 3).mean((2, 4))
     assert np.abs(images[0] - images[1]).max() > 0.3
     assert np.abs(coarse[0] - coarse[1]).max() < 0.06
+
+
+def test_a_root_has_a_derivative_everywhere():
+    x = jnp.array([-1.0, 0, 4])
+    np.testing.assert_array_equal(root(x), [0, 0, 2])
+    np.testing.assert_array_equal(jax.vmap(jax.grad(root))(x), [0, 0, 0.25])
+
+
+@pytest.mark.slow
+def test_derivatives_by_all_numbers_are_finite():
+    """And each number has a part in some image."""
+
+    @jax.jit
+    def derivatives(z, texture):
+        def image(numbers):
+            return draw(attributes_of(jnp.concatenate([numbers, z[len(NUMBERS) :]]), texture), 64)
+
+        numbers = z[: len(NUMBERS)]
+        along = jnp.eye(len(NUMBERS))
+        return jax.lax.map(lambda way: jax.jvp(image, (numbers,), (way,))[1], along)
+
+    found = []
+    for key in jax.random.split(jax.random.key(1), 6):
+        z = jax.random.normal(key, (LATENTS,))
+        found.append(np.abs(derivatives(z, jax.random.uniform(key))).max(axis=(1, 2, 3)))
+    assert np.isfinite(found).all()
+    assert (np.max(found, axis=0) > 0).all()
