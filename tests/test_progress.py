@@ -47,7 +47,7 @@ def test_a_compilation_is_told_once_and_only_if_it_is_one(patience, capsys):
 
 
 def test_jax_announces_compilations_as_expected(patience, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="pulse_jax")  # JAX may tell what it finds
     with compilation_told():
         jax.jit(lambda x: patience() or x + 1)(1.0)  # traced before it is lowered
         assert not caplog.messages
