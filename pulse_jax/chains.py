@@ -10,6 +10,8 @@ temperatures are blackjax's, which `pip install "pulse_jax[posterior]"` installs
 
 import functools
 import importlib
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +27,7 @@ from pulse_jax.posterior import Position, Posterior
 from pulse_jax.samplers import (
     Info,
     LogLikelihood,
+    Number,
     Preconditioner,
     Sampler,
     State,
@@ -80,6 +83,22 @@ def diagnose(values: Float[AnyArray, "chains draws *statistics"]) -> Diagnostics
     values = jnp.asarray(values)
     figures = tools.rhat(values), tools.ess_bulk(values), tools.ess_tail(values)
     return Diagnostics(*map(np.asarray, figures))
+
+
+class _Plan(NamedTuple):
+    """What is constant in a warm-up."""
+
+    spheres: bool
+    leapfrogs: int
+    acceptance_rate: float
+
+
+def _kernel(
+    plan: _Plan, loglikelihood: LogLikelihood, step_size: Any, learned: Preconditioner | None
+) -> Sampler:
+    if plan.spheres:
+        return geodesic_hmc(loglikelihood, step_size, plan.leapfrogs)
+    return hmc(loglikelihood, step_size, plan.leapfrogs, learned)
 
 
 # --- Warm-up. ---
@@ -166,22 +185,6 @@ def preconditioner(
     return Preconditioner(mean, directions.T, (1 + singular**2) ** -0.5)
 
 
-class _Plan(NamedTuple):
-    """What is constant in a warm-up."""
-
-    spheres: bool
-    leapfrogs: int
-    acceptance_rate: float
-
-
-def _kernel(
-    plan: _Plan, loglikelihood: LogLikelihood, step_size: Any, learned: Preconditioner | None
-) -> Sampler:
-    if plan.spheres:
-        return geodesic_hmc(loglikelihood, step_size, plan.leapfrogs)
-    return hmc(loglikelihood, step_size, plan.leapfrogs, learned)
-
-
 @jax.jit
 def _start(posterior: Posterior, params: Params, target: Image, positions: Position) -> State:
     plan = _Plan(posterior.prior == "spheres", 1, 0.0)
@@ -241,6 +244,94 @@ def _weighted(
     loglikelihood: LogLikelihood, weight: Scalar, params: Params, target: Image, position: Position
 ) -> Scalar:
     return weight * loglikelihood(params, target, position)
+
+
+# --- Sequential Monte Carlo. ---
+
+
+class SMCInfo(NamedTuple):
+    """What sequential Monte Carlo did at each weight of the likelihood."""
+
+    weights: Float[np.ndarray, "temperatures"]  # from 0 to 1
+    acceptance_rates: Float[np.ndarray, "temperatures"]
+    log_evidence: float  # log p(y), with all constants of the likelihood
+
+
+def smc(
+    key: PRNGKeyArray,
+    posterior: Posterior,
+    params: Params,
+    target: Image,
+    particles: Position,
+    *,
+    transitions: int = 5,
+    leapfrogs: int = 8,
+    acceptance_rate: float = 0.7,
+) -> tuple[Position, SMCInfo]:
+    """Particles that go from the prior to the posterior, by adaptive tempering of the likelihood.
+
+    For posteriors with several modes, between which chains don't go: particles are shared out to
+    modes as these are likely, while the likelihood is still flat. `particles`: a few hundred draws
+    of the prior. The likelihood's weight rises to 1 so that the effective number of particles is
+    half of theirs each time; then they are resampled, and moved by `hmc`, or `geodesic_hmc` on
+    spheres (Del Moral, Doucet and Jasra, JRSS B 68, 2006; by blackjax). Each weight takes
+    `transitions` of so many leapfrogs. The step size follows the acceptance rate and the weight.
+
+    Returns particles that count alike, and `SMCInfo`.
+    """
+    step_size, evidence, now = 0.1, 0.0, 0.0
+    weights: list[float] = []
+    rates: list[float] = []
+    state = _blackjax("smc.tempered").init(particles)
+    while now < 1:
+        now = float(state.tempering_param)  # at which particles are moved, before it rises
+        key, step_key = jax.random.split(key)
+        plan = _Plan(posterior.prior == "spheres", leapfrogs, acceptance_rate)
+        state, increment, rate = _smc_step(
+            step_key, plan, transitions, posterior, params, target, state, step_size
+        )
+        evidence += float(increment)
+        weights.append(now)
+        rates.append(float(rate))
+        narrower = math.sqrt(now / state.tempering_param) if now else 1.0  # of what is determined
+        step_size = min(step_size * narrower * math.exp(rate - acceptance_rate), LONGEST_STEP)
+    return state.particles, SMCInfo(np.array(weights), np.array(rates), evidence)
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "transitions"))
+def _smc_step(
+    key: PRNGKeyArray,
+    plan: _Plan,
+    transitions: int,
+    posterior: Posterior,
+    params: Params,
+    target: Image,
+    state: Any,
+    step_size: Number,
+) -> tuple[Any, Scalar, Scalar]:
+    """blackjax's step of all particles, with a kernel of ours."""
+
+    def kernel(logdensity: Callable[[Position], Scalar]) -> Sampler:
+        """blackjax's density is that of the posterior: the prior is in our sampler's flow."""
+
+        def loglikelihood(params: Params, target: Image, position: Position) -> Scalar:
+            return logdensity(position) - posterior.logprior(position)
+
+        return _kernel(plan, loglikelihood, step_size, None)
+
+    step = _blackjax("smc.adaptive_tempered").build_kernel(
+        posterior.logprior,
+        functools.partial(posterior.loglikelihood, params, target),
+        lambda key, state, logdensity: kernel(logdensity).step(key, params, target, state),
+        lambda position, logdensity: kernel(logdensity).init(params, target, position),
+        _blackjax("smc.resampling").systematic,
+        target_ess=0.5,
+    )
+    state, info = step(key, state, transitions, {})
+    return state, info.log_likelihood_increment, jnp.mean(info.update_info.acceptance_rate)
+
+
+# --- What they share. ---
 
 
 def _step(
