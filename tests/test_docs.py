@@ -56,6 +56,7 @@ def run_python(page, quick=True):
     names = {}
     for code in blocks(page, "python"):
         code = code.replace("steps=100", "steps=2").replace("restarts=4", "restarts=2, steps=2")
+        code = code.replace("transitions=100", "transitions=2").replace("draws=200", "draws=4")
         if quick:
             code = code.replace('load("faces64")', f'load("{LINEAR}")')
             code = code.replace("Settings(", f'Settings(generator="{LINEAR}", ')
@@ -105,6 +106,13 @@ def test_the_librarys_python_runs(small, quick):
         assert leaf.shape == one.shape
 
 
+@pytest.mark.parametrize("quick", [True])
+def test_the_posteriors_python_runs(small):
+    pytest.importorskip("blackjax")
+    names = run_python(DOCS / "posterior.md")
+    assert names["faces"].shape == (8, 4, 32, 32, 3) and names["std"].shape == (32, 32, 3)
+
+
 def test_the_example_of_a_fault_runs(capsys):
     run_python(DOCS / "upstream.md")
     assert jax.__version__ in capsys.readouterr().out
@@ -141,7 +149,7 @@ def test_the_examples_of_plug_ins_run(tmp_path, monkeypatch):
 def test_every_page_with_python_is_run():
     with_python = {page.name for page in PAGES if blocks(page, "python")}
     assert with_python == {
-        *("README.md", "library.md", "generators.md", "plug_ins.md", "upstream.md")
+        *("README.md", "library.md", "posterior.md", "generators.md", "plug_ins.md", "upstream.md")
     }
 
 
