@@ -4,10 +4,10 @@
     pulse_jax --generator=drawing:make:64 --input_dir=../checkpoints/faces64/examples
 
 A drawn face is a function of its attributes, and these of standard normal coordinates
-(`common.faces.attributes_of`). So no network is needed to search it. A search answers in numbers
-that mean something, such as the turn of the head, and everything that such a generator can't draw
-is known. Numbers are searched, on one sphere. Kinds, such as that of the glasses, have no gradient:
-each restart keeps those that it has drawn, and so most restarts don't come near a given picture.
+(`common.faces.attributes_of`). So no network is needed to search it, and a search answers in
+numbers that mean something, such as the turn of the head. All numbers lie on one sphere. Kinds,
+such as that of the glasses, have no gradient: each restart keeps those that it has drawn. So most
+restarts don't come near a given picture. Of 32 for the four pictures above, one met l2 0.001.
 
 It takes minutes to compile.
 """
