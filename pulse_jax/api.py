@@ -1,6 +1,7 @@
 """The public names, which `pulse_jax` has from here."""
 
 from pulse_jax import (
+    calibration,
     chains,
     generators,
     images,
@@ -45,6 +46,7 @@ __all__ = [
     "Settings",
     "Slots",
     "build",
+    "calibration",
     "chains",
     "generators",
     "images",

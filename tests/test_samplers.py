@@ -150,6 +150,9 @@ def test_latents_and_pictures_keep_their_joint_density(on_gaussian):
     assert_means(end[:, :, None] * end[:, None], np.eye(5))
     assert_means(end[:, :, None] * y[:, None] - start[:, :, None] * y[:, None], 0)
     assert_means(np.cos(2 * end), math.exp(-2))
+    bent = end + BENT["bend"] * np.sin(2 * end)
+    residual = (y - 0.5 - bent @ np.asarray(BENT["matrix"]).T) / SIGMA
+    assert_means(residual**2, 1)  # the noise is as wide as it was
 
 
 # --- On two spheres of radius √3. ---
@@ -256,6 +259,8 @@ def test_points_and_pictures_keep_their_joint_density(spherical):
     moments = np.kron(np.eye(2), np.eye(3) / 3)
     assert_means(after[:, :, None] * after[:, None], moments)
     assert_means(after[:, :, None] * y[:, None] - before[:, :, None] * y[:, None], 0)
+    residual = (y - after @ np.asarray(params["matrix"]).T) / SIGMA
+    assert_means(residual**2, 1)
 
 
 # --- Laws of motion. ---

@@ -1,0 +1,145 @@
+"""Whether posterior samples are calibrated, measured where the truth is known.
+
+A truth z is drawn from the prior, and its picture y from the likelihood. Then z is itself a draw of
+the posterior p(z | y), and nothing may tell it from a sampler's. So its rank among them is uniform,
+whatever number is ranked. All of this is exact for truths that the generator drew; with others it
+measures the generator too.
+
+Arrays are (simulations, draws, ...), one posterior for each simulation, with independent draws. The
+tests return p-values: uniform in [0, 1] if the samples are calibrated.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jaxtyping import Float, Integer, PRNGKeyArray
+from scipy import stats
+
+from pulse_jax.losses import Image
+from pulse_jax.posterior import Position
+from pulse_jax.samplers import Sampler, State
+from pulse_jax.types import AnyArray, Params
+
+
+def ranks(
+    rng: np.random.Generator,
+    truths: Float[AnyArray, "simulations *statistics"],
+    draws: Float[AnyArray, "simulations draws *statistics"],
+) -> Float[np.ndarray, "simulations *statistics"]:
+    """Of each truth among its draws, as a share: uniform in (0, 1) if they are calibrated.
+
+    (k + u) / (N + 1), where k of the N draws are below the truth and u is uniform, so that the
+    share is too; draws that equal it are below or above at random. This is simulation-based
+    calibration (Talts, Betancourt, Simpson, Vehtari and Gelman, arXiv 1804.06788).
+    """
+    truths, draws = np.asarray(truths), np.asarray(draws)
+    below = np.sum(draws < truths[:, None], axis=1)
+    equal = np.sum(draws == truths[:, None], axis=1)
+    spread = rng.uniform(size=truths.shape) * (equal + 1)
+    return (below + spread) / (draws.shape[1] + 1)
+
+
+def uniformity(shares: Float[AnyArray, "simulations *statistics"]) -> float:
+    """The p-value of all statistics' ranks together.
+
+    Two tests of Cramér and von Mises for each statistic: of the share u, which sees a bias, and of
+    |2u − 1|, which sees samples that are too narrow or too wide. The least p-value counts, times
+    the number of tests (Bonferroni), at most 1.
+    """
+    columns = np.asarray(shares).reshape(len(shares), -1).T
+    tested = [u for column in columns for u in (column, np.abs(2 * column - 1))]
+    least = min(stats.cramervonmises(u, "uniform").pvalue for u in tested)
+    return float(min(1, least * len(tested)))
+
+
+def tarp(
+    rng: np.random.Generator,
+    truths: Float[AnyArray, "simulations d"],
+    draws: Float[AnyArray, "simulations draws d"],
+) -> Float[np.ndarray, "simulations"]:
+    """Of each truth's distance to a random point among its draws', as `ranks`: expected coverage.
+
+    The points are other simulations' truths. The credible regions are balls about them, and the
+    share of truths with a rank below α is the coverage of regions of credibility α, in all
+    dimensions at once (Lemos, Coogan, Hezaveh and Perreault-Levasseur, ICML 2023). Coordinates
+    count relative to the truths' standard deviations.
+    """
+    truths, draws = np.asarray(truths), np.asarray(draws)
+    scale = truths.std(0)
+    scale = np.where(scale > 0, scale, 1)
+    points = np.roll(truths, rng.integers(1, len(truths)), axis=0)
+
+    def distances(x: np.ndarray, points: np.ndarray) -> np.ndarray:
+        return np.linalg.norm((x - points) / scale, axis=-1)
+
+    return ranks(rng, distances(truths, points), distances(draws, points[:, None]))
+
+
+class DeltaCal(NamedTuple):
+    """Δcal with its interval of 95%."""
+
+    value: float
+    low: float
+    high: float
+
+
+def delta_cal(
+    rng: np.random.Generator,
+    truths: Float[AnyArray, "simulations *shape"],
+    draws: Float[AnyArray, "simulations draws *shape"],
+) -> DeltaCal:
+    """The posteriors' variance over the squared error of their means: 1 if they are calibrated.
+
+    Below 1 the error bars are too short. Variances are unbiased, and the squared error is that of
+    an infinite number of draws: a mean of N independent ones is off by another share 1/N of the
+    variance, so that it is divided by 1 + 1/N. The interval is a bootstrap over simulations.
+    """
+    truths, draws = np.asarray(truths, np.float64), np.asarray(draws, np.float64)
+    count = draws.shape[1]
+    axes = tuple(range(1, truths.ndim))
+    variance = draws.var(1, ddof=1).mean(axes)  # (simulations,)
+    error = ((draws.mean(1) - truths) ** 2).mean(axes) / (1 + 1 / count)
+    picked = rng.integers(len(truths), size=(2000, len(truths)))
+    again = variance[picked].mean(1) / error[picked].mean(1)
+    low, high = np.quantile(again, [0.025, 0.975])
+    return DeltaCal(float(variance.mean() / error.mean()), float(low), float(high))
+
+
+def through_truth(
+    key: PRNGKeyArray,
+    sampler: Sampler,
+    params: Params,
+    target: Image,
+    truth: Position,
+    draws: int,
+    thinning: int = 1,
+) -> Position:
+    """Draws of one chain that passes through the truth at a random place, the truth not included.
+
+    The truth's rank among them is exactly uniform however slowly the chain moves, where independent
+    posteriors would cost too much: from a draw of the posterior a reversible sampler may go
+    backwards as well as forwards (Gandy and Scott, arXiv 2001.06465). A faulty sampler shows as far
+    as the chain moves. All samplers of `samplers` are reversible. The order of the draws is that in
+    which they were made: only ranks are meant.
+    """
+    place_key, key = jax.random.split(key)
+    start = sampler.init(params, target, truth)
+    before = thinning * jax.random.randint(place_key, (), 0, draws + 1)  # transitions to it
+
+    def transition(state: State, now: Integer[Array, ""]) -> tuple[State, None]:
+        state = optax.tree.where(now == before, start, state)
+        # As the chain's transitions are numbered from its first draw on, in both directions.
+        state = state._replace(count=jnp.where(now < before, before - 1 - now, now))
+        state, _ = sampler.step(jax.random.fold_in(key, now), params, target, state)
+        return state, None
+
+    def draw(state: State, numbers: Integer[Array, "thinning"]) -> tuple[State, Position]:
+        state, _ = jax.lax.scan(transition, state, numbers)
+        return state, state.position
+
+    numbers = jnp.arange(draws * thinning).reshape(draws, thinning)
+    return jax.lax.scan(draw, start, numbers)[1]

@@ -1,0 +1,99 @@
+"""Tests of calibration: normal posteriors in closed form, and chains that pass through truths."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pulse_jax import calibration, samplers
+
+SIMULATIONS, DRAWS = 400, 31
+
+
+def simulate(width=1.0, shift=0.0, seed=0):
+    """Truths (S, 3) and draws of x given y = x + ξ, whose posterior is N(y/2, I/2) or is wrong."""
+    rng = np.random.default_rng(seed)
+    truths = rng.standard_normal((SIMULATIONS, 3))
+    y = truths + rng.standard_normal(truths.shape)
+    noise = rng.standard_normal((SIMULATIONS, DRAWS, 3))
+    return truths, (y / 2)[:, None] + shift + width * np.sqrt(0.5) * noise
+
+
+def test_calibrated_draws_pass():
+    rng = np.random.default_rng(1)
+    values = [calibration.uniformity(calibration.ranks(rng, *simulate(seed=i))) for i in range(60)]
+    assert np.mean(np.array(values) < 0.05) < 0.15
+    assert np.mean(np.array(values) < 0.5) > 0.2  # no test that passes everything
+    coverage = calibration.tarp(rng, *simulate())
+    assert calibration.uniformity(coverage) > 0.01
+    value, low, high = calibration.delta_cal(rng, *simulate())
+    assert low < 1 < high and low < value < high
+    assert high - low < 0.25
+
+
+@pytest.mark.parametrize(
+    ("fault", "delta"),
+    [({"width": 0.5}, 0.25), ({"width": 1.5}, 2.25), ({"shift": 0.5}, 0.67)],
+    ids=["narrow", "wide", "shifted"],
+)
+def test_others_are_found(fault, delta):
+    rng = np.random.default_rng(1)
+    assert calibration.uniformity(calibration.ranks(rng, *simulate(**fault))) < 1e-4
+    value, low, high = calibration.delta_cal(rng, *simulate(**fault))
+    assert value == pytest.approx(delta, rel=0.15) and not low < 1 < high
+    if "width" in fault:
+        assert calibration.uniformity(calibration.tarp(rng, *simulate(**fault))) < 1e-4
+
+
+def test_delta_cal_knows_the_number_of_draws():
+    """Of posteriors of the width 0, it would be far off."""
+    truths, draws = simulate()
+    few = calibration.delta_cal(np.random.default_rng(0), truths, draws[:, :2])
+    assert few.low < 1 < few.high
+
+
+def test_ranks_of_equal_values_are_random():
+    shares = calibration.ranks(
+        np.random.default_rng(0), np.zeros((2000, 1)), np.zeros((2000, 9, 1))
+    )
+    assert calibration.uniformity(shares) > 0.01
+    first = calibration.ranks(np.random.default_rng(0), np.zeros((50, 1)), np.ones((50, 9, 1)))
+    assert first.min() > 0 and first.max() < 0.1
+
+
+@pytest.mark.parametrize("kind", ["hmc", "pcn"])
+def test_truths_have_uniform_ranks_in_chains_that_pass_through_them(kind):
+    """Although the chains hardly move; and a density that is wrong shows."""
+
+    def loglikelihood(params, target, z):
+        residual = target[..., 0] - (z["x"] + params["bend"] * z["x"] ** 3)
+        return -jnp.sum(residual**2) / (2 * params["sigma"] ** 2)
+
+    makers = {
+        "hmc": lambda: samplers.hmc(loglikelihood, 0.05, 6),
+        "pcn": lambda: samplers.pcn(loglikelihood, 0.3),
+    }
+    sampler, right = makers[kind](), {"bend": 0.1, "sigma": 0.3}
+    keys = jax.random.split(jax.random.key(0), 3)
+    truths = jax.random.normal(keys[0], (1000, 1, 2))
+    noise = jax.random.normal(keys[1], truths.shape)
+    y = (truths + right["bend"] * truths**3 + right["sigma"] * noise)[..., None]
+
+    @jax.jit
+    @jax.vmap
+    def energies(key, y, x, params):
+        def energy(x):
+            return jnp.stack([loglikelihood(params, y, {"x": x}) - jnp.sum(x**2) / 2, x[0, 0]])
+
+        chain = calibration.through_truth(key, sampler, params, y, {"x": x}, 7, 3)
+        return energy(x), jax.vmap(energy)(chain["x"])
+
+    def p_value(sigma):
+        params = jax.tree.map(lambda x: jnp.full(1000, x), right | {"sigma": sigma})
+        chain_keys = jax.random.split(keys[2], 1000)
+        truth, draws = energies(chain_keys, y, truths, params)
+        shares = calibration.ranks(np.random.default_rng(0), truth, draws)
+        return calibration.uniformity(shares)
+
+    assert p_value(0.3) > 0.01
+    assert p_value(0.15) < 1e-4
