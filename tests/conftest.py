@@ -55,6 +55,7 @@ for name, value in {
 # And XLA does as little as it can in most tests; it has one more switch for that than JAX knows.
 LIGHT = "jax_disable_most_optimizations"
 LIGHT_FLAG = "xla_cpu_use_fusion_emitters"
+GIVEN_FLAGS = os.environ.get("XLA_FLAGS", "").split()
 get_compile_options = compiler.get_compile_options
 
 
@@ -65,34 +66,38 @@ def compile_options(*arguments, **options):
     return made
 
 
+def compile_lightly(light):
+    """Or as for users; in this process and in those that it starts."""
+    jax.config.update(LIGHT, light)
+    jax.clear_caches()  # they don't know of it
+    flags = [*GIVEN_FLAGS, f"--{LIGHT_FLAG}=false"] if light else GIVEN_FLAGS
+    os.environ |= {LIGHT.upper(): str(light), "XLA_FLAGS": " ".join(flags)}
+
+
 compiler.get_compile_options = compile_options
-jax.config.update(LIGHT, True)  # for what test files compute as they are imported
+jax.jit(lambda: 0)()  # from here on, XLA looks at its flags in this process no more
+compile_lightly(True)  # what test files compute as they are imported, too
 
 
 def is_light(item):
+    """Whether it hasn't the mark `optimised`.
+
+    That is for tests of numbers that others have computed, of the compiled program and of what
+    compilers get wrong: XLA compiles for them what it compiles for users.
+    """
     return item.get_closest_marker("optimised") is None
 
 
 def pytest_collection_modifyitems(items):
-    """Those that XLA optimises come first, since what is compiled is forgotten in between."""
+    """Those with the mark come first, since what is compiled is forgotten in between."""
     items.sort(key=is_light)
 
 
-@pytest.fixture(autouse=True)
-def effort(request, monkeypatch):
-    """XLA does little in most tests, and in processes that they start, since that saves time.
-
-    Tests of numbers that others have computed, of the compiled program and of what compilers get
-    wrong have the mark `optimised`: XLA compiles for them what it compiles for users.
-    """
-    light = is_light(request.node)
-    if light:
-        flags = [*os.environ.get("XLA_FLAGS", "").split(), f"--{LIGHT_FLAG}=false"]
-        monkeypatch.setenv("XLA_FLAGS", " ".join(flags))
-        monkeypatch.setenv(LIGHT.upper(), "1")
-    if jax.config.values[LIGHT] != light:
-        jax.config.update(LIGHT, light)
-        jax.clear_caches()  # they don't know of it
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Before the fixtures, which may compile."""
+    if is_light(item) != jax.config.values[LIGHT]:
+        compile_lightly(is_light(item))
 
 
 @pytest.fixture(autouse=True, scope="module")
