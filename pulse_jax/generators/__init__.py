@@ -93,8 +93,13 @@ def style_generator(
     if style_spread is not None:
         if not 0 <= style_spread <= 1:
             raise ValueError(f"style_spread must be in [0, 1], got {style_spread}")
-        if tile_latent or equal_start or joint_sphere:
-            raise ValueError("style_spread excludes tile_latent, equal_start and joint_sphere")
+        others = {
+            "tile_latent": tile_latent,
+            "equal_start": equal_start,
+            "joint_sphere": joint_sphere,
+        }
+        if excluded := [name for name, given in others.items() if given]:
+            raise ValueError(f"style_spread={style_spread} excludes {' and '.join(excluded)}")
     if noise_type == "zero":
         zero = frozenset(range(noise_layers))
     searched = (

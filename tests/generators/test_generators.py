@@ -65,9 +65,9 @@ def test_stylegan_1_has_a_noise_map_more():
         ({"space": "v"}, "w, w_full, z, got 'v'"),
         ({"style_spread": 1.5}, r"\[0, 1\], got 1.5"),
         ({"style_spread": float("nan")}, r"\[0, 1\], got nan"),
-        ({"style_spread": 0.5, "tile_latent": True}, "excludes tile_latent"),
-        ({"style_spread": 0.5, "equal_start": True}, "excludes tile_latent"),
-        ({"style_spread": 0.5, "joint_sphere": True}, "excludes tile_latent"),
+        ({"style_spread": 0.5, "tile_latent": True}, "=0.5 excludes tile_latent$"),
+        ({"style_spread": 0.5, "equal_start": True}, "=0.5 excludes equal_start$"),
+        ({"style_spread": 0.5, "joint_sphere": True}, "=0.5 excludes joint_sphere$"),
     ],
 )
 def test_latent_spaces_that_do_not_exist_are_refused(latent_space, message):
