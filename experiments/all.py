@@ -28,7 +28,11 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
-def main(_):
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"all: {argv[1]!r} is no flag; pages are named by --pages")
+    if FLAGS.pages == []:
+        sys.exit("all: --pages= names nothing")
     pages = {path.stem: path for path in (ROOT / "docs" / "results.md", ROOT / "docs" / "costs.md")}
     pages |= {path.parent.name: path for path in sorted(ROOT.glob("checkpoints/*/README.md"))}
     for name in FLAGS.pages or []:

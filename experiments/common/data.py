@@ -55,10 +55,9 @@ def photograph(name, resolution):
     """Crops of one of `PHOTOGRAPHS` at any place, in all eight symmetries of a square."""
     picture = PHOTOGRAPHS[name]()[None]
     cut = picture.shape[1] * 3 // 4
-    if resolution > picture.shape[1] - cut:
-        raise ValueError(
-            f"--resolution={resolution}: of {name}, {picture.shape[1] - cut} rows are held out"
-        )
+    held_out = picture.shape[1] - cut
+    if resolution > held_out:
+        raise ValueError(f"--data={name}: {held_out} rows are held out, no side of {resolution}")
     return DataSet(picture[:, :cut], picture[:, cut:], crops(resolution, 8))
 
 

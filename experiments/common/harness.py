@@ -81,10 +81,12 @@ def run(experiment, presets):
     `presets` has flags and their values by the preset's name. A flag that is given comes first.
     """
 
-    def main(_):
+    def main(argv):
         logging.set_verbosity(logging.WARNING)
         name = Path(sys.argv[0]).stem
         try:
+            if len(argv) > 1:
+                raise ValueError(f"{argv[1]!r} is no flag")
             settle(presets)
             folder = Folder(expanded(FLAGS.workdir or f"runs/{name}_{FLAGS.preset}"))
             experiment(folder)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from experiment_helpers import run_experiment
 
 ROOT = Path(__file__).parents[2]
@@ -21,10 +22,18 @@ def test_the_commands_are_those_of_the_pages(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_page_is_told(tmp_path):
-    result = run_experiment("all", "--pages=costs,nowhere", cwd=tmp_path)
-    assert result.returncode == 1
-    assert "all: --pages=nowhere is none of results, costs, " in result.stderr
+@pytest.mark.parametrize(
+    "argument, told",
+    [
+        ("--pages=costs,nowhere", "--pages=nowhere is none of results, costs, "),
+        ("--pages=", "--pages= names nothing"),
+        ("faces64", "'faces64' is no flag; pages are named by --pages"),
+    ],
+)
+def test_bad_pages_are_told_instead_of_running_all(tmp_path, argument, told):
+    result = run_experiment("all", "--list", argument, cwd=tmp_path)
+    assert result.returncode == 1 and f"all: {told}" in result.stderr
+    assert not result.stdout
 
 
 def test_one_that_fails_is_told_and_the_others_run(tmp_path):

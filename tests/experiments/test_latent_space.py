@@ -31,7 +31,11 @@ def test_spaces_are_compared_with_w(tmp_path):
     assert table[1]["realism − w"].split()[0] != "0"
 
 
-def test_an_unknown_space_is_told(tmp_path):
+@pytest.mark.parametrize(
+    "argument, told",
+    [("--spaces=w,v", "--spaces=v is none of w; "), ("full", "latent_space: 'full' is no flag")],
+)
+def test_an_argument_that_names_nothing_is_told(tmp_path, argument, told):
     save_small_generator(tmp_path / "small")
-    result = run_experiment("latent_space", *FLAGS, "--spaces=w,v", cwd=tmp_path)
-    assert result.returncode == 1 and "--spaces=v is none of w; " in result.stderr
+    result = run_experiment("latent_space", *FLAGS, argument, cwd=tmp_path)
+    assert result.returncode == 1 and told in result.stderr

@@ -95,5 +95,5 @@ def test_held_out_crops_tile_the_held_out_area():
 
 
 def test_a_side_that_leaves_nothing_held_out_is_told():
-    with pytest.raises(ValueError, match="--resolution=256: of tissue, 128 rows are held out"):
+    with pytest.raises(ValueError, match="--data=tissue: 128 rows are held out, no side of 256"):
         photograph("tissue", 256)
