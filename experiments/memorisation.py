@@ -27,13 +27,15 @@ from scipy.stats import ttest_ind
 import pulse_jax
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("data", "tissue", list(PHOTOGRAPHS), "It was trained on this photograph.")
+flags.DEFINE_enum("data", None, list(PHOTOGRAPHS), "The generator was trained on this photograph.")
 flags.DEFINE_integer("samples", None, "Without it, the preset chooses the number of samples.", 2)
 flags.DEFINE_integer("shown", 8, "pictures.png shows this many pairs.", 1)
 PRESETS = {"quick": {"samples": 32}, "full": {"samples": 256}}
 
 
 def main(folder):
+    if FLAGS.data is None:
+        raise ValueError("--data is missing: it says what the generator was trained on")
     generator, params = pulse_jax.load(FLAGS.generator, equal_start=True)
     side = generator.resolution
     area = photograph(FLAGS.data, side).train[0] / np.float32(255)

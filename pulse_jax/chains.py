@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, PRNGKeyArray
@@ -33,6 +32,7 @@ from pulse_jax.samplers import (
     State,
     geodesic_hmc,
     hmc,
+    times,
 )
 from pulse_jax.static import argument
 from pulse_jax.types import AnyArray, Params
@@ -130,23 +130,31 @@ def warm_up(
        step size is adapted anew.
 
     Nothing is adapted afterwards: a sampler that goes on to learn from its past is none. Draws of
-    the warm-up are not draws of the posterior. Raises ValueError for fewer than 2 transitions.
+    the warm-up are not draws of the posterior. What is adapted is so to the chains at which the
+    density is finite. Raises ValueError if there are none, for fewer than 2 transitions, and for an
+    acceptance rate outside (0, 1).
     """
     if transitions < 2:
         raise ValueError(f"transitions must be at least 2, got {transitions}")
+    if not 0 < acceptance_rate < 1:
+        raise ValueError(f"acceptance_rate must be in (0, 1), got {acceptance_rate}")
     spheres = posterior.prior == "spheres"
     precondition = precondition and not spheres
     chains = jax.tree.leaves(positions)[0].shape[0]
-    size = ravel_pytree(positions)[0].size // chains
-    rank = min(size, chains * target.size)
-    nothing = Preconditioner(jnp.zeros(size), jnp.zeros((size, rank)), jnp.ones(rank))
+    flat, _ = ravel_pytree(positions)
+    size = flat.size // chains
+    rank, dtype = min(size, chains * target.size), flat.dtype
+    sizes = jnp.zeros(size, dtype), jnp.zeros((size, rank), dtype), jnp.ones(rank, dtype)
+    nothing = Preconditioner(*sizes)
     plan = _Plan(spheres, leapfrogs, acceptance_rate)
 
     state = _start(posterior, params, target, positions)
+    if not jnp.isfinite(state.loglikelihood).any():
+        raise ValueError("the density is finite at none of the positions")
     first = _first_weight(posterior, target, state)
     rising = jnp.minimum(1, first ** (1 - jnp.arange(transitions) / (transitions // 2)))
     learned = nothing if precondition else None
-    step_size: Any = 0.05
+    step_size = jnp.asarray(0.05, float)
     keys = jax.random.split(key)
     for phase, weights in enumerate((rising, jnp.ones(transitions))):
         if phase and precondition:
@@ -165,21 +173,26 @@ def preconditioner(
 
     F is the likelihood's information, 1/σ² for a Gaussian: for a linear generator A² is the
     posterior's covariance. The mean m is that of the chains where the picture says something,
-    (I − A²) mean z, and the prior's 0 elsewhere. Costs as many gradients per chain as the picture
-    has values.
+    (I − A²) mean z, and the prior's 0 elsewhere. Chains whose density isn't finite are left out.
+    Costs as many gradients per chain as the picture has values.
     """
 
-    def rows(position: Position) -> Float[Array, "values d"]:
+    def rows(position: Position) -> tuple[Float[Array, "values d"], Scalar]:
         z, unravel = ravel_pytree(position)
         x, pull = jax.vjp(lambda z: posterior.degraded(params, unravel(z)), z)
-        weights = jnp.sqrt(posterior.likelihood.precision(x, target))
+        weights = jnp.sqrt(posterior.likelihood.precision(x, target)).astype(x.dtype)
         units = jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape) * weights
-        return jax.lax.map(lambda unit: pull(unit)[0], units)
+        rows = jax.lax.map(lambda unit: pull(unit)[0], units)
+        return rows, posterior.likelihood.logpdf(x, target)
 
-    jacobians = jax.vmap(rows)(positions)  # (chains, values, d)
-    stacked = jacobians.reshape(-1, jacobians.shape[-1]) / jnp.sqrt(jacobians.shape[0])
+    jacobians, logpdfs = jax.vmap(rows)(positions)  # (chains, values, d), (chains,)
+    zs = jax.vmap(lambda z: ravel_pytree(z)[0])(positions)
+    usable = jnp.isfinite(jacobians).all((1, 2)) & jnp.isfinite(logpdfs)
+    jacobians = jnp.where(usable[:, None, None], jacobians, 0)
+    stacked = jacobians.reshape(-1, jacobians.shape[-1])
+    stacked /= jnp.sqrt(jnp.maximum(usable.sum(), 1)).astype(stacked.dtype)
     _, singular, directions = jnp.linalg.svd(stacked, full_matrices=False)  # of (k,), (k, d)
-    mean = jnp.mean(jax.vmap(lambda z: ravel_pytree(z)[0])(positions), 0)
+    mean = jnp.mean(zs, 0, where=usable[:, None])
     shares = singular**2 / (1 + singular**2)
     mean = directions.T @ (shares * (directions @ mean))
     return Preconditioner(mean, directions.T, (1 + singular**2) ** -0.5)
@@ -195,7 +208,7 @@ def _start(posterior: Posterior, params: Params, target: Image, positions: Posit
 def _first_weight(posterior: Posterior, target: Image, state: State) -> Scalar:
     """At which the chains' mean deviance from a perfect fit is the number of values; at most 1."""
     best = posterior.likelihood.logpdf(target, target)
-    deviance = 2 * (best - jnp.mean(state.loglikelihood))
+    deviance = 2 * (best - _mean(state.loglikelihood, state))
     return jnp.minimum(1, target.size / jnp.maximum(deviance, 1))
 
 
@@ -220,7 +233,7 @@ def _tune(
     )
 
     def weighted(state: State, weight: Scalar) -> State:
-        value, gradient = optax.tree.scale(weight, (state.loglikelihood, state.gradient))
+        value, gradient = times(weight, (state.loglikelihood, state.gradient))
         return state._replace(loglikelihood=value, gradient=gradient)
 
     def transition(
@@ -231,7 +244,7 @@ def _tune(
         step_size = jnp.minimum(jnp.exp(tuning.log_step_size), LONGEST_STEP)
         sampler = _kernel(plan, loglikelihood, step_size, learned)
         state, info = _step(key, sampler, params, target, weighted(state, weight))
-        tuning = update(tuning, jnp.mean(info.acceptance_rate))
+        tuning = update(tuning, _mean(info.acceptance_rate, state))
         return (weighted(state, 1 / weight), tuning), None
 
     tuning = jax.tree.map(lambda x: jnp.asarray(x, float), start(step_size))
@@ -240,10 +253,15 @@ def _tune(
     return state, jnp.minimum(final(tuning), LONGEST_STEP)
 
 
+def _mean(values: Float[Array, "chains"], state: State) -> Scalar:
+    """Over the chains whose density is finite."""
+    return jnp.mean(values, where=jnp.isfinite(state.loglikelihood))
+
+
 def _weighted(
     loglikelihood: LogLikelihood, weight: Scalar, params: Params, target: Image, position: Position
 ) -> Scalar:
-    return weight * loglikelihood(params, target, position)
+    return times(weight, loglikelihood(params, target, position))
 
 
 # --- Sequential Monte Carlo. ---
@@ -321,7 +339,7 @@ def _smc_step(
 
     step = _blackjax("smc.adaptive_tempered").build_kernel(
         posterior.logprior,
-        functools.partial(posterior.loglikelihood, params, target),
+        lambda position: _no_nan(posterior.loglikelihood(params, target, position)),
         lambda key, state, logdensity: kernel(logdensity).step(key, params, target, state),
         lambda position, logdensity: kernel(logdensity).init(params, target, position),
         _blackjax("smc.resampling").systematic,
@@ -329,6 +347,11 @@ def _smc_step(
     )
     state, info = step(key, state, transitions, {})
     return state, info.log_likelihood_increment, jnp.mean(info.update_info.acceptance_rate)
+
+
+def _no_nan(value: Scalar) -> Scalar:
+    """A particle whose density isn't a number weighs nothing."""
+    return jnp.where(jnp.isnan(value), -jnp.inf, value)
 
 
 # --- What they share. ---

@@ -102,8 +102,13 @@ def _square(z: Position) -> Scalar:
 
 def _rotate(z: Position, v: Velocity, t: Number) -> tuple[Position, Velocity]:
     cos, sin = jnp.cos(t), jnp.sin(t)
-    turned = jax.tree.map(lambda z, v: z * cos + v * sin, z, v)
-    return turned, jax.tree.map(lambda z, v: v * cos - z * sin, z, v)
+    turned = optax.tree.add(times(cos, z), times(sin, v))
+    return turned, optax.tree.sub(times(cos, v), times(sin, z))
+
+
+def times(number: Number, z: Position) -> Position:
+    """In the types of z, whatever that of the number."""
+    return jax.tree.map(lambda leaf: jnp.asarray(number, leaf.dtype) * leaf, z)
 
 
 def _on_great_circle(
@@ -234,6 +239,8 @@ def pcn(loglikelihood: LogLikelihood, beta: Number, flow: Flow = GAUSSIAN) -> Sa
     White, Statistical Science 28, 2013). With the flow `SPHERES` it is a random walk along
     geodesics. Costs one evaluation. A slow reference, with moves of any size accepted or not.
     """
+    if not _holds(beta, lambda beta: 0 < beta <= 1):
+        raise ValueError(f"beta must be in (0, 1], got {beta}")
     step = argument(_pcn_step, argument(loglikelihood), flow, beta)
     return Sampler(argument(_init, argument(loglikelihood), flow), step)
 
@@ -253,25 +260,40 @@ def geodesic_slice(loglikelihood: LogLikelihood) -> Sampler:
 def _hamiltonian(
     flow: Flow, loglikelihood: LogLikelihood, step_size: Number, leapfrogs: int
 ) -> Sampler:
-    if leapfrogs < 1:
-        raise ValueError(f"leapfrogs must be at least 1, got {leapfrogs}")
+    if not _holds(step_size, lambda step_size: 0 <= step_size < math.inf):
+        raise ValueError(f"step_size must be finite and at least 0, got {step_size}")
+    if not _holds(leapfrogs, lambda number: number >= 1 and number == int(number)):
+        raise ValueError(f"leapfrogs must be a whole number of at least 1, got {leapfrogs}")
     loglikelihood = argument(loglikelihood)
     step = argument(_hamiltonian_step, loglikelihood, flow, step_size, leapfrogs)
     return Sampler(argument(_init_with_gradient, loglikelihood, flow), step)
 
 
+def _holds(value: Any, condition: Callable[[Any], Any]) -> bool:
+    """Whether a number meets a condition; while it is traced, nothing is known of it."""
+    return isinstance(value, jax.core.Tracer) or bool(condition(value))
+
+
 def _init(
     loglikelihood: LogLikelihood, flow: Flow, params: Params, target: Image, position: Position
 ) -> State:
-    position = flow.place(position)
+    position = flow.place(_floats(position))
     value = loglikelihood(params, target, position)
     return State(position, value, (), jnp.zeros((), int))
+
+
+def _floats(position: Position) -> Position:
+    """The position. Raises ValueError if it has numbers of another kind, which don't move."""
+    for leaf in jax.tree.leaves(position):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(f"positions must be floats, got {jnp.result_type(leaf)}")
+    return position
 
 
 def _init_with_gradient(
     loglikelihood: LogLikelihood, flow: Flow, params: Params, target: Image, position: Position
 ) -> State:
-    position = flow.place(position)
+    position = flow.place(_floats(position))
     value, gradient = jax.value_and_grad(loglikelihood, argnums=2)(params, target, position)
     return State(position, value, gradient, jnp.zeros((), int))
 
@@ -312,7 +334,7 @@ def leapfrog(
     """
 
     def kick(position: Position, gradient: Position, velocity: Velocity) -> Velocity:
-        return optax.tree.add_scale(velocity, step_size / 2, flow.kick(position, gradient))
+        return optax.tree.add(velocity, times(step_size / 2, flow.kick(position, gradient)))
 
     velocity = kick(state.position, state.gradient, velocity)
     position, velocity = flow.move(state.position, velocity, step_size)
@@ -351,7 +373,8 @@ def _accept(
     """The proposal with probability min(1, exp(−gain of energy)), else the state (Metropolis)."""
     before = flow.energy(state.position, velocity) - state.loglikelihood
     after = flow.energy(proposal.position, final) - proposal.loglikelihood
-    gain = jnp.where(jnp.isfinite(after), after - before, jnp.inf)
+    stuck = ~jnp.isfinite(before)  # from where a chain goes to any point with a density
+    gain = jnp.where(jnp.isfinite(after), jnp.where(stuck, -jnp.inf, after - before), jnp.inf)
     rate = jnp.exp(-jnp.maximum(gain, 0))
     accepted = jax.random.uniform(key) < rate
     state = optax.tree.where(accepted, proposal, state)._replace(count=state.count + 1)
@@ -377,7 +400,7 @@ def _slice_step(
 
     def is_below(trial: Trial) -> Bool[Array, ""]:
         *_, value, tried = trial
-        return ~(value >= level) & (tried < 100)  # by then the range is of the size of rounding
+        return ~_is_above(value, level) & (tried < 100)  # then the range is as small as rounding
 
     def shrink(trial: Trial) -> Trial:
         key, low, high, angle, *_, tried = trial
@@ -390,10 +413,13 @@ def _slice_step(
     *_, position, value, tried = jax.lax.while_loop(
         is_below, shrink, attempt(key, high - turn, high, jnp.zeros((), int))
     )
-    found = State(position, value, (), state.count)
-    state = optax.tree.where(value >= level, found, state)._replace(count=state.count + 1)
-    one = jnp.ones((), float)
-    return state, Info(one, -state.loglikelihood, ~(value >= level), tried)
+    found, moved = State(position, value, (), state.count), _is_above(value, level)
+    state = optax.tree.where(moved, found, state)._replace(count=state.count + 1)
+    return state, Info(moved.astype(float), -state.loglikelihood, ~moved, tried)
+
+
+def _is_above(value: Scalar, level: Scalar) -> Bool[Array, ""]:
+    return (value >= level) & jnp.isfinite(value)
 
 
 def _varied(leapfrogs: int | Integer[Array, ""], count: Integer[Array, ""]) -> Integer[Array, ""]:

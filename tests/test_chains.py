@@ -146,3 +146,67 @@ def test_too_short_a_warm_up():
     made = density()
     with pytest.raises(ValueError, match="transitions must be at least 2, got 1"):
         chains.warm_up(jax.random.key(0), made, MATRIX, TARGET, starts(made, 2), transitions=1)
+
+
+@needs_blackjax
+@pytest.mark.parametrize("bad", [np.nan, 1e30])  # where the density isn't a number, or is 0
+def test_a_chain_without_a_density_spares_the_others(bad):
+    made = density()
+    positions = jax.tree.map(lambda leaf: leaf.at[0].set(bad), starts(made, 8))
+    state, sampler = chains.warm_up(
+        jax.random.key(2), made, MATRIX, TARGET, positions, transitions=40, leapfrogs=4
+    )
+    assert jnp.isfinite(state.loglikelihood[1:]).all()
+    assert 0.01 < sampler.step.args[2] <= 1
+    best = made.likelihood.logpdf(TARGET, TARGET)
+    assert best - state.loglikelihood[1:].mean() < 10
+    everywhere = jax.tree.map(lambda leaf: jnp.full_like(leaf, bad), positions)
+    with pytest.raises(ValueError, match="finite at none of the positions"):
+        chains.warm_up(jax.random.key(2), made, MATRIX, TARGET, everywhere)
+
+
+@needs_blackjax
+def test_a_particle_without_a_density_weighs_nothing():
+    made = density(0.3)
+    particles = jax.tree.map(lambda leaf: leaf.at[0].set(np.nan), starts(made, 200))
+    found, info = chains.smc(jax.random.key(2), made, MATRIX, TARGET, particles)
+    assert np.isfinite(found[0]["z"]).all() and np.isfinite(info.log_evidence)
+    assert len(info.weights) > 2
+
+
+@needs_blackjax
+def test_a_warm_up_compiles_its_transitions_once():
+    made = density()
+    chains._tune.clear_cache()
+    chains.warm_up(jax.random.key(2), made, MATRIX, TARGET, starts(made, 4), transitions=3)
+    assert chains._tune._cache_size() == 1
+
+
+@needs_blackjax
+def test_positions_of_a_file_are_moved_in_double_precision():
+    with jax.enable_x64():
+        made = density()
+        positions = jax.tree.map(lambda leaf: leaf.astype("float32"), starts(made, 4))
+        state, sampler = chains.warm_up(
+            jax.random.key(2), made, MATRIX, TARGET, positions, transitions=4
+        )
+        _, draws, _ = chains.draw(jax.random.key(3), sampler, MATRIX, TARGET, state, 3)
+        assert draws[0]["z"].dtype == "float32"
+        for made_with in (
+            samplers.hmc(made.loglikelihood, np.float64(0.1)),
+            samplers.geodesic_hmc(made.loglikelihood, np.float64(0.1)),
+            samplers.pcn(made.loglikelihood, np.float64(0.1)),
+        ):
+            one = jax.tree.map(lambda leaf: leaf[0], positions)
+            state = made_with.init(MATRIX, TARGET, one)
+            state, _ = made_with.step(jax.random.key(0), MATRIX, TARGET, state)
+            assert state.position[0]["z"].dtype == "float32"
+
+
+@pytest.mark.parametrize("rate", [0, 1, 2, np.nan])
+def test_an_acceptance_rate_that_cannot_be(rate):
+    made = density()
+    with pytest.raises(ValueError, match=r"acceptance_rate must be in \(0, 1\)"):
+        chains.warm_up(
+            jax.random.key(2), made, MATRIX, TARGET, starts(made, 4), acceptance_rate=rate
+        )

@@ -202,3 +202,22 @@ def test_new_arrays_do_not_recompile():
 def test_unknown_options(option):
     with pytest.raises(ValueError, match=f"{option} must be one of .*, got 'cube'"):
         build(**{option: "cube"})
+
+
+@pytest.mark.parametrize("make", [likelihoods.gaussian, likelihoods.student_t, likelihoods.poisson])
+def test_pictures_are_drawn_with_maps_that_fit(make):
+    with pytest.raises(ValueError, match=r"of shape \(5, 2, 2, 3\) doesn't fit"):
+        make(np.ones((5, *SHAPE), "f4")).sample(jax.random.key(0), LR)
+
+
+def test_widths_may_be_traced_and_must_be_numbers(unchecked):
+    found = jax.jit(lambda sigma: likelihoods.gaussian(sigma).logpdf(LR, TARGET))(0.1)
+    np.testing.assert_allclose(found, likelihoods.gaussian(0.1).logpdf(LR, TARGET), rtol=1e-6)
+    for width in (None, "wide"):
+        with pytest.raises(ValueError, match="sigma must be a number or a map of numbers"):
+            likelihoods.gaussian(width)
+
+
+def test_a_posterior_takes_a_likelihood(unchecked):
+    with pytest.raises(ValueError, match="likelihood must be a Likelihood, got <function"):
+        posterior.build(GENERATOR, lambda x: x, lambda lr, target: 0.0)

@@ -471,6 +471,48 @@ def test_new_step_sizes_do_not_recompile():
     assert len(traces) == 1
 
 
-def test_bad_numbers_of_leapfrogs():
-    with pytest.raises(ValueError, match="leapfrogs must be at least 1, got 0"):
-        samplers.hmc(quartic, 0.1, 0)
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda f: samplers.hmc(f, 0.1, 0), "leapfrogs must be a whole number .* got 0"),
+        (lambda f: samplers.hmc(f, 0.1, 2.5), "leapfrogs must be a whole number .* got 2.5"),
+        (lambda f: samplers.hmc(f, -0.1), "step_size must be finite and at least 0, got -0.1"),
+        (lambda f: samplers.geodesic_hmc(f, np.nan), "step_size must be .* got nan"),
+        (lambda f: samplers.pcn(f, 0), r"beta must be in \(0, 1\], got 0"),
+        (lambda f: samplers.pcn(f, 1.5), r"beta must be in \(0, 1\], got 1.5"),
+        (lambda f: samplers.pcn(f, np.nan), r"beta must be in \(0, 1\], got nan"),
+    ],
+)
+def test_bad_tunings_are_told(unchecked, make, told):
+    with pytest.raises(ValueError, match=told):
+        make(quartic)
+
+
+@pytest.mark.parametrize("make", [samplers.hmc, samplers.geodesic_hmc, samplers.pcn])
+def test_positions_must_be_floats(unchecked, make):
+    z = {"z": jnp.ones((2, 3), int)}
+    with pytest.raises(ValueError, match="positions must be floats, got int32"):
+        make(quartic, 0.1).init({}, TARGET, z)
+
+
+def test_a_chain_goes_from_a_point_without_density_to_one_with_it():
+    """Where the loglikelihood is −∞ on half of the space; on spheres by the slice sampler too."""
+
+    def half(params, target, z):
+        return jnp.where(z["z"][0, 0] > 0, 0.0, -jnp.inf)
+
+    z = {"z": jnp.array([[-1.0, 1, 0.5]])}
+    for make in (
+        lambda f: samplers.pcn(f, 0.9),
+        lambda f: samplers.pcn(f, 0.9, SPHERES),
+        samplers.geodesic_slice,
+    ):
+        sampler = make(half)
+        state = sampler.init({}, TARGET, z)
+        assert state.loglikelihood == -jnp.inf
+        for i in range(40):
+            state, info = sampler.step(jax.random.key(i), {}, TARGET, state)
+            assert info.is_divergent == (info.acceptance_rate == 0)
+            if jnp.isfinite(state.loglikelihood):
+                break
+        assert state.position["z"][0, 0] > 0
