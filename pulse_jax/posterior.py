@@ -49,8 +49,7 @@ class Posterior:
 
         It is that of the density. A generator's own `sample` may differ, as with `equal_start`.
         """
-        shapes = jax.eval_shape(self.generator.sample, key)
-        latents, noise = optax.tree.random_like(key, shapes)
+        latents, noise = optax.tree.random_like(key, self._zeros())
         position = (latents, noise if self.noise == "sampled" else ())
         return onto_spheres(position) if self.prior == "spheres" else position
 
@@ -58,9 +57,13 @@ class Posterior:
         """(latents, frozen) of a position, as the generator takes them; noise may be zero."""
         latents, noise = position
         if self.noise == "zero":
-            _, shapes = jax.eval_shape(self.generator.sample, jax.random.key(0))
-            noise = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            _, noise = self._zeros()
         return latents, noise
+
+    def _zeros(self) -> tuple[Latents, Frozen]:
+        """Of the shapes of what the generator draws."""
+        shapes = jax.eval_shape(self.generator.sample, jax.random.key(0))
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     def image(self, params: Params, position: Position) -> Image:
         """G(z), (H, W, 3) and not clipped."""
