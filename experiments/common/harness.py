@@ -30,6 +30,7 @@ import numpy as np
 from absl import app, flags, logging
 
 import pulse_jax
+from common import finite
 from common.faces import album
 from common.metrics import as_saved
 from pulse_jax import images
@@ -127,6 +128,7 @@ class Folder:
     def __init__(self, path):
         self.path, self.timings = path, []
         settings, config, cells = configuration(), path / "config.json", path / "cells"
+        finite.check(settings["flags"])
         cells.mkdir(parents=True, exist_ok=True)
         earlier = read_json(config) if any(cells.iterdir()) else settings
         told = difference(earlier["flags"], settings["flags"]) or difference(earlier, settings)

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from absl import flags
 from tqdm import tqdm
 
-from common import metrics, reader
+from common import finite, metrics, reader
 from pulse_jax.files import difference, expanded, read_json, write
 from pulse_jax.generators import checkpoint, fit_latents
 
@@ -87,6 +87,7 @@ def claim(path, module):
     Raises ValueError if its folder is of a run with others.
     """
     own = FLAGS.get_key_flags_for_module(module)
+    finite.check({flag.name: flag.value for flag in own})
     config = {flag.name: flag.value for flag in own if flag.name not in OPEN}
     earlier = read_json(path) if path.is_file() else config
     if told := difference(earlier, config):

@@ -150,8 +150,8 @@ orders = [np.concatenate([z for z, _ in batches])[:, 0] for batches in epochs]
 for z, x in epochs[0]:
     assert x.shape == (16, 8, 8, 3) and (x * 255 == z[..., None, None]).all()
 complaints = []
-for flags in (["--batch_size=6"], ["--batch_size=48"], ["--finish"], ["--channels=6,4"]):
-    at("--output_dir=run", *flags)
+for flag in ("batch_size=6", "batch_size=48", "finish", "channels=6,4", "perceptual_weight=nan"):
+    at("--output_dir=run", f"--{flag}")
     try:
         t.main(None)
     except SystemExit as error:
@@ -169,6 +169,7 @@ json.dump([[list(o) for o in orders], complaints], open("found.json", "w"))
             "--pool_images=64 must be a multiple of --batch_size=48",
             "--finish takes --stop_minutes",
             "2 channel counts (6, 4) don't fit resolution 64",
+            "--perceptual_weight=nan: not finite",
         ),
         strict=True,
     ):
