@@ -15,7 +15,7 @@ BUNDLED = list(checkpoint.bundled())
 
 
 def test_faces_galaxies_and_tissue_are_bundled():
-    assert {"faces64", "faces128", "galaxies64", "tissue64"} <= set(BUNDLED)
+    assert {"decoder64", "faces64", "faces128", "galaxies64", "tissue64"} <= set(BUNDLED)
 
 
 @pytest.mark.parametrize("name", BUNDLED)
