@@ -20,8 +20,7 @@ import numpy as np
 from absl import flags
 from common import harness
 from common.data import PHOTOGRAPHS, held_out_crops, photograph
-from common.metrics import bracketed
-from scipy.signal import fftconvolve
+from common.metrics import bracketed, nearest_crops
 from scipy.stats import ttest_ind
 
 import pulse_jax
@@ -43,8 +42,8 @@ def main(folder):
     samples = harness.render(generator, params, *jax.vmap(generator.sample)(keys))
     crops = held_out_crops(FLAGS.data, side)
 
-    found = folder.arrays("nearest_samples", partial(nearest, samples, area))
-    others = folder.arrays("nearest_held_out", partial(nearest, crops, area))
+    found = folder.arrays("nearest_samples", partial(nearest_crops, samples, area))
+    others = folder.arrays("nearest_held_out", partial(nearest_crops, crops, area))
     folder.table("table.csv", summarise(found["distance"], others["distance"]))
     best = np.argsort(found["distance"])[: FLAGS.shown]
     folder.picture("pictures.png", [samples[best], found["crop"][best]])
@@ -63,30 +62,6 @@ def summarise(samples, crops):
         }
 
     return [line("samples", samples), line("held-out crops", crops)]
-
-
-def nearest(images, area):
-    """For images (N, R, R, 3), their distances to the nearest crop of an area, and that crop."""
-    side = images.shape[1]
-    turns = [np.rot90(np.float64(area), k) for k in range(4)]
-    symmetries = turns + [turned[:, ::-1] for turned in turns]
-    energies = [windowed(turned**2, np.ones((side, side, 3))) for turned in symmetries]
-    distances, crops = [], []
-    for image in images:
-        best = np.inf
-        for turned, energy in zip(symmetries, energies, strict=True):
-            squares = (image**2).sum() + energy - 2 * windowed(turned, image)
-            at = np.unravel_index(squares.argmin(), squares.shape)
-            if squares[at] < best:
-                best, crop = squares[at], turned[at[0] : at[0] + side, at[1] : at[1] + side]
-        distances.append(np.sqrt(np.mean((image - crop) ** 2)) / image.std())
-        crops.append(crop)
-    return {"distance": np.array(distances), "crop": np.stack(crops)}
-
-
-def windowed(area, image):
-    """The inner product of an image with the crop at each place, over all channels."""
-    return fftconvolve(area, image[::-1, ::-1, ::-1], mode="valid")[..., 0]
 
 
 if __name__ == "__main__":

@@ -90,7 +90,11 @@ def build(
     sampler that has no bounds without a scheme.
     """
     if generator.styles is None and isinstance(loss, Loss) and loss.geocross:
-        loss = dataclasses.replace(loss, geocross=0.0)
+        try:
+            loss = dataclasses.replace(loss, geocross=0.0)
+        except ValueError:  # nothing is left
+            told = "a loss of GEOCROSS alone compares style vectors, and this generator has none"
+            raise ValueError(told) from None
         warnings.warn("GEOCROSS is left out: this generator has no style vectors", stacklevel=2)
     styles_of = generator.styles if loss.needs_styles else None
     if loss.needs_styles and styles_of is None:

@@ -153,7 +153,7 @@ def test_an_optimizer_with_a_line_search():
 
 def test_a_loss_of_styles_needs_a_generator_with_styles():
     generator = GENERATOR._replace(styles=None)
-    with pytest.raises(ValueError, match="geocross"):
+    with pytest.raises(ValueError, match="GEOCROSS alone compares style vectors"):
         build(generator, AREA, Loss(l2=0, geocross=0.05), optax.sgd(0.1))
 
     class Spread:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from scipy.fft import dctn, idctn
 from scipy.ndimage import gaussian_filter
+from scipy.signal import fftconvolve
 from scipy.special import gamma
 from scipy.stats import t
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -324,6 +325,35 @@ def precision_recall(features_real, features_fake, k=3):
     precision = (between <= support(real)[:, None]).any(axis=0).mean()
     recall = (between <= support(fake)).any(axis=1).mean()
     return float(precision), float(recall)
+
+
+def nearest_crops(batch, area):
+    """For each image, the crop of an area (H, W, 3) that is nearest to it, and their distance.
+
+    Crops lie at every place, in all eight symmetries of a square. A distance is the root mean
+    square difference over the standard deviation of the image. Returns arrays "distance" (N,) and
+    "crop" (N, R, R, 3).
+    """
+    side = batch.shape[1]
+    turns = [np.rot90(np.float64(area), k) for k in range(4)]
+    symmetries = turns + [turned[:, ::-1] for turned in turns]
+    energies = [_windowed(turned**2, np.ones((side, side, 3))) for turned in symmetries]
+    distances, crops = [], []
+    for image in batch:
+        best = np.inf
+        for turned, energy in zip(symmetries, energies, strict=True):
+            squares = (image**2).sum() + energy - 2 * _windowed(turned, image)
+            at = np.unravel_index(squares.argmin(), squares.shape)
+            if squares[at] < best:
+                best, crop = squares[at], turned[at[0] : at[0] + side, at[1] : at[1] + side]
+        distances.append(np.sqrt(np.mean((image - crop) ** 2)) / image.std())
+        crops.append(crop)
+    return {"distance": np.array(distances), "crop": np.stack(crops)}
+
+
+def _windowed(area, image):
+    """The inner product of an image with the crop at each place, over all channels."""
+    return fftconvolve(area, image[::-1, ::-1, ::-1], mode="valid")[..., 0]
 
 
 def frechet_features(batch):

@@ -16,6 +16,7 @@ from common.metrics import (
     laplacian_energy,
     mean_interval,
     mean_share,
+    nearest_crops,
     niqe,
     niqe_model,
     paired,
@@ -254,3 +255,32 @@ def test_paired_intervals_ignore_what_images_share():
     shared, noise = 10 * rng.standard_normal(50), 0.1 * rng.standard_normal(50)
     mean, low, high = paired(shared + 1 + noise, shared)
     assert 0.9 < low < mean < high < 1.1 and abs(mean - 1 - noise.mean()) < 1e-9
+
+
+def test_the_nearest_crop_of_a_copy_is_the_copy():
+    rng = np.random.default_rng(0)
+    area = rng.uniform(size=(20, 30, 3)).astype(np.float32)
+    copies = [
+        area[5:13, 20:28],
+        np.rot90(area, 1)[3:11, 7:15],
+        area[:, ::-1][12:20, :8],
+        np.rot90(area, 3)[:, ::-1][20:28, 12:20],
+    ]
+    found = nearest_crops(np.stack(copies), area)
+    assert found["distance"].max() < 1e-6
+    np.testing.assert_allclose(found["crop"], copies, atol=1e-6)
+
+
+def test_distances_are_those_of_a_plain_search():
+    rng = np.random.default_rng(1)
+    area, image = rng.uniform(size=(9, 10, 3)), rng.uniform(size=(1, 8, 8, 3))
+    turns = [np.rot90(area, k) for k in range(4)]
+    crops = [
+        turned[y : y + 8, x : x + 8]
+        for turned in turns + [t[:, ::-1] for t in turns]
+        for y in range(turned.shape[0] - 7)
+        for x in range(turned.shape[1] - 7)
+    ]
+    expected = min(np.sqrt(np.mean((image[0] - crop) ** 2)) for crop in crops) / image.std()
+    found = nearest_crops(image, area)
+    np.testing.assert_allclose(found["distance"], [expected], rtol=1e-9)
