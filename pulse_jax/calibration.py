@@ -17,7 +17,6 @@ import numpy as np
 import optax
 from jax import Array
 from jaxtyping import Float, Integer, PRNGKeyArray
-from scipy import stats
 
 from pulse_jax.losses import Image
 from pulse_jax.posterior import Position
@@ -50,6 +49,8 @@ def uniformity(shares: Float[AnyArray, "simulations *statistics"]) -> float:
     |2u − 1|, which sees samples that are too narrow or too wide. The least p-value counts, times
     the number of tests (Bonferroni), at most 1.
     """
+    from scipy import stats  # here, since each start of the command would wait for it
+
     columns = np.asarray(shares).reshape(len(shares), -1).T
     tested = [u for column in columns for u in (column, np.abs(2 * column - 1))]
     least = min(stats.cramervonmises(u, "uniform").pvalue for u in tested)

@@ -1,5 +1,8 @@
 """Tests of calibration: normal posteriors in closed form, and chains that pass through truths."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,3 +100,9 @@ def test_truths_have_uniform_ranks_in_chains_that_pass_through_them(kind):
 
     assert p_value(0.3) > 0.01
     assert p_value(0.15) < 1e-4
+
+
+def test_the_command_does_not_wait_for_the_tests_of_uniformity():
+    code = "import sys, pulse_jax.__main__, pulse_jax; pulse_jax.build; print([*sys.modules])"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert "'pulse_jax.calibration'" in loaded and "'scipy.stats'" not in loaded
