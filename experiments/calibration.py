@@ -137,8 +137,7 @@ def search(name, targets, latents):
         optimizer = pulse_jax.SCHEMES["geodesic"](base)
     else:
         loss = pulse_jax.Loss(geocross=0, eps=SIGMA**2)
-        schedule = pulse_jax.SCHEDULES["linear1cycledrop"](0.4, FLAGS.steps)
-        optimizer = pulse_jax.SCHEMES["rescale"](pulse_jax.OPTIMIZERS["adam"](schedule))
+        optimizer = harness.optimizer_of("original")
     built = pulse_jax.build(decoder(), OPERATOR, loss, optimizer)
     state = jax.vmap(built.init, (0, None))(latents, {})
     state, _ = pulse_jax.run(built, BASIS, targets, state, FLAGS.steps)
