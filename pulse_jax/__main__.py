@@ -1,13 +1,14 @@
-"""Upsample a folder of small pictures: for each, several high-resolution ones that downscale to it.
+"""Upsample small pictures: for each, several high-resolution ones that downscale to it.
 
     pulse_jax                                    # the examples of the bundled generator
-    pulse_jax --input_dir=small --output_dir=large --restarts=16
+    pulse_jax photo.png more/ --output_dir=large --restarts=16
 
 The flags of PULSE's run.py work under their own names.
 """
 
 import contextlib
 import dataclasses
+import os
 import re
 import sys
 import types
@@ -50,7 +51,8 @@ ALIASES = {"duplicates": "restarts", "seed": "seeds"}
 flags.DEFINE_string(
     "input_dir",
     None,
-    "The square pictures in this folder are upsampled. Without it, the generator's examples are.",
+    "The pictures in this folder are upsampled. Pictures and folders can also be named without the "
+    "flag. If none are named, the generator's examples are upsampled.",
 )
 flags.DEFINE_string("output_dir", "runs", "The results are written into this folder.")
 flags.DEFINE_enum(
@@ -97,6 +99,7 @@ def define(field: dataclasses.Field[Any]) -> None:
     kinds[kind](name, default, told)
 
 
+FLAGS.set_gnu_getopt()  # flags may also come after pictures
 for _field in dataclasses.fields(Settings):
     define(_field)
 for _alias, _name in ALIASES.items():
@@ -124,8 +127,9 @@ def parse(argv: list[str]) -> list[str]:
         rest = FLAGS(argv)
     except flags.Error as error:
         sys.exit(f"pulse_jax: {one_line(error)}")
-    if len(rest) > 1:
-        sys.exit(f"pulse_jax: {rest[1]!r} is no flag; pictures are named by --input_dir")
+    for word in rest[1:]:
+        if not os.path.exists(expanded(word)):
+            sys.exit(f"pulse_jax: {word!r} is no flag, and there is no such file or folder")
     usual = Settings().as_json()
     for name, value in RECIPES[FLAGS.recipe].as_json().items():
         if value != usual[name]:
@@ -133,8 +137,9 @@ def parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def run(_: list[str]) -> None:
-    """Upsample as the flags say."""
+def run(words: list[str]) -> None:
+    """Upsample as the flags say the pictures that are named, after the program's own name."""
+    named = [*filter(None, [FLAGS.input_dir]), *words[1:]]
     with contextlib.ExitStack() as at_end:
         at_end.enter_context(logged_to_streams("pulse_jax: ", dashed))
         try:
@@ -149,7 +154,7 @@ def run(_: list[str]) -> None:
             signals = at_end.enter_context(noted_signals())
             with Bar() as bar:
                 results = upsample(
-                    FLAGS.input_dir,
+                    named or None,
                     output,
                     settings,
                     bar,

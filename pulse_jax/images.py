@@ -151,6 +151,20 @@ def resize_nearest(
     return np.asarray(image).repeat(factor, axis=0).repeat(factor, axis=1)
 
 
+def downscale(
+    image: Float[np.ndarray, "h h c"], side: int, kernel: str
+) -> Float32[np.ndarray, "{side} {side} c"]:
+    """Bring a square to a side that needn't divide its own, antialiased.
+
+    The kernel, "bicubic", "lanczos" or "area", is as wide as the new pixels are large. This is
+    Pillow's `resize`, which leaves out what a kernel lacks beyond the border.
+    """
+    resampling = Image.Resampling[{"area": "BOX"}.get(kernel, kernel.upper())]
+    channels = [Image.fromarray(channel) for channel in np.moveaxis(image.astype(np.float32), 2, 0)]
+    small = [np.asarray(channel.resize((side, side), resampling)) for channel in channels]
+    return np.stack(small, axis=-1)
+
+
 def grid(rows: Sequence[Sequence[Float[AnyArray, "_ _ _"]]]) -> Float32[np.ndarray, "h w c"]:
     """Tile rows of images of one size into a contact sheet on white.
 

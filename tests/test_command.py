@@ -171,6 +171,30 @@ def test_larger_pictures_are_brought_to_the_input_size(run, tmp_path, capsys):
     assert float(read_rows(output)[0]["l2_saved"]) == pytest.approx(error)
 
 
+def test_pictures_of_any_size_and_shape_are_arguments(run_linear, tmp_path, capsys):
+    """They come from anywhere; the page says what was done to each, and how to do it again."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (21, 30, 3), np.uint8)).save(tmp_path / "photo.png")
+    write_picture(tmp_path / "in" / "a.png", seed=1, side=10)
+    named = str(tmp_path / "photo.png"), "--steps=1", str(tmp_path / "in")
+    output = run_linear(*named, "--crop=center", "--input_size=4", "--operator=lanczos")
+    told = capsys.readouterr().out
+    done = "cropped to 21×21 pixels at 4,0, then downscaled from 21 to 4 pixels (lanczos)"
+    assert f"photo.png: {done}" in told
+    page = (output / "index.html").read_text()
+    assert f"The picture was {done}." in page
+    assert f"<code>pulse_jax {named[0]} {named[2]} --" in page
+    with Image.open(named[0]) as picture:  # Pillow rounds, and clips between its two passes
+        small = picture.crop((4, 0, 25, 21)).resize((4, 4), Image.Resampling.LANCZOS)
+    found = np.asarray(Image.open(output / "photo" / "input.png"), int)
+    assert np.abs(found - np.asarray(small, int)).max() <= 2
+    assert {row["image"] for row in read_rows(output)} == {"photo.png", "a.png"}
+
+    output = run_linear(named[0], "--crop=20,13,4", "--steps=1", output="corner")
+    corner = np.asarray(Image.open(named[0]))[13:17, 20:24]
+    assert np.array_equal(np.asarray(Image.open(output / "photo" / "input.png")), corner)
+
+
 def test_a_recipe_is_a_set_of_defaults(run_linear, tmp_path):
     def settings(*flags, output):
         folder = run_linear(f"--input_dir={tmp_path / 'in'}", "--restarts=1", *flags, output=output)
@@ -264,7 +288,9 @@ def test_the_sizes_that_fit_depend_on_the_operator_and_the_picture(run, tmp_path
     line = fails(run, capsys, folder, "--input_size=1")
     assert "--operator=bicubic" in line and "sides of 2, 4, 8 pixels fit" in line
     line = fails(run, capsys, folder, "--input_size=3")
-    assert "--input_size=3 does not divide its 4 pixels; sides of 2, 4 pixels fit" in line
+    assert "--input_size=3 does not divide the generator's 8; sides of 2, 4, 8 pixels fit" in line
+    line = fails(run, capsys, folder, "--input_size=8")
+    assert "--input_size=8 is more than its 4 pixels; sides of 2, 4 pixels fit" in line
 
 
 def test_what_is_told_of_pictures(run_linear, tmp_path, capsys):
@@ -457,7 +483,10 @@ def test_bad_input_leaves_the_earlier_configuration(run, tmp_path, capsys):
         ("--output_dir={file}", ["--output_dir={file}"]),
         ("--output_dir={file}/in/it", ["--output_dir={file}/in/it"]),
         ("--unknown=3", ["unknown"]),
-        ("picture.png", ["picture.png", "--input_dir"]),
+        ("picture.png", ["'picture.png' is no flag", "no such file"]),
+        ("--crop=middle", ["--crop=middle is not center or X,Y,SIDE"]),
+        ("--crop=1,2,0", ["--crop=1,2,0: SIDE must be at least 1"]),
+        ("--crop=3,0,2", ["a.png", "--crop=3,0,2 reaches beyond its 4×4 pixels"]),
     ],
 )
 def test_bad_flags_end_in_one_line(run, tmp_path, capsys, argument, named):

@@ -218,13 +218,14 @@ def test_settings_come_back_from_json_and_flags():
         batch_size=2,
         bad_noise_layers=(3, 17),
         value_range=(30.0, 337.0),
+        crop=(5, 0, 32),
         stop_at_eps=False,
         loss_str="100*L2",
     )
     assert Settings.from_json(settings.as_json()) == settings
     assert settings.as_flags() == [
-        *("--seeds=3,4", "--batch_size=2", "--value_range=30,337", "--loss_str=100*L2"),
-        *("--nostop_at_eps", "--bad_noise_layers=3.17"),
+        *("--seeds=3,4", "--batch_size=2", "--crop=5,0,32", "--value_range=30,337"),
+        *("--loss_str=100*L2", "--nostop_at_eps", "--bad_noise_layers=3.17"),
     ]
     assert Settings.from_json({"seeds": "0:3", "value_range": "auto", "batch_size": "auto"}) == (
         Settings(seeds=(0, 1, 2), value_range="auto")

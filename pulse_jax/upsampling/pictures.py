@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import math
+import sys
 import warnings
 import zlib
 from collections import Counter
@@ -22,6 +23,7 @@ from pulse_jax.files import attempt, counted, expanded, load_arrays, one_line, r
 from pulse_jax.generators import Generator, checkpoint
 from pulse_jax.operators import Operator
 from pulse_jax.types import AnyArray, Frozen, Latents
+from pulse_jax.upsampling import crops
 from pulse_jax.upsampling.settings import Settings
 
 log = logging.getLogger("pulse_jax")
@@ -39,6 +41,7 @@ class Picture:
     target: Float[np.ndarray, "h h 3"]  # in [0, 1]
     variance: float  # of its pixels, as far as the operator shows them
     networks: str  # the digest of the generator's
+    prepared: str = ""  # what was done to it before, in words
     start: tuple[Latents, Frozen] | None = None  # of an earlier run's restarts
     seed: int = 0
     folder: Path | None = None  # for its results; None to keep them here
@@ -107,19 +110,26 @@ def list_sources(pictures: Source | Iterable[Source] | None, generator: str) -> 
             )
         pictures = examples
     if isinstance(pictures, str | Path):
-        path = expanded(pictures)
-        if path.is_file():
-            return [path]
-        paths, skipped = images.list_images(path)
-        for path in skipped:
-            log.info(one_line(f"skipped {path}: not a picture"))
-        return list(paths)
+        pictures = [pictures]
     if isinstance(pictures, np.ndarray | jax.Array) and pictures.ndim == 3:
         return [pictures]
-    sources = [expanded(s) if isinstance(s, str | Path) else s for s in pictures]
+    sources = [source for given in pictures for source in _of(given)]
     if not sources:
         raise ValueError("there are no pictures")
     return sources
+
+
+def _of(given: Source) -> list[Source]:
+    """The picture itself, or those of a folder. Raises ValueError if it holds none."""
+    if not isinstance(given, str | Path):
+        return [given]
+    path = expanded(given)
+    if not path.is_dir():
+        return [path]
+    paths, skipped = images.list_images(path)
+    for path in skipped:
+        log.info(one_line(f"skipped {path}: not a picture"))
+    return list(paths)
 
 
 def read_pictures(
@@ -142,7 +152,14 @@ def read_pictures(
 
     def read(name: str, source: Source) -> None:
         told = str(source) if isinstance(source, Path) else f"picture {name}"
-        target = _read_target(told, source, settings, generator.resolution, degradation)
+        image = _read(told, source, settings)
+        try:
+            image, cropped = crops.cut(image, settings)
+            target, smaller = _bring_to_size(image, settings, generator.resolution, degradation)
+        except ValueError as error:
+            raise ValueError(f"{told}: {error}") from error
+        if prepared := ", then ".join(filter(None, [cropped, smaller])):
+            log.info(one_line(f"{told}: {prepared}"))
         operator = degradation(generator.resolution // len(target))
         variance = operators.variance(operator, target)
         if variance <= settings.eps:
@@ -159,7 +176,7 @@ def read_pictures(
             unsigned.extend([] if signed else [source])
         if folder in pictures:
             raise ValueError(f"{told}: another picture is also called {name}")
-        pictures[folder] = Picture(name, target, variance, networks, start)
+        pictures[folder] = Picture(name, target, variance, networks, prepared, start)
 
     complaints = [attempt(read, name, s) for name, s in zip(names, sources, strict=True)]
     if unsigned:
@@ -179,48 +196,57 @@ def told(function: Callable[..., Any], *arguments: Any) -> Any:
     return result
 
 
-def _read_target(
-    told_as: str,
-    source: Source,
+def _read(told_as: str, source: Source, settings: Settings) -> Float[np.ndarray, "h w 3"]:
+    if isinstance(source, Path):
+        return told(images.load_image, source, settings.value_range)
+    assert not isinstance(source, str)  # `list_sources` makes paths of them
+    return _checked_array(told_as, source)
+
+
+def _bring_to_size(
+    image: Float[np.ndarray, "h w 3"],
     settings: Settings,
     resolution: int,
     degradation: Callable[[int], Operator],
-) -> Float[np.ndarray, "h h 3"]:
-    """A picture whose side divides the generator's; `input_size` brings it to one.
+) -> tuple[Float[np.ndarray, "s s 3"], str]:
+    """A square whose side divides the generator's, and how it was downscaled to it, in words.
 
-    It is downscaled as the operator does it, or with bicubic if the operator doesn't downscale.
+    `input_size` names the side. An image is downscaled as the operator does it where it is larger
+    by a whole factor, and with Pillow's kernel of the same name where it isn't. If the operator
+    doesn't downscale, that is bicubic.
     """
-    if isinstance(source, Path):
-        image = told(images.load_image, source, settings.value_range)
-    else:
-        assert not isinstance(source, str)  # `list_sources` makes paths of them
-        image = _checked_array(told_as, source)
     height, width, _ = image.shape
     size = settings.input_size or height
     if height != width:
-        fitting = _fitting_sides(resolution, degradation)
-        raise ValueError(f"{told_as}: it has {width}×{height} pixels and isn't square{fitting}")
-    if height % size:
-        fitting = _fitting_sides(resolution, degradation, height)
-        side = counted(height, "pixel")
-        raise ValueError(f"{told_as}: input_size={size} does not divide its {side}{fitting}")
-    if resolution % size:
-        fitting = _fitting_sides(resolution, degradation)
         raise ValueError(
-            f"{told_as}: its side of {size} pixels does not divide the generator's {resolution}"
-            f"{fitting}; input_size=SIDE brings larger pictures to one that does"
+            f"it has {width}×{height} pixels and isn't square"
+            f"{_fitting_sides(resolution, degradation)}; crop=center takes a square of it"
+        )
+    if size > height:
+        fitting = _fitting_sides(resolution, degradation, height)
+        raise ValueError(f"input_size={size} is more than its {counted(height, 'pixel')}{fitting}")
+    if resolution % size:
+        named = f"input_size={size}" if settings.input_size else f"its side of {size} pixels"
+        raise ValueError(
+            f"{named} does not divide the generator's {resolution}"
+            f"{_fitting_sides(resolution, degradation)}; input_size=SIDE brings larger pictures to "
+            f"one that does"
         )
     links = [link.partition(":")[0] for link in settings.operator.split(",")]
     name = next((link for link in links if link in operators.DOWNSCALERS), "bicubic")
+    downscaled = ""
     try:
         if size < height:
-            sides = f"{height} to {counted(size, 'pixel')}"
-            log.info(one_line(f"{told_as}: downscaled from {sides} ({name})"))
-            image = np.clip(operators.DOWNSCALERS[name](height // size)(jnp.asarray(image)), 0, 1)
-        return operators.discard_unseen(degradation(resolution // size), np.asarray(image))
+            downscaled = f"downscaled from {height} to {counted(size, 'pixel')} ({name})"
+            if height % size:
+                image = images.downscale(image, size, name)
+            else:
+                image = np.asarray(operators.DOWNSCALERS[name](height // size)(jnp.asarray(image)))
+            image = image.clip(0, 1)
+        return operators.discard_unseen(degradation(resolution // size), image), downscaled
     except ValueError as error:
         fitting = _fitting_sides(resolution, degradation)
-        raise ValueError(f"{told_as}: operator={settings.operator}: {error}{fitting}") from error
+        raise ValueError(f"operator={settings.operator}: {error}{fitting}") from error
 
 
 def _checked_array(told_as: str, image: AnyArray) -> Float[np.ndarray, "h w 3"]:
@@ -237,8 +263,10 @@ def _checked_array(told_as: str, image: AnyArray) -> Float[np.ndarray, "h w 3"]:
 
 
 @functools.cache
-def _fitting_sides(resolution: int, degradation: Callable[[int], Operator], whole: int = 0) -> str:
-    """The end of a message, with the sides that pictures can have and that divide `whole`."""
+def _fitting_sides(
+    resolution: int, degradation: Callable[[int], Operator], most: int = sys.maxsize
+) -> str:
+    """The end of a message, with the sides that pictures can have, up to `most` pixels."""
     image = jax.ShapeDtypeStruct((resolution, resolution, 3), np.float32)
 
     def fits(side: int) -> bool:
@@ -249,7 +277,7 @@ def _fitting_sides(resolution: int, degradation: Callable[[int], Operator], whol
             return False
 
     divisors = [side for side in range(1, resolution + 1) if resolution % side == 0]
-    sides = [str(side) for side in divisors if whole % side == 0 and fits(side)]
+    sides = [str(side) for side in divisors if side <= most and fits(side)]
     return f"; sides of {', '.join(sides)} pixels fit" if sides else ""
 
 

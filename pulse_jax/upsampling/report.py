@@ -125,6 +125,10 @@ def text(value: Any) -> str:
     return escape(one_line(value))
 
 
+def paragraph(told: str) -> str:
+    return f'<p class="wide faint">{text(told)}</p>'
+
+
 def converged(rows: Sequence[Row], total: int) -> Iterator[str]:
     """How many of `total` restarts have converged and, if not all are, how many are done."""
     if len(rows) < total:
@@ -179,6 +183,7 @@ def section(
         index=index,
         name=text(f"{picture.name}, seed {picture.seed}" if several else picture.name),
         summary=", ".join((*converged(rows, restarts), best)),
+        prepared=paragraph(f"The picture was {picture.prepared}.") if picture.prepared else "",
         gain=f"{1 / max(np.quantile(picture.target, 0.99), 1 / 255):.3g}",
         stretch=STRETCH if dark else "",
         input=source(folder / "input.png"),

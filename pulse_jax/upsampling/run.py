@@ -81,7 +81,7 @@ class Run:
     output: Path | None
     config: dict[str, Any]
     slots: int  # on each device
-    input_dir: str | None = None  # where the pictures are from
+    named: Sequence[str] = ()  # the files and folders that the pictures are from
 
     def is_complete(self, picture: Picture) -> bool:
         return len(picture.rows) == self.settings.restarts
@@ -97,9 +97,9 @@ class Run:
         )
 
     def repetition(self) -> list[str]:
-        """The command's flags that make the results once more, to the byte."""
+        """The command's arguments that make the results once more, to the byte."""
         flags = dataclasses.replace(self.settings, batch_size=self.slots).as_flags()
-        return [f"--input_dir={self.input_dir}", *flags] if self.input_dir else flags
+        return [*self.named, *flags]
 
     def save_config(self) -> None:
         if self.output is not None and jax.process_index() == 0:
@@ -117,8 +117,8 @@ def upsample(
 ) -> Results:
     """Upsample small pictures: for each, several large ones that downscale to it.
 
-    `pictures` is a folder, a file, an array (h, h, 3) in [0, 1], or several files and arrays. By
-    default, these are the generator's examples. Results are written into the folder `output_dir` as
+    `pictures` is a folder, a file, an array (h, w, 3) in [0, 1], or several of these. By default,
+    these are the generator's examples. Results are written into the folder `output_dir` as
     they come, and if the call is cut off, the same call goes on from there. None keeps them in
     memory. `progress` is called before the first chunk of steps and after each. What it raises ends
     the run. `resume` says whether the folder may hold results of the same settings already.
@@ -155,6 +155,8 @@ def _prepare(
     generator, params = make_generator(settings)
     settings = dataclasses.replace(settings, loss_str=_choose_loss(settings, generator))
     check_space(settings)
+    if isinstance(given, Iterable) and not isinstance(given, str | np.ndarray | jax.Array):
+        given = list(given)
     sources = list_sources(given, settings.generator)
     networks = network_digest(params)
     found, failures = read_pictures(sources, settings, generator, networks, degradation)
@@ -170,8 +172,9 @@ def _prepare(
         configuration.check(output, earlier, config)
     # While a search is under way, slots that are left open are as many as before.
     before = earlier.get("slots") if output and configuration.is_under_way(output) else None
-    input_dir = str(given) if isinstance(given, str | Path) else None
-    run = Run(settings, generator, params, searches, seeds, pictures, output, config, 0, input_dir)
+    named = [given] if isinstance(given, str | Path) else given if isinstance(given, list) else []
+    run = Run(settings, generator, params, searches, seeds, pictures, output, config, 0)
+    run.named = [str(source) for source in named if isinstance(source, str | Path)]
     run.slots = _agreed(before or choose_slots(run))
     run.save_config()
     return run, failures

@@ -52,6 +52,13 @@ def _read_range(text: str) -> tuple[float, float] | str:
     return text if text == "auto" else (low, high)
 
 
+def _read_crop(text: str) -> tuple[int, ...] | str:
+    if text in ("center",):
+        return text
+    x, y, side = _split(text, ",", int)
+    return x, y, side
+
+
 SEEDS = Notation("0,1,2 or 0:3", _read_seeds, lambda seeds: ",".join(map(str, seeds)))
 SLOTS = Notation(
     "auto or a number of at least 1",
@@ -67,6 +74,12 @@ RANGE = Notation(
     "auto or LOW,HIGH, with LOW below HIGH",
     _read_range,
     lambda given: given if given == "auto" else ",".join(f"{value:g}" for value in given),
+)
+
+CROP = Notation(
+    "center or X,Y,SIDE",
+    _read_crop,
+    lambda given: given if isinstance(given, str) else ",".join(map(str, given)),
 )
 
 
@@ -112,7 +125,7 @@ class Settings:
         "holds one, or module:callable of your own.",
     )
     input_size: int | None = _setting(
-        None, MOST, "Larger pictures are first brought to this side.", low=1
+        None, MOST, "Larger pictures are first brought to this side, in pixels.", low=1
     )
     restarts: int = _setting(
         8, MOST, "Each picture gets this many results. The flag is also called --duplicates.", low=1
@@ -142,6 +155,14 @@ class Settings:
         "memory, up to 8 on a CPU, else up to 256 or 16 megapixels.",
         low=1,
         notation=SLOTS,
+    )
+    crop: tuple[int, int, int] | Literal["center"] | None = _setting(
+        None,
+        PICTURES,
+        "Of each picture, this square is upsampled: the largest one in its middle (center), or the "
+        "SIDE×SIDE pixels that begin X pixels from the left and Y from the top.",
+        low=0,
+        notation=CROP,
     )
     operator: str = _setting(
         "bicubic",
@@ -391,6 +412,8 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
             reason = f"must be at least {limits['low']:g}{most}"
     if value == () and notation is SEEDS:
         reason = "names nothing"
+    if notation is CROP and isinstance(value, tuple) and value[2] < 1:
+        reason = "SIDE must be at least 1"
     if reason:
         shown = value if notation is None else notation.write(value)
         raise ValueError(f"{field.name}={shown}: {reason}")
