@@ -16,9 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from absl import app, flags
-
-from pulse_jax.files import one_line
+from absl import flags
+from common import door
 
 FLAGS = flags.FLAGS
 flags.DEFINE_bool("list", False, "The commands are only listed.")
@@ -28,16 +27,14 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
-def main(argv):
-    if len(argv) > 1:
-        sys.exit(f"all: {argv[1]!r} is no flag; pages are named by --pages")
+def main():
     if FLAGS.pages == []:
-        sys.exit("all: --pages= names nothing")
+        raise ValueError("--pages= names nothing")
     pages = {path.stem: path for path in (ROOT / "docs" / "results.md", ROOT / "docs" / "costs.md")}
     pages |= {path.parent.name: path for path in sorted(ROOT.glob("checkpoints/*/README.md"))}
     for name in FLAGS.pages or []:
         if name not in pages:
-            sys.exit(f"all: --pages={name} is none of {', '.join(pages)}")
+            raise ValueError(f"--pages={name} is none of {', '.join(pages)}")
     failed = []
     for name in FLAGS.pages or pages:
         for i, command in enumerate(commands(pages[name]), 1):
@@ -45,7 +42,7 @@ def main(argv):
             if not FLAGS.list and not run(command, Path("runs", "all", f"{name}_{i}.txt")):
                 failed.append(f"{name} {i}")
     if failed:
-        sys.exit(f"all: {', '.join(failed)} failed; runs/all/ has what they printed")
+        raise ValueError(f"{', '.join(failed)} failed; runs/all/ has what they printed")
 
 
 def commands(page):
@@ -67,7 +64,4 @@ def run(command, log):
 
 
 if __name__ == "__main__":
-    try:
-        app.run(main)
-    except OSError as error:
-        sys.exit(f"all: {error.filename}: {one_line(error)}")
+    door.run(main)

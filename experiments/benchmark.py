@@ -67,7 +67,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
+from common import door
 from common.faces import album
 from common.metrics import as_saved, diversity, realism, with_noise_of_first
 from jax.sharding import Mesh, NamedSharding
@@ -76,7 +77,7 @@ from jax.sharding import PartitionSpec as P
 import pulse_jax
 from pulse_jax.console import used_cache
 from pulse_jax.driver import advance
-from pulse_jax.files import expanded, one_line, write
+from pulse_jax.files import expanded, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan import FUSED_FROM, StyleGAN
 from pulse_jax.images import save_image
@@ -133,15 +134,7 @@ flags.DEFINE_integer(
 flags.DEFINE_string("workdir", "runs/benchmark", "The results are written into this folder.")
 
 
-def main(_):
-    try:
-        benchmark()
-    except ValueError as error:
-        sys.exit(f"benchmark: {one_line(error)}")
-
-
-def benchmark():
-    logging.set_verbosity(logging.WARNING)
+def main():
     # Elsewhere compiling is measured, or happens before.
     jax.config.update("jax_enable_compilation_cache", FLAGS.mode == "command")
     for recipe in FLAGS.recipes:
@@ -684,4 +677,4 @@ def time_start(settings, folder):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    door.run(main)

@@ -6,7 +6,8 @@ The crops don't overlap. Other experiments take the folder as --images, with
 --generator=galaxies64 or tissue64. At a side of 64 there are 45 of galaxies and 16 of tissue.
 """
 
-from absl import app, flags
+from absl import flags
+from common import door
 from common.data import PHOTOGRAPHS, held_out_crops
 
 from pulse_jax import images
@@ -18,7 +19,7 @@ flags.DEFINE_string("output_dir", "runs/held_out", "The crops are written into t
 flags.DEFINE_integer("resolution", 64, "The crops have this side.", lower_bound=8)
 
 
-def main(_):
+def main():
     folder = expanded(FLAGS.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     for k, crop in enumerate(held_out_crops(FLAGS.data, FLAGS.resolution), 1):
@@ -26,4 +27,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    door.run(main)

@@ -12,7 +12,8 @@ import math
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
+from common import door
 from common.faces import album
 
 import pulse_jax
@@ -30,7 +31,7 @@ flags.DEFINE_integer(
 )
 
 
-def main(_):
+def main():
     operator = pulse_jax.operators.parse(FLAGS.operator)(FLAGS.factor)
     keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.count)
     faces = album(keys, FLAGS.size)
@@ -45,4 +46,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    door.run(main)

@@ -47,13 +47,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags, logging
-from common import faces, metrics, pool, reader, training
+from absl import flags
+from common import door, faces, metrics, pool, reader, training
 from common.training import random_key, random_noise
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pulse_jax import images
-from pulse_jax.files import expanded, one_line
+from pulse_jax.files import expanded
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 
@@ -110,15 +110,7 @@ class TrainState(NamedTuple):
     step: jax.Array
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)  # Orbax tells its steps
-    try:
-        train()
-    except (ValueError, OSError) as error:
-        sys.exit(f"train_decoder: {one_line(error)}")
-
-
-def train():
+def main():
     minutes = training.stopwatch()
     settle()
     output = expanded(FLAGS.output_dir).absolute()
@@ -374,4 +366,4 @@ def held_out_faces(i):
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("output_dir")
-    app.run(main)
+    door.run(main)

@@ -8,7 +8,8 @@ guess without looking. A reader that the file holds already isn't trained again.
 """
 
 import jax
-from absl import app, flags
+from absl import flags
+from common import door
 from common.reader import batches, scores, stored
 
 from pulse_jax.files import expanded
@@ -20,7 +21,7 @@ flags.DEFINE_integer("train_steps", 4000, "The reader learns from 32 faces in ea
 flags.DEFINE_integer("seed", 0, "The faces and the first weights depend on this number.")
 
 
-def main(_):
+def main():
     key = jax.random.key(FLAGS.seed)
     draw = batches(FLAGS.resolution)
     weights = stored(expanded(FLAGS.output), draw, key, FLAGS.train_steps)
@@ -29,4 +30,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    door.run(main)

@@ -53,15 +53,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags, logging
-from common import data, training
+from absl import flags
+from common import data, door, training
 from common.augment import adapted, augment
 from common.grow import grown
 from common.training import random_key, random_noise
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pulse_jax import images
-from pulse_jax.files import expanded, one_line
+from pulse_jax.files import expanded
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 
@@ -162,15 +162,7 @@ class TrainState(NamedTuple):
     ada_p: jax.Array
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)  # Orbax tells its steps
-    try:
-        train()
-    except (ValueError, OSError) as error:
-        sys.exit(f"train_stylegan: {one_line(error)}")
-
-
-def train():
+def main():
     minutes = training.stopwatch()
     settle()
     output = expanded(FLAGS.output_dir).absolute()
@@ -449,4 +441,4 @@ def make_quality(source, draw, generator, output):
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("output_dir")
-    app.run(main)
+    door.run(main)

@@ -27,14 +27,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
 import pulse_jax
-from common import finite
+from common import door, finite
 from common.faces import album
 from common.metrics import as_saved
 from pulse_jax import images
-from pulse_jax.files import counted, difference, expanded, npz, one_line, read_json, write
+from pulse_jax.files import counted, difference, expanded, npz, read_json, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.plug_in import is_plug_in, number, source_digest
 from pulse_jax.upsampling.results import as_csv
@@ -82,22 +82,14 @@ def run(experiment, presets):
     `presets` has flags and their values by the preset's name. A flag that is given comes first.
     """
 
-    def main(argv):
-        logging.set_verbosity(logging.WARNING)
+    def main():
+        settle(presets)
         name = Path(sys.argv[0]).stem
-        try:
-            if len(argv) > 1:
-                raise ValueError(f"{argv[1]!r} is no flag")
-            settle(presets)
-            folder = Folder(expanded(FLAGS.workdir or f"runs/{name}_{FLAGS.preset}"))
-            experiment(folder)
-        except ValueError as error:
-            sys.exit(f"{name}: {one_line(error)}")
-        except OSError as error:
-            sys.exit(one_line(f"{name}: {error.filename}: {one_line(error)}"))
+        folder = Folder(expanded(FLAGS.workdir or f"runs/{name}_{FLAGS.preset}"))
+        experiment(folder)
         folder.write_timings()
 
-    app.run(main)
+    door.run(main)
 
 
 def settle(presets):
