@@ -54,7 +54,7 @@ from scipy.fft import dctn
 import pulse_jax
 from pulse_jax import images
 from pulse_jax.files import counted
-from pulse_jax.operators import LUMA
+from pulse_jax.images import LUMA
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer(

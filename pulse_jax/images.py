@@ -26,6 +26,8 @@ from pulse_jax.files import one_line, write
 from pulse_jax.types import AnyArray
 
 ValueRange = tuple[float, float] | Literal["auto"]
+CHANNELS = 1, 3, 4  # that images can have: grey, colours, colours and alpha
+LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R BT.601
 _Stream = io.BufferedReader | io.BytesIO
 
 # Formats that Pillow registers but doesn't itself decode to the values that they mean: EPS starts
@@ -74,9 +76,9 @@ def list_images(folder: str | Path) -> tuple[list[Path], list[Path]]:
 
 
 def load_image(
-    path: str | Path, value_range: ValueRange | None = None
-) -> Float32[np.ndarray, "h w 3"]:
-    """Read a picture, in [0, 1].
+    path: str | Path, value_range: ValueRange | None = None, channels: int = 3
+) -> Float32[np.ndarray, "h w {channels}"]:
+    """Read a picture, in [0, 1], with as many of the `CHANNELS`.
 
     It reads all raster formats that Pillow decodes without starting another program. The content
     decides the format, not the suffix. An animation or a document is read as its first frame. The
@@ -88,6 +90,8 @@ def load_image(
     - Grey of unsigned integers of B > 8 bits becomes v / (2ᴮ − 1).
     - Grey of floats (TIFF, PFM) stays as it is.
     - TIFFs in which white is zero become 1 − x.
+    - With one channel, colours become their luma, and grey isn't repeated.
+    - With four, the alpha is kept in place of being composited. It is 1 in a picture without.
 
     `value_range` is for grey of more than 8 bits, or with a sign. It gives the stored values (low,
     high) that become 0 and 1, and values beyond them are clipped. With "auto", these are the lowest
@@ -104,7 +108,7 @@ def load_image(
             warnings.simplefilter("ignore")  # about metadata, mostly
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with open(path, "rb") as stream:
-                image = _read(stream, Path(path).suffix.lower(), value_range, notes)
+                image = _read(stream, Path(path).suffix.lower(), value_range, channels, notes)
     except Exception as error:  # on a damaged file, decoders raise whatever they stumble over
         raise ImageError(f"{path}: can't be read: {one_line(error)}") from error
     if notes:
@@ -120,17 +124,17 @@ def load_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
     return load_image(path).mean(axis=-1) > 0.5
 
 
-def save_image(path: str | Path, image: Float[AnyArray, "h w 3"]) -> None:
-    """Write an image as an 8-bit PNG; see `to_uint8`.
+def save_image(path: str | Path, image: Float[AnyArray, "h w c"]) -> None:
+    """Write an image as an 8-bit PNG of grey, colours, or colours and alpha; see `to_uint8`.
 
     The file appears at `path` whole or not at all. Raises ImageError if the image has another shape
     or isn't finite, and if the file can't be written.
     """
     try:
-        if np.ndim(image) != 3 or np.shape(image)[2] != 3:
-            raise ValueError(f"an image is (H, W, 3), not {np.shape(image)}")
+        if np.ndim(image) != 3 or np.shape(image)[2] not in CHANNELS:
+            raise ValueError(f"an image is (H, W, 1, 3 or 4), not {np.shape(image)}")
         png = io.BytesIO()
-        Image.fromarray(to_uint8(image)).save(png, format="PNG")
+        _to_pillow(image).save(png, format="PNG")
         write(path, png.getvalue())
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: can't be written: {one_line(error)}") from error
@@ -142,6 +146,28 @@ def to_uint8(image: Float[AnyArray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     if not np.isfinite(values).all():
         raise ValueError("image has values that are not finite")
     return np.rint(255 * values.clip(0, 1)).astype(np.uint8)
+
+
+def _to_pillow(image: Float[AnyArray, "h w c"]) -> Image.Image:
+    """Pillow's image of 8 bits."""
+    values = to_uint8(image)
+    return Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
+
+
+def on_white(image: Float[AnyArray, "h w c"]) -> Float[AnyArray, "h w 3"]:
+    """An image in colours: grey is repeated, and alpha composited onto white."""
+    colour, alpha = image[..., :3], image[..., 3:]
+    if alpha.shape[2]:
+        colour = colour * alpha + (1 - alpha)
+    return np.asarray(colour).repeat(3 // colour.shape[2], axis=2)
+
+
+def resize(
+    image: Float[AnyArray, "h w c"], side: int, resampling: Image.Resampling
+) -> Float[np.ndarray, "{side} {side} c"]:
+    """An image resized by Pillow, with 8 bits."""
+    resized = np.asarray(_to_pillow(image).resize((side, side), resampling))
+    return resized.reshape(side, side, -1) / 255
 
 
 def resize_nearest(
@@ -206,8 +232,12 @@ def _formats(suffix: str | None = None) -> list[str]:
 
 
 def _read(
-    stream: _Stream, suffix: str, value_range: ValueRange | None, notes: list[str]
-) -> Float32[np.ndarray, "h w 3"]:
+    stream: _Stream,
+    suffix: str,
+    value_range: ValueRange | None,
+    channels: int,
+    notes: list[str],
+) -> Float32[np.ndarray, "h w {channels}"]:
     """The picture in a file, in [0, 1]. What is odd about it is added to `notes`."""
     try:
         image, tiles = _open(stream, suffix)
@@ -238,11 +268,17 @@ def _read(
         elif isinstance(key, tuple) and ";16B" in tiles:
             image.info["transparency"] = tuple(value >> 8 for value in key)
         colour, alpha = _colours(image, notes)
-    if alpha is not None and not alpha.any():
+    if channels == 4:
+        alpha = np.ones_like(colour[..., :1]) if alpha is None else alpha
+        colour = np.concatenate([colour, alpha], axis=-1)
+    elif alpha is not None and not alpha.any():
         notes.append("its alpha channel is 0 everywhere and is ignored")
-        alpha = None
-    if alpha is not None:
+    elif alpha is not None:
         colour = colour * alpha + (1 - alpha)
+    if channels == 1:
+        is_grey = (colour == colour[..., :1]).all()
+        colour = colour[..., :1] if is_grey else (colour @ LUMA)[..., None]
+        notes.extend([] if is_grey else ["its colours become grey"])
     if orientation > 4:
         colour = colour.swapaxes(0, 1)
     down, across = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(orientation - 1) % 4]

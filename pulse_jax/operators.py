@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Integer
 
 from pulse_jax import plug_in
 from pulse_jax.files import counted
-from pulse_jax.images import load_mask
+from pulse_jax.images import LUMA, load_mask
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.products import product
 from pulse_jax.static import Static, argument
@@ -31,7 +31,6 @@ from pulse_jax.types import AnyArray
 
 Image: TypeAlias = Float[AnyArray, "H W C"]
 Degraded: TypeAlias = Float[AnyArray, "h w C"]  # of H / factor × W / factor pixels
-LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R BT.601
 
 
 class Operator(NamedTuple):
@@ -187,15 +186,18 @@ def mask(hole: float | Bool[AnyArray, "H W"]) -> Operator:
 
 
 def grey() -> Operator:
-    """The luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, in all three channels."""
+    """The luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, in all three channels.
 
-    def luma(image: Image) -> Float[Array, "3"]:
-        if image.shape[-1] != 3:
-            raise ValueError(f"grey takes an image of three channels, got shape {image.shape}")
-        return jnp.asarray(LUMA, image.dtype)
+    A fourth channel, alpha, stays as it is.
+    """
 
     def apply(image: Image) -> Image:
-        return jnp.broadcast_to((luma(image) * image).sum(-1, keepdims=True), image.shape)
+        if image.shape[-1] not in (3, 4):
+            told = "grey takes an image of three channels, or four with alpha"
+            raise ValueError(f"{told}, got shape {image.shape}")
+        colour, alpha = image[..., :3], image[..., 3:]
+        luma = (jnp.asarray(LUMA, image.dtype) * colour).sum(-1, keepdims=True)
+        return jnp.concatenate([luma, luma, luma, alpha], axis=-1)
 
     return _operator("grey", 1, apply)
 
@@ -262,35 +264,35 @@ def plug_ins(text: str) -> list[str]:
     return [link for link in text.split(",") if is_plug_in(link, OPERATORS)]
 
 
-def is_flat(operator: Operator, side: int) -> bool:
+def is_flat(operator: Operator, shape: tuple[int, int, int]) -> bool:
     """Whether D has no gradient at an image of random pixels, as one that rounds hasn't."""
 
-    def energy(image: Float[Array, "H W 3"]) -> Float[Array, ""]:
+    def energy(image: Float[Array, "H W C"]) -> Float[Array, ""]:
         return jnp.sum(operator(image) ** 2)
 
-    image = jax.random.uniform(jax.random.key(0), (side, side, 3))
+    image = jax.random.uniform(jax.random.key(0), shape)
     return not bool(jax.jit(jax.grad(energy))(image).any())
 
 
 def discard_unseen(
-    operator: Operator, picture: Float[AnyArray, "h w 3"]
-) -> Float[np.ndarray, "h w 3"]:
+    operator: Operator, picture: Float[AnyArray, "h w c"]
+) -> Float[np.ndarray, "h w c"]:
     """A picture without what no D(x) shows.
 
     Pixels that are 0 in every D(x), as in the hole of a mask, become 0. If every D(x) is grey,
     colour becomes grey. So any picture can be the y that is searched for.
     """
-    height, width, _ = picture.shape
-    shape = height * operator.factor, width * operator.factor, 3
+    height, width, channels = picture.shape
+    shape = height * operator.factor, width * operator.factor, channels
     # Noise, since a high-pass hides an image of one colour. And its negative, for one that rounds.
     noise = np.asarray(np.random.default_rng(0).random(shape), np.float32)
     seen, other = np.asarray(operator(noise)), np.asarray(operator(1 - noise))
-    if np.allclose(seen, seen[..., :1], atol=1e-6):
+    if channels > 1 and np.allclose(seen[..., :3], seen[..., :1], atol=1e-6):
         picture = np.asarray(grey()(picture))
     return np.where(((seen != 0) | (other != 0)).any(-1, keepdims=True), picture, 0)
 
 
-def variance(operator: Operator, picture: Float[AnyArray, "h w 3"]) -> float:
+def variance(operator: Operator, picture: Float[AnyArray, "h w c"]) -> float:
     """The variance of a picture y as D shows it: the l2 of the best image of one colour.
 
     It is the mean of (y − c s)² for the best colour c, where s = D(1) is of an image of ones. If
@@ -298,8 +300,8 @@ def variance(operator: Operator, picture: Float[AnyArray, "h w 3"]) -> float:
     own mean. The unit is that of an l2, squared values. If D isn't linear, the best of 256 greys is
     taken for each channel.
     """
-    height, width, _ = picture.shape
-    white = np.ones((height * operator.factor, width * operator.factor, 3), np.float32)
+    height, width, channels = picture.shape
+    white = np.ones((height * operator.factor, width * operator.factor, channels), np.float32)
     apply = jax.jit(operator.apply)
     shown = np.asarray(apply(white), np.float64)
     if not np.allclose(apply(white / 2), shown / 2, atol=1e-4):

@@ -66,7 +66,7 @@ class Posterior:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     def image(self, params: Params, position: Position) -> Image:
-        """G(z), (H, W, 3) and not clipped."""
+        """G(z), (H, W, C) and not clipped."""
         return self.generator.synthesize(params, *self.split(position))
 
     def degraded(self, params: Params, position: Position) -> Degraded:

@@ -71,7 +71,7 @@ class Search(NamedTuple):
 
 def build(
     generator: Generator,
-    operator: Operator | Callable[[Float[Array, "H W 3"]], Image],
+    operator: Operator | Callable[[Float[Array, "H W C"]], Image],
     loss: Criterion,
     optimizer: optax.GradientTransformation,
 ) -> Search:
@@ -109,14 +109,14 @@ def build(
         return SearchState(latents, frozen, optimizer.init(latents), jnp.zeros((), int), best)
 
     def step(
-        degrade: Callable[[Float[Array, "H W 3"]], Image],
+        degrade: Callable[[Float[Array, "H W C"]], Image],
         params: Params,
         target: Image,
         state: SearchState,
     ) -> tuple[SearchState, SearchInfo]:
         def objective(latents: Latents) -> tuple[Float[Array, ""], Float[Array, ""]]:
-            image = synthesize(params, latents, state.frozen)  # (H, W, 3)
-            lr = degrade(image)  # (h, w, 3)
+            image = synthesize(params, latents, state.frozen)  # (H, W, C)
+            lr = degrade(image)  # (h, w, C)
             styles = None if styles_of is None else styles_of(params, latents)
             return loss(lr, target, styles), l2(lr, target)
 

@@ -24,7 +24,8 @@ class Generator(NamedTuple):
     and `params` is always an argument. A function that returns `(Generator, params)` is loaded by
     its name, `my_package.my_module:make`.
 
-    - `resolution` is the side R of the images.
+    - `resolution` is the side R of the images, and `channels` their number C of channels: 3 for
+      colours, 1 for grey, or 4 for colours and alpha.
     - `sample(key) → (latents, frozen)` draws two pytrees of standard normal variables. The search
       moves the first alone. Axis 0 of a leaf of `latents` counts spheres, and the other axes are
       coordinates: styles (L, d) are L points, and a noise map (1, H, W) is one point.
@@ -38,5 +39,6 @@ class Generator(NamedTuple):
 
     resolution: int
     sample: Callable[[PRNGKeyArray], tuple[Latents, Frozen]]
-    synthesize: Callable[[Params, Latents, Frozen], Float[Array, "R R 3"]]
+    synthesize: Callable[[Params, Latents, Frozen], Float[Array, "R R C"]]
     styles: Callable[[Params, Latents], Float[Array, "layers d"]] | None = None
+    channels: int = 3

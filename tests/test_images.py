@@ -18,7 +18,7 @@ from helpers import DATA
 from PIL import Image, ImageCms, PngImagePlugin
 
 from pulse_jax import images
-from pulse_jax.images import ImageError, ImageWarning, list_images, load_image, save_image
+from pulse_jax.images import ImageError, ImageWarning, list_images, load_image, on_white, save_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
 GREY16 = np.random.default_rng(1).integers(0, 65536, (4, 6)).astype(np.uint16)
@@ -224,6 +224,39 @@ def test_alpha_is_composited_onto_white(tmp_path, name, options):
     Image.fromarray(rgba).save(tmp_path / name, **options)
     a = alpha[..., None] / 255
     check(tmp_path / name, a * RGB / 255 + (1 - a))
+
+
+def test_alpha_is_kept_where_it_is_a_channel(tmp_path):
+    alpha = RGB[..., 1]
+    rgba = np.dstack([RGB, alpha])
+    save_image(tmp_path / "a.png", rgba / 255)
+    assert mode(tmp_path / "a.png") == "RGBA"
+    loaded = load_image(tmp_path / "a.png", channels=4)
+    np.testing.assert_array_equal(loaded, np.float32(rgba / 255))
+
+    Image.fromarray(RGB).save(tmp_path / "opaque.png")
+    loaded = load_image(tmp_path / "opaque.png", channels=4)
+    np.testing.assert_array_equal(loaded, np.float32(np.dstack([RGB / 255, 0 * alpha + 1])))
+
+
+def test_grey_is_one_channel(tmp_path):
+    save_image(tmp_path / "grey.png", RGB[..., :1] / 255)
+    assert mode(tmp_path / "grey.png") == "L"
+    loaded = load_image(tmp_path / "grey.png", channels=1)
+    np.testing.assert_array_equal(loaded, np.float32(RGB[..., :1] / 255))
+
+    Image.fromarray(RGB).save(tmp_path / "colours.png")
+    with pytest.warns(ImageWarning, match="its colours become grey"):
+        loaded = load_image(tmp_path / "colours.png", channels=1)
+    luma = RGB / 255 @ [0.299, 0.587, 0.114]
+    np.testing.assert_allclose(loaded[..., 0], luma, rtol=1e-6)
+
+
+def test_grey_and_alpha_can_be_shown_on_white():
+    grey = np.full((2, 2, 1), 0.25)
+    np.testing.assert_array_equal(on_white(grey), np.full((2, 2, 3), 0.25))
+    half = np.full((2, 2, 4), [0.2, 0.4, 0.6, 0.5])
+    np.testing.assert_allclose(on_white(half), np.full((2, 2, 3), [0.6, 0.7, 0.8]))
 
 
 def test_grey_with_alpha(tmp_path):
@@ -703,7 +736,7 @@ def test_saving_and_loading_keeps_8_bit_images(tmp_path):
         (np.full((2, 2, 3), np.nan), "not finite"),
         (np.full((2, 2, 3), np.inf), "not finite"),
         (np.zeros((2, 2)), "(2, 2)"),
-        (np.zeros((2, 2, 4)), "(2, 2, 4)"),
+        (np.zeros((2, 2, 2)), "(2, 2, 2)"),
     ],
 )
 def test_images_that_can_not_be_saved(unchecked, tmp_path, image, reason):

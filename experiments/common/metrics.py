@@ -22,7 +22,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import pulse_jax
 from pulse_jax import images
-from pulse_jax.operators import LUMA
+from pulse_jax.images import LUMA
 
 # --- What is compared. ---
 

@@ -147,7 +147,7 @@ def style_generator(
             w = leaky_relu(z + fit["mean"], network.activation_gain)
         return jnp.broadcast_to(w, (network.num_layers, network.latent_size))
 
-    def synthesize(params: Params, latents: Latents, frozen: Frozen) -> Float[Array, "R R 3"]:
+    def synthesize(params: Params, latents: Latents, frozen: Frozen) -> Float[Array, "R R C"]:
         maps = latents | frozen
         if noise_type == "normalised":
             for i in searched:
@@ -164,7 +164,7 @@ def style_generator(
         image = network.apply(*inputs, method="synthesis")[0]
         return (image.astype(w.dtype) + 1) / 2
 
-    return Generator(network.resolution, sample, synthesize, styles)
+    return Generator(network.resolution, sample, synthesize, styles, network.image_channels)
 
 
 def _with_unit_mean_square(x: Float[Array, "n *point"]) -> Float[Array, "n *point"]:

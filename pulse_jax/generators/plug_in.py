@@ -3,6 +3,7 @@
 import jax
 
 from pulse_jax.generators import Generator
+from pulse_jax.images import CHANNELS
 from pulse_jax.plug_in import attempt, call, called
 from pulse_jax.starts import by_name
 from pulse_jax.types import Params
@@ -13,7 +14,7 @@ def plug_in(name: str) -> tuple[Generator, Params]:
 
     `name` is my_package.my_module:make, maybe with arguments (see `pulse_jax.plug_in`). By the
     contract of `Generator`, axis 0 of latents counts spheres, styles are (L, d), images are
-    (R, R, 3), and no two arrays have the same name. Raises ValueError, in one line with the name,
+    (R, R, C), and no two arrays have the same name. Raises ValueError, in one line with the name,
     if there is no such callable, if it raises something, or if it breaks this contract.
     """
     try:
@@ -46,8 +47,8 @@ def _check(generator: Generator, params: Params) -> None:
                 f"its styles have shape {getattr(styles, 'shape', None)}, not (layers, d)"
             )
     image = attempt("its synthesize", jax.eval_shape, generator.synthesize, params, latents, frozen)
-    side = generator.resolution
-    if getattr(image, "shape", None) != (side, side, 3):
-        raise ValueError(
-            f"its images have shape {getattr(image, 'shape', None)}, not ({side}, {side}, 3)"
-        )
+    wanted = generator.resolution, generator.resolution, generator.channels
+    if generator.channels not in CHANNELS:
+        raise ValueError(f"its images have {generator.channels} channels, not 1, 3 or 4")
+    if getattr(image, "shape", None) != wanted:
+        raise ValueError(f"its images have shape {getattr(image, 'shape', None)}, not {wanted}")

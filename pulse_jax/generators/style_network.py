@@ -15,7 +15,7 @@ from pulse_jax.types import AnyArray
 
 Styles = Float[Array, "n layers d"]
 NoiseMaps = Sequence[Float[Array, "n 1 _ _"]]
-Images = Float[Array, "n side side 3"]
+Images = Float[Array, "n side side c"]
 
 
 class StyleNetwork(nn.Module):
@@ -26,7 +26,7 @@ class StyleNetwork(nn.Module):
     `resolution`. Latents z have `z_size` coordinates, the layers of the mapping network
     `mapping_width`, style vectors w `latent_size`, which the others are by default. Where latents
     are attributes, with kinds of so many each, the mapping network sees `attribute_features`, and
-    else their direction alone.
+    else their direction alone. Images have `image_channels`.
     """
 
     activation_gain: ClassVar[float]
@@ -38,6 +38,7 @@ class StyleNetwork(nn.Module):
     z_size: int = 0
     mapping_width: int = 0
     attribute_kinds: tuple[int, ...] = ()
+    image_channels: int = 3
 
     def __post_init__(self) -> None:
         self.z_size = self.z_size or self.latent_size

@@ -41,12 +41,15 @@ class StyleGAN(StyleNetwork):
 
     def setup(self) -> None:
         super().setup()
-        self.synthesis_network = Synthesis(self.channels, self.norm_epsilon, name="synthesis")
+        self.synthesis_network = Synthesis(
+            self.channels, self.norm_epsilon, self.image_channels, name="synthesis"
+        )
 
 
 class Synthesis(nn.Module):
     channels: tuple[int, ...]
     norm_epsilon: float
+    image_channels: int
 
     @nn.compact
     def __call__(self, w: Styles, noise: NoiseMaps) -> Images:
@@ -63,7 +66,7 @@ class Synthesis(nn.Module):
             name = f"{side}x{side}_{name}"
             layer = Layer(self.channels[i // 2], convolve, self.norm_epsilon, name=name)
             x = layer(x, w[:, i], noise[i])
-        return ToRGB(name="to_rgb")(x)
+        return ToRGB(self.image_channels, name="to_rgb")(x)
 
 
 def same_size(
@@ -115,7 +118,11 @@ class Layer(nn.Module):
 
 
 class ToRGB(nn.Module):
+    features: int
+
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w 3"]:
-        kernel = equalised_kernel(self, (1, 1, x.shape[-1], 3))
-        return conv2d(x, kernel, (0, 0)) + self.param("bias", nn.initializers.zeros, (3,))
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w {self.features}"]:
+        kernel = equalised_kernel(self, (1, 1, x.shape[-1], self.features))
+        return conv2d(x, kernel, (0, 0)) + self.param(
+            "bias", nn.initializers.zeros, (self.features,)
+        )

@@ -46,7 +46,9 @@ class StyleGAN2(StyleNetwork):
 
     def setup(self) -> None:
         super().setup()
-        self.synthesis_network = Synthesis(self.channels, self.conv_clamp, name="synthesis")
+        self.synthesis_network = Synthesis(
+            self.channels, self.conv_clamp, self.image_channels, name="synthesis"
+        )
 
 
 class Synthesis(nn.Module):
@@ -54,11 +56,12 @@ class Synthesis(nn.Module):
 
     channels: tuple[int, ...]
     clamp: float | None
+    image_channels: int
 
     @nn.compact
     def __call__(self, w: Styles, noise: NoiseMaps) -> Images:
         conv = functools.partial(StyledConv, clamp=self.clamp)
-        to_rgb = functools.partial(ToRGB, clamp=self.clamp)
+        to_rgb = functools.partial(ToRGB, self.image_channels, clamp=self.clamp)
         const = self.param("const", nn.initializers.normal(1.0), (1, 4, 4, self.channels[0]))
         x = jnp.broadcast_to(const.astype(noise[0].dtype), (w.shape[0], *const.shape[1:]))
         x = conv(self.channels[0], name="4x4_conv")(x, w[:, 0], noise[0])
@@ -114,15 +117,16 @@ class StyledConv(nn.Module):
 class ToRGB(nn.Module):
     """Modulated 1×1 convolution to colours, without demodulation, and clamp."""
 
+    features: int
     clamp: float | None = None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "n h w c"], w: Float[Array, "n d"]
-    ) -> Float[Array, "n h w 3"]:
-        kernel = equalised_kernel(self, (1, 1, x.shape[-1], 3))
+    ) -> Float[Array, "n h w {self.features}"]:
+        kernel = equalised_kernel(self, (1, 1, x.shape[-1], self.features))
         style = Dense(x.shape[-1], bias_init=1.0, name="style")(w)
-        bias = self.param("bias", nn.initializers.zeros, (3,))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x = conv2d(x * style[:, None, None].astype(x.dtype), kernel.astype(x.dtype), (0, 0))
         return clamped(x.astype(w.dtype) + bias, self.clamp)
 

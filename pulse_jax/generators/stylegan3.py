@@ -143,6 +143,7 @@ class StyleGAN3(StyleNetwork):
             tuple(self.resamplings),
             self.conv_clamp,
             self.output_scale,
+            self.image_channels,
             name="synthesis",
         )
 
@@ -183,6 +184,7 @@ class Synthesis(nn.Module):
     resamplings: tuple[Resampling, ...]
     clamp: float | None
     output_scale: float
+    image_channels: int
 
     @nn.compact
     def __call__(self, w: Styles, noise: NoiseMaps) -> Images:
@@ -190,7 +192,8 @@ class Synthesis(nn.Module):
         for i, resampling in enumerate(self.resamplings):
             layer = self.channels[i], self.kernel_size, resampling, self.clamp
             x = FilteredConv(*layer, name=f"conv_{i}")(x, w[:, i + 1])
-        return ToRGB(self.clamp, name="to_rgb")(x, w[:, -1]) * self.output_scale
+        to_rgb = ToRGB(self.image_channels, self.clamp, name="to_rgb")
+        return to_rgb(x, w[:, -1]) * self.output_scale
 
 
 class FourierFeatures(nn.Module):
@@ -283,16 +286,17 @@ class FilteredConv(nn.Module):
 class ToRGB(nn.Module):
     """Modulated 1×1 convolution to colours, without demodulation, and clamp."""
 
+    features: int
     clamp: float | None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "n h w c"], w: Float[Array, "n d"]
-    ) -> Float[Array, "n h w 3"]:
+    ) -> Float[Array, "n h w {self.features}"]:
         inputs = x.shape[-1]
-        kernel = self.param("kernel", nn.initializers.normal(1.0), (1, 1, inputs, 3))
+        kernel = self.param("kernel", nn.initializers.normal(1.0), (1, 1, inputs, self.features))
         style = Dense(inputs, bias_init=1.0, name="style")(w) / math.sqrt(inputs)
-        bias = self.param("bias", nn.initializers.zeros, (3,))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x = conv2d(x * style[:, None, None], kernel, (0, 0)) * input_gain(self) + bias
         return clamped(x, self.clamp)
 

@@ -11,11 +11,11 @@ from pulse_jax.upsampling.settings import Settings
 class Crop(NamedTuple):
     """A square of a picture, and how it was cut out, in words."""
 
-    image: Float[np.ndarray, "h w 3"]
+    image: Float[np.ndarray, "h w c"]
     told: str = ""
 
 
-def cut(image: Float[np.ndarray, "h w 3"], settings: Settings) -> Crop:
+def cut(image: Float[np.ndarray, "h w c"], settings: Settings) -> Crop:
     """The square that the settings name; without one, all of the picture.
 
     Raises ValueError if the square isn't in the picture.

@@ -28,7 +28,7 @@ from pulse_jax.upsampling.settings import Settings
 
 log = logging.getLogger("pulse_jax")
 
-Source: TypeAlias = str | Path | Float[AnyArray, "h w 3"]
+Source: TypeAlias = str | Path | Float[AnyArray, "h w c"]
 # What a run writes beside the pictures' folders.
 OF_THE_RUN = ("config.json", "index.html", "results.csv", "seeds.csv", "seeds.svg", "timings.csv")
 
@@ -38,7 +38,7 @@ class Picture:
     """A picture to upsample with one seed, and what is known of its results."""
 
     name: str  # as tables have it
-    target: Float[np.ndarray, "h h 3"]  # in [0, 1]
+    target: Float[np.ndarray, "h h c"]  # in [0, 1]
     variance: float  # of its pixels, as far as the operator shows them
     networks: str  # the digest of the generator's
     prepared: str = ""  # what was done to it before, in words
@@ -77,12 +77,17 @@ class Picture:
         arrays = jax.tree.leaves(self.start)
         return functools.reduce(lambda sum, x: zlib.crc32(x.tobytes(), sum), arrays, self.pixels)
 
-    def images(self) -> dict[int, Float[np.ndarray, "r r 3"]]:
+    def images(self) -> dict[int, Float[np.ndarray, "r r c"]]:
         """The results by restart, in [0, 1] with 8 bits. One that isn't finite is left out."""
         if self.folder is None:
             return {number: hr for number, (hr, _) in self.kept.items() if np.isfinite(hr).all()}
         paths = {number: image_path(self.folder, number) for number in sorted(self.rows)}
-        return {n: images.load_image(path) for n, path in paths.items() if path.is_file()}
+        channels = self.target.shape[2]
+        return {
+            number: images.load_image(path, channels=channels)
+            for number, path in paths.items()
+            if path.is_file()
+        }
 
     def latents(self) -> dict[str, np.ndarray]:
         """Style vectors and noise maps as in latents.npz. Axis 0 of each counts restarts."""
@@ -152,10 +157,10 @@ def read_pictures(
 
     def read(name: str, source: Source) -> None:
         told = str(source) if isinstance(source, Path) else f"picture {name}"
-        image = _read(told, source, settings)
+        image = _read(told, source, settings, generator.channels)
         try:
             image, cropped = crops.cut(image, settings)
-            target, smaller = _bring_to_size(image, settings, generator.resolution, degradation)
+            target, smaller = _bring_to_size(image, settings, generator, degradation)
         except ValueError as error:
             raise ValueError(f"{told}: {error}") from error
         if prepared := ", then ".join(filter(None, [cropped, smaller])):
@@ -196,40 +201,43 @@ def told(function: Callable[..., Any], *arguments: Any) -> Any:
     return result
 
 
-def _read(told_as: str, source: Source, settings: Settings) -> Float[np.ndarray, "h w 3"]:
+def _read(
+    told_as: str, source: Source, settings: Settings, channels: int
+) -> Float[np.ndarray, "h w {channels}"]:
     if isinstance(source, Path):
-        return told(images.load_image, source, settings.value_range)
+        return told(images.load_image, source, settings.value_range, channels)
     assert not isinstance(source, str)  # `list_sources` makes paths of them
-    return _checked_array(told_as, source)
+    return _checked_array(told_as, source, channels)
 
 
 def _bring_to_size(
-    image: Float[np.ndarray, "h w 3"],
+    image: Float[np.ndarray, "h w c"],
     settings: Settings,
-    resolution: int,
+    generator: Generator,
     degradation: Callable[[int], Operator],
-) -> tuple[Float[np.ndarray, "s s 3"], str]:
+) -> tuple[Float[np.ndarray, "s s c"], str]:
     """A square whose side divides the generator's, and how it was downscaled to it, in words.
 
     `input_size` names the side. An image is downscaled as the operator does it where it is larger
     by a whole factor, and with Pillow's kernel of the same name where it isn't. If the operator
     doesn't downscale, that is bicubic.
     """
-    height, width, _ = image.shape
-    size = settings.input_size or height
+    height, width, channels = image.shape
+    resolution, size = generator.resolution, settings.input_size or height
+    fitting_sides = functools.partial(_fitting_sides, resolution, channels, degradation)
     if height != width:
         raise ValueError(
             f"it has {width}×{height} pixels and isn't square"
-            f"{_fitting_sides(resolution, degradation)}; crop=center takes a square of it"
+            f"{fitting_sides()}; crop=center takes a square of it"
         )
     if size > height:
-        fitting = _fitting_sides(resolution, degradation, height)
+        fitting = fitting_sides(height)
         raise ValueError(f"input_size={size} is more than its {counted(height, 'pixel')}{fitting}")
     if resolution % size:
         named = f"input_size={size}" if settings.input_size else f"its side of {size} pixels"
         raise ValueError(
             f"{named} does not divide the generator's {resolution}"
-            f"{_fitting_sides(resolution, degradation)}; input_size=SIDE brings larger pictures to "
+            f"{fitting_sides()}; input_size=SIDE brings larger pictures to "
             f"one that does"
         )
     links = [link.partition(":")[0] for link in settings.operator.split(",")]
@@ -245,16 +253,19 @@ def _bring_to_size(
             image = image.clip(0, 1)
         return operators.discard_unseen(degradation(resolution // size), image), downscaled
     except ValueError as error:
-        fitting = _fitting_sides(resolution, degradation)
+        fitting = fitting_sides()
         raise ValueError(f"operator={settings.operator}: {error}{fitting}") from error
 
 
-def _checked_array(told_as: str, image: AnyArray) -> Float[np.ndarray, "h w 3"]:
+def _checked_array(
+    told_as: str, image: AnyArray, channels: int
+) -> Float[np.ndarray, "h w {channels}"]:
     """A picture that is given as an array."""
     array = np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3 or not np.issubdtype(array.dtype, np.floating):
+    floats = np.issubdtype(array.dtype, np.floating)
+    if not (array.ndim == 3 and array.shape[2] == channels and floats):
         raise ValueError(
-            f"{told_as}: a picture is an array (h, w, 3) of floats, not {array.shape} of "
+            f"{told_as}: a picture is an array (h, w, {channels}) of floats, not {array.shape} of "
             f"{array.dtype}"
         )
     if not (array.min() >= 0 and array.max() <= 1):  # NaN fails both
@@ -264,10 +275,13 @@ def _checked_array(told_as: str, image: AnyArray) -> Float[np.ndarray, "h w 3"]:
 
 @functools.cache
 def _fitting_sides(
-    resolution: int, degradation: Callable[[int], Operator], most: int = sys.maxsize
+    resolution: int,
+    channels: int,
+    degradation: Callable[[int], Operator],
+    most: int = sys.maxsize,
 ) -> str:
     """The end of a message, with the sides that pictures can have, up to `most` pixels."""
-    image = jax.ShapeDtypeStruct((resolution, resolution, 3), np.float32)
+    image = jax.ShapeDtypeStruct((resolution, resolution, channels), np.float32)
 
     def fits(side: int) -> bool:
         try:

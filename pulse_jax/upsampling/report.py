@@ -178,13 +178,14 @@ def section(
     rows = sorted(picture.rows.values(), key=rank)
     films = [folder / film for film in video.NAMES if (folder / film).is_file()]
     best = f"best l2 {figure(rows[0]['l2_saved'])}"
-    dark = np.median(picture.target) < DARK
+    colour = picture.target[..., :3]
+    dark = np.median(colour) < DARK
     return PICTURE.substitute(
         index=index,
         name=text(f"{picture.name}, seed {picture.seed}" if several else picture.name),
         summary=", ".join((*converged(rows, restarts), best)),
         prepared=paragraph(f"The picture was {picture.prepared}.") if picture.prepared else "",
-        gain=f"{1 / max(np.quantile(picture.target, 0.99), 1 / 255):.3g}",
+        gain=f"{1 / max(np.quantile(colour, 0.99), 1 / 255):.3g}",
         stretch=STRETCH if dark else "",
         input=source(folder / "input.png"),
         bicubic=source(folder / "bicubic.png"),

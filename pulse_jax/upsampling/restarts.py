@@ -140,7 +140,7 @@ def search_slots(
         state = init(*draw(chosen))
         return np.stack([job.picture.target for job in chosen]), restore(state, numbers, underway)
 
-    def render(latents: Latents, frozen: Frozen) -> Float[np.ndarray, "r r 3"]:
+    def render(latents: Latents, frozen: Frozen) -> Float[np.ndarray, "r r c"]:
         """An image as 8-bit files hold it."""
         image = np.asarray(synthesize(params, latents, frozen))
         return np.rint(255 * np.clip(image, 0, 1)) / np.float32(255)
@@ -276,7 +276,7 @@ def restore(
 
 
 def record(
-    job: Restart, settings: Settings, best: Best, lr: Float[np.ndarray, "h h 3"]
+    job: Restart, settings: Settings, best: Best, lr: Float[np.ndarray, "h h c"]
 ) -> dict[str, Any]:
     """A row of results.csv. Success is measured on the image as saved: clipped, with 8 bits."""
     l2_saved = float(l2(lr, job.picture.target))

@@ -122,8 +122,8 @@ def save_restart(
     picture: Picture,
     restart: Restart,
     row: Row,
-    hr: Float[np.ndarray, "r r 3"],
-    lr: Float[np.ndarray, "h h 3"],
+    hr: Float[np.ndarray, "r r c"],
+    lr: Float[np.ndarray, "h h c"],
     latents: dict[str, np.ndarray],
 ) -> None:
     """Save a restart's latents and row and, if it is finite, its image, large and downscaled."""
@@ -137,7 +137,7 @@ def save_restart(
     _save_part(restart, row, latents)
 
 
-def save_frame(picture: Picture, restart: Restart, image: Float[np.ndarray, "r r 3"]) -> None:
+def save_frame(picture: Picture, restart: Restart, image: Float[np.ndarray, "r r c"]) -> None:
     """Save the restart's present image for the video, if it is finite."""
     if np.isfinite(image).all():
         restart.part.parent.mkdir(parents=True, exist_ok=True)
@@ -149,8 +149,8 @@ def save_intermediate(
     picture: Picture,
     number: str,
     step: int,
-    hr: Float[np.ndarray, "r r 3"],
-    lr: Float[np.ndarray, "h h 3"],
+    hr: Float[np.ndarray, "r r c"],
+    lr: Float[np.ndarray, "h h c"],
 ) -> None:
     """Save the best image so far, named as in the reference: HR/NAME_00.png, LR/NAME_00.png."""
     name = picture.place.name + number
@@ -164,8 +164,7 @@ def overview(picture: Picture, resolution: int, eps: float) -> list[dict[str, np
     """Write what shows the restarts that are done together. Returns their parts."""
     rows = [picture.rows[restart] for restart in sorted(picture.rows)]
     found = list(picture.images().values())
-    small = Image.fromarray(images.to_uint8(picture.target))
-    smooth = np.asarray(small.resize((resolution, resolution), Image.Resampling.BICUBIC)) / 255
+    smooth = images.resize(picture.target, resolution, Image.Resampling.BICUBIC)
     enlarged = images.resize_nearest(picture.target, resolution // picture.side)
     images.save_image(picture.place / "input.png", picture.target)
     images.save_image(picture.place / "bicubic.png", smooth)

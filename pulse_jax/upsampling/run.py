@@ -117,12 +117,13 @@ def upsample(
 ) -> Results:
     """Upsample small pictures: for each, several large ones that downscale to it.
 
-    `pictures` is a folder, a file, an array (h, w, 3) in [0, 1], or several of these. By default,
-    these are the generator's examples. Results are written into the folder `output_dir` as
-    they come, and if the call is cut off, the same call goes on from there. None keeps them in
-    memory. `progress` is called before the first chunk of steps and after each. What it raises ends
-    the run. `resume` says whether the folder may hold results of the same settings already.
-    `stop()` is asked after each chunk. If it is true, what is under way is saved, and the run ends.
+    `pictures` is a folder, a file, an array (h, w, C) in [0, 1], or several of these. C is the
+    generator's number of channels. By default, these are the generator's examples. Results are
+    written into the folder `output_dir` as they come, and if the call is cut off, the same call
+    goes on from there. None keeps them in memory. `progress` is called before the first chunk of
+    steps and after each. What it raises ends the run. `resume` says whether the folder may hold
+    results of the same settings already. `stop()` is asked after each chunk. If it is true, what is
+    under way is saved, and the run ends.
 
     No restart or picture ever touches another, and what fails is in the results. What is odd is
     logged to "pulse_jax". Raises ValueError, in one line, if nothing can be done: the generator
@@ -269,9 +270,10 @@ def _build(
 ) -> dict[tuple[int, int | None], tuple[Operator, Search]]:
     """A search for each side of the pictures and, with a sampler, for each seed."""
     loss, searches = settings.loss(), {}
+    image_shape = generator.resolution, generator.resolution, generator.channels
     for side, seed in sorted({_key(settings, picture) for picture in pictures}, key=str):
         operator = degradation(generator.resolution // side)
-        if plug_ins(settings.operator) and is_flat(operator, generator.resolution):
+        if plug_ins(settings.operator) and is_flat(operator, image_shape):
             log.warning(
                 f"operator={settings.operator}: its gradient is 0 everywhere, so a search has no "
                 f"direction to follow"
@@ -279,7 +281,7 @@ def _build(
         optimizer = settings.optimizer(seed or 0)
         search = pulse_jax.build(generator, operator, loss, optimizer)
         if settings.plug_ins():
-            target = jax.ShapeDtypeStruct((side, side, 3), np.float32)
+            target = jax.ShapeDtypeStruct((side, side, generator.channels), np.float32)
             attempt_step(search, generator, params, target)
         searches[side, seed] = operator, search
     return searches
@@ -290,7 +292,7 @@ def attempt_step(
 ) -> None:
     """Trace one step. Raises ValueError, in one line, if a part that plugs in doesn't fit."""
 
-    def step(params: Params, target: Float[jax.Array, "h h 3"]) -> tuple[SearchState, SearchState]:
+    def step(params: Params, target: Float[jax.Array, "h h c"]) -> tuple[SearchState, SearchState]:
         state = search.init(*generator.sample(jax.random.key(0)))
         return state, search.step(params, target, state)[0]
 

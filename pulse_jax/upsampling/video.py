@@ -20,17 +20,16 @@ SMALLEST, LARGEST = 128, 256  # side of a restart's image in a video, in pixels
 RATE = 12  # frames a second
 NAMES = ("search.mp4", "search.webp")
 
-Picture = Float[AnyArray, "side side 3"]
+Picture = Float[AnyArray, "side side c"]
 Sheet = UInt8[np.ndarray, "h w 3"]
 
 
-def frame(image: Float[AnyArray, "side side 3"]) -> Float[AnyArray, "size size 3"]:
-    """An image in [0, 1], resized for a video: to a side of at least 128 and at most 256 pixels."""
-    side = len(image)
+def frame(image: Picture) -> Float[AnyArray, "size size 3"]:
+    """An image in [0, 1], on white and resized for a video: to a side from 128 to 256 pixels."""
+    side, image = len(image), images.on_white(image)
     if side < SMALLEST:
         return images.resize_nearest(image, SMALLEST // side)
-    size, lanczos = (min(side, LARGEST),) * 2, Image.Resampling.LANCZOS
-    return np.asarray(Image.fromarray(images.to_uint8(image)).resize(size, lanczos)) / 255
+    return images.resize(image, min(side, LARGEST), Image.Resampling.LANCZOS)
 
 
 def save(folder: Path, frames: Sequence[Sequence[Path]], results: Sequence[Picture]) -> None:

@@ -190,6 +190,38 @@ def test_the_latents_of_a_network_whose_z_is_larger_than_w_are_fitted():
     assert latents["style"].shape == (12, 32)
 
 
+# Images of other channels.
+
+
+def with_channels(tree, kept):
+    """A tree whose images have these of its channels."""
+    for name, state in persistent_modules(tree["G_ema"]).items():
+        if name.endswith((".torgb", "L7_32_3")):  # StyleGAN 2's and 3's
+            arrays = state["_parameters"]
+            arrays |= {part: arrays[part][kept] for part in ("weight", "bias")}
+    return tree
+
+
+@pytest.mark.parametrize("kept", [[1], [2, 0, 1, 0]])
+def test_grey_images_and_those_with_alpha(kept, monkeypatch):
+    path = DATA / "sg2ada_fp16cfg.pkl"
+    images = {}
+    for name, channels in {"whole": [0, 1, 2], "some": kept}.items():
+        tree = with_channels(read(path), channels)
+        monkeypatch.setattr(official, "read", lambda path, tree=tree: tree)
+        network, params = read_network(path)
+        generator = style_generator(network, space="z")
+        assert generator.channels == len(channels)
+        images[name] = jax.jit(generator.synthesize)(params, *generator.sample(jax.random.key(0)))
+    np.testing.assert_allclose(images["some"], images["whole"][..., kept], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sg2ada_fp16cfg", "sg3R"])
+def test_images_of_two_channels_are_refused(name, monkeypatch):
+    tree = with_channels(read(DATA / f"{name}.pkl"), [0, 1])
+    assert re.search("images have 2 channels, and only 1, 3 and 4", refused(tree, monkeypatch))
+
+
 # A generator alone, and in wrappers.
 
 
@@ -311,14 +343,12 @@ def test_tensorflow_variables_that_do_not_fit(name, part, entry, value, reason, 
     ("name", "setting", "value", "reason"),
     [
         ("sg1_tf", "label_size", 10, "conditional: label_size = 10"),
-        ("sg1_tf", "num_channels", 1, "num_channels = 1 "),
         ("sg1_tf", "blur_filter", None, "blur_filter = None "),
         ("sg1_tf", "nonlinearity", "relu", "nonlinearity = 'relu' "),
         ("sg1_tf", "mapping_nonlinearity", "relu", "mapping_nonlinearity = 'relu' "),
         ("sg1_tf", "fused_scale", True, "fused_scale = True "),
         ("sg1_tf", "use_instance_norm", False, "use_instance_norm = False "),
         ("sg2_tf", "label_size", 1, "conditional: label_size = 1"),
-        ("sg2_tf", "num_channels", 4, "num_channels = 4 "),
         ("sg2_tf", "architecture", "resnet", "architecture = 'resnet' "),
         ("sg2_tf", "architecture", "orig", "architecture = 'orig' "),
         ("sg2_tf", "resample_kernel", [1, 2, 1], r"resample_kernel = \[1, 2, 1\] "),
@@ -347,7 +377,6 @@ def test_tensorflow_settings_that_are_not_supported(name, setting, value, reason
         ("synthesis.b8", "_buffers", "resample_filter", lambda f: f.T + 1, "b8.resample_filter'"),
         ("synthesis.b8.conv0", "_buffers", "resample_filter", np.ones(2), "conv0.resample_filter'"),
         ("", None, "c_dim", 10, "conditional: c_dim = 10"),
-        ("", None, "img_channels", 1, "^img_channels = 1 "),
         ("synthesis.b16", None, "architecture", "resnet", "b16.architecture = 'resnet' "),
         ("synthesis.b16.conv0", None, "activation", "relu", "b16.conv0.activation = 'relu' "),
         ("synthesis.b16.conv0", None, "up", 1, "b16.conv0.up = 1 "),

@@ -160,10 +160,6 @@ def another_clamp(modules):
     modules["synthesis.L1_36_14"]["conv_clamp"] = 2
 
 
-def grey(modules):
-    modules[""]["img_channels"] = 1
-
-
 def no_weight(modules):
     del modules["synthesis.input"]["_parameters"]["weight"]
 
@@ -176,7 +172,6 @@ def one_entry_more(modules):
     ("change", "message"),
     [
         (conditional, "c_dim = 10"),
-        (grey, "img_channels = 1"),
         (another_margin, "margin_size = 10 is not supported, only 12"),
         (another_default, "num_critical = 1"),
         (another_padding, r"synthesis.L3_52_14.padding = \[-1, -6"),

@@ -61,7 +61,6 @@ def from_ada(root: Instance) -> tuple[StyleGAN2, dict[str, Any]]:
 
     if classes := plain(modules[""].get("c_dim"), "c_dim"):
         raise ValueError(f"the network is conditional: c_dim = {classes!r}")
-    expect_of("", img_channels=3)
     for name in ("img_resolution", "init_res"):  # init_res: of a program derived from this one
         expect_square(modules[""].get(name), name)
     sides = list(entries.sides(r"synthesis\.b(\d+)\."))

@@ -10,6 +10,7 @@ from jaxtyping import Shaped
 
 from pulse_jax.generators.official.unpickle import Instance
 from pulse_jax.generators.style_network import StyleNetwork
+from pulse_jax.images import CHANNELS
 
 Layer = dict[str, Any]
 """Parameters by their names: arrays, or such a dict again."""
@@ -202,8 +203,18 @@ def style_network(
         fields["z_size"], fields["mapping_width"] = mapping[0]["kernel"].shape
     if average is not None:
         params["latent_average"] = average
+    to_rgb = synthesis["to_rgb"] if "to_rgb" in synthesis else synthesis["4x4_to_rgb"]
+    fields["image_channels"] = image_channels(to_rgb)
     latent_size = synthesis["4x4_conv"]["style"]["kernel"].shape[0]
     return architecture(2 * 2 ** len(channels), tuple(channels), latent_size, **fields), params
+
+
+def image_channels(to_rgb: Layer) -> int:
+    """How many channels a layer's images have. Raises ValueError if none of the `CHANNELS`."""
+    channels: int = to_rgb["bias"].size
+    if channels not in CHANNELS:
+        raise ValueError(f"its images have {channels} channels, and only 1, 3 and 4 are supported")
+    return channels
 
 
 def checked(module: StyleNetwork, params: Layer) -> Layer:

@@ -10,6 +10,7 @@ from pulse_jax.generators.official.parameters import (
     expect,
     expect_square,
     hwio,
+    image_channels,
     persistent_modules,
     persistent_state,
     plain,
@@ -61,7 +62,7 @@ def from_stylegan3(root: Instance) -> tuple[StyleGAN3, dict[str, Any]]:
             "input_magnitude": take(f"{name}.magnitude_ema", 0),
         }
 
-    expect_of("", c_dim=0, img_channels=3)
+    expect_of("", c_dim=0)
     settings = modules["synthesis"]
     expect_square(settings["img_resolution"], "img_resolution")
     expect_square(modules["synthesis.input"].get("size"), "input.size")
@@ -100,6 +101,7 @@ def from_stylegan3(root: Instance) -> tuple[StyleGAN3, dict[str, Any]]:
         len(mapping),
         z_size,
         mapping_width,
+        image_channels=image_channels(synthesis["to_rgb"]),
         conv_clamp=None if clamp is None else float(clamp),
         **fields,
     )

@@ -17,7 +17,6 @@ from pulse_jax.generators.stylegan2 import StyleGAN2
 
 # The settings that change what a network computes, as our networks have them.
 _BOTH = {
-    "num_channels": 3,
     "normalize_latents": True,
     "mapping_lrmul": 0.01,
     "mapping_nonlinearity": "lrelu",

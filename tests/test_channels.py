@@ -1,0 +1,88 @@
+"""Generators of grey images, and of images with alpha, through the command."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from command_helpers import read_rows
+from PIL import Image
+
+from pulse_jax import operators
+from pulse_jax.generators import checkpoint, style_generator
+from pulse_jax.generators.stylegan2 import StyleGAN2
+from pulse_jax.images import load_image
+from pulse_jax.upsampling.run import upsample
+from pulse_jax.upsampling.settings import Settings
+
+MODES = {1: "L", 4: "RGBA"}
+
+
+@pytest.fixture(scope="module", params=MODES, ids=MODES.values())
+def made(request, tmp_path_factory):
+    """(channels, a folder with a StyleGAN 2 of so many)."""
+    folder = tmp_path_factory.mktemp("generator")
+    network = StyleGAN2(8, (6, 4), 5, 1, image_channels=request.param)
+    noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
+    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 5)), noise)["params"]
+    fit = {"mean": np.zeros(5, np.float32), "std": np.ones(5, np.float32)}
+    checkpoint.save(folder, generator=(network, params | {"latent_fit": fit}))
+    return request.param, folder
+
+
+def test_pictures_and_results_have_the_generators_channels(made, run, tmp_path):
+    channels, folder = made
+    pixels = np.random.default_rng(0).integers(60, 200, (4, 4, channels), np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels.squeeze()).save(tmp_path / "in" / "a.png")
+    flags = [f"--input_dir={tmp_path / 'in'}", "--restarts=2", "--save_intermediate"]
+    out = run(*flags, "--save_video", generator=folder)
+
+    names = ["input", "bicubic", "grid", "hr_01", "lr_02"]
+    opened = {name: Image.open(out / "a" / f"{name}.png") for name in names}
+    assert {image.mode for image in opened.values()} == {MODES[channels]}
+    np.testing.assert_array_equal(np.asarray(opened["input"]), pixels.squeeze())
+    assert opened["hr_01"].size == (8, 8) and opened["grid"].size[1] == 8
+    assert (out / "index.html").is_file() and any(out.glob("a/search.*"))
+    assert len(list(out.glob("a/HR/*.png"))) == 6
+
+    generator, params = checkpoint.load(folder)
+    assert generator.channels == channels
+    with np.load(out / "a" / "latents.npz") as file:
+        arrays = {name: jnp.asarray(file[name][0]) for name in file if name != "generator"}
+    image = generator.synthesize(params, arrays, {})
+    hr = load_image(out / "a" / "hr_01.png", channels=channels)
+    np.testing.assert_allclose(np.clip(image, 0, 1), hr, rtol=0, atol=0.51 / 255)
+
+    (row, _) = read_rows(out)
+    target = pixels / np.float32(255)
+    l2 = np.mean((operators.bicubic(2)(hr) - target) ** 2)
+    np.testing.assert_allclose(float(row["l2_saved"]), l2, rtol=1e-4)
+    variance = np.mean((target - target.mean((0, 1))) ** 2)
+    np.testing.assert_allclose(float(row["l2_relative"]), l2 / variance, rtol=1e-4)
+
+
+def test_an_array_has_the_generators_channels(made):
+    channels, folder = made
+    settings = Settings(generator=str(folder), restarts=1, steps=1, seeds=(0,))
+    results = upsample([np.full((4, 4, 3), 0.5, np.float32)], settings=settings)
+    assert f"a picture is an array (h, w, {channels}) of floats" in results.failures[0]
+
+
+@pytest.mark.parametrize("channels", MODES)
+def test_what_an_operator_does_not_show_is_left_out(channels):
+    picture = np.random.default_rng(0).random((4, 4, channels), np.float32)
+    unseen = operators.discard_unseen(operators.mask(0.5), picture)
+    np.testing.assert_array_equal(unseen, operators.mask(0.5)(picture))
+    np.testing.assert_array_equal(operators.discard_unseen(operators.area(1), picture), picture)
+
+
+def test_the_luma_leaves_alpha():
+    picture = np.random.default_rng(0).random((4, 4, 4), np.float32)
+    for grey in (operators.grey()(picture), operators.discard_unseen(operators.grey(), picture)):
+        np.testing.assert_array_equal(grey[..., 3], picture[..., 3])
+        luma = picture[..., :3] @ np.float32([0.299, 0.587, 0.114])
+        np.testing.assert_allclose(grey[..., :3], np.stack([luma] * 3, -1), rtol=1e-6)
+
+
+def test_a_style_generator_tells_its_channels():
+    assert style_generator(StyleGAN2(8, (6, 4), 5, 1)).channels == 3
