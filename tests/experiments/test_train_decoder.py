@@ -153,7 +153,7 @@ complaints = []
 for flag in ("batch_size=6", "batch_size=48", "finish", "channels=6,4", "perceptual_weight=nan"):
     at("--output_dir=run", f"--{flag}")
     try:
-            t.main()
+        t.main()
     except ValueError as error:
         complaints.append(str(error))
 json.dump([[list(o) for o in orders], complaints], open("found.json", "w"))
