@@ -48,8 +48,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import flags
-from common import door, faces, metrics, pool, reader, training
-from common.training import random_key, random_noise
+from common import door, faces, metrics, pool, reader, style_training, training
+from common.pool import halved
+from common.style_training import random_noise
+from common.training import random_key
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pulse_jax import images
@@ -58,18 +60,12 @@ from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(training)
+flags.adopt_module_key_flags(style_training)
+flags.adopt_module_key_flags(pool)
 flags.DEFINE_list(
     "start_from", [], "Layers are taken over from these generators, where they have the same sizes."
 )
 flags.DEFINE_string("discriminator", None, "The discriminator of this generator joins in.")
-flags.DEFINE_string(
-    "pool",
-    None,
-    "Faces are kept in this folder, and drawn if they are missing. Without it, it is one "
-    "in the output folder.",
-)
-flags.DEFINE_integer("pool_images", 32_768, "This many faces are drawn.", 64)
 flags.DEFINE_integer(
     "mapping_width", 256, "Each layer of the mapping network has this many units.", lower_bound=1
 )
@@ -123,28 +119,26 @@ def main():
         first = manager.latest_step() or 0
         if first >= training.last_step():
             return
-        known = pool.stored(
-            expanded(FLAGS.pool) if FLAGS.pool else output / "pool",
-            random_key("data"),
-            FLAGS.pool_images,
-            max(FLAGS.resolution, pool.SIDE),
-        )
+        known = pool.stored(output)
         state = jax.jit(start)(random_key("start"))
         if first:
             state = training.restored(manager, first, state)
-        labelled = make_labelled(known)
         teacher = None
         if FLAGS.perceptual_weight:
-            path = output / "teacher.npz"
-            teacher = reader.stored(path, labelled, random_key("teacher"), FLAGS.reader_steps)
-        quality, samples = make_quality(generator, known, labelled, output)
-        latents, true = held_out_faces(0)
+            teacher = reader.stored(
+                output / "teacher.npz",
+                pool.make_labelled(known),
+                random_key("teacher"),
+                FLAGS.reader_steps,
+            )
+        quality, samples = pool.make_quality(known, output), make_samples(generator)
+        latents, true = pool.held_out(0)
         render = jax.jit(lambda params: synthesize(generator, params, latents, random_key("start")))
 
         def step(i, state, rate):
             kind = "r1" if FLAGS.discriminator and i % FLAGS.r1_interval == 0 else "plain"
             rate *= min(1, (i + 1) / WARM_UP)
-            return steps[kind](state, *batch(known, i), rate, teacher)
+            return steps[kind](state, *pool.batch(known, i), rate, teacher)
 
         def report(state, row, final):
             found = np.asarray(render(state.average))
@@ -161,7 +155,7 @@ def main():
             networks = {"generator": (generator, state.average)}
             if FLAGS.discriminator:
                 networks["discriminator"] = discriminator, state.params["discriminator"]
-            training.export(output / "generator", final, **networks)
+            style_training.export(output / "generator", final, **networks)
 
         names = LOSSES + (("perceptual",) if teacher else ())
         names += ADVERSARIAL if FLAGS.discriminator else ()
@@ -188,36 +182,9 @@ def settle():
     unit = Discriminator.group_size
     if FLAGS.batch_size % unit:
         raise ValueError(f"--batch_size={FLAGS.batch_size} must be a multiple of {unit}")
-    if FLAGS.pool_images % FLAGS.batch_size:
-        raise ValueError(
-            f"--pool_images={FLAGS.pool_images} must be a multiple of "
-            f"--batch_size={FLAGS.batch_size}"
-        )
+    pool.check()
     if FLAGS.finish and not FLAGS.stop_minutes:
         raise ValueError("--finish takes --stop_minutes")
-
-
-def batch(known, i):
-    """Step i's latents, and faces in [0, 1]: each of the pool's once, then in another order."""
-    latents, pictures = known
-    epoch, at = divmod(i * FLAGS.batch_size, len(latents))
-    order = np.random.default_rng((FLAGS.seed, epoch)).permutation(len(latents))
-    chosen = order[at : at + FLAGS.batch_size]
-    return latents[chosen], in_size(pictures[chosen])
-
-
-def in_size(pictures):
-    """8 bits, as large as the generator's or larger by a power of 2 → [0, 1]."""
-    pictures = pictures.astype(np.float32) / 255
-    while pictures.shape[1] > FLAGS.resolution:
-        pictures = halved(pictures)
-    return pictures
-
-
-def halved(x):
-    """Images (N, 2H, 2W, 3), averaged over squares of four pixels."""
-    count, height, width, _ = x.shape
-    return x.reshape(count, height // 2, 2, width // 2, 2, 3).mean(axis=(2, 4))
 
 
 def distances(x, y):
@@ -237,7 +204,7 @@ def make_steps(generator, discriminator):
     the full side; there both networks learn from the same images. Rarely, R1 joins in. With a
     teacher, a reader's weights, what it sees counts too.
     """
-    optimizer = training.make_optimizer(0.0 if FLAGS.discriminator else 0.9, MAPPING_RATE)
+    optimizer = style_training.make_optimizer(0.0 if FLAGS.discriminator else 0.9, MAPPING_RATE)
     given = layers(FLAGS.start_from)
     if FLAGS.discriminator:
         _, judges = checkpoint.load_discriminator(FLAGS.discriminator)
@@ -324,28 +291,9 @@ def synthesize(generator, params, z, key):
     return (generator.apply({"params": params}, z, noise) + 1) / 2
 
 
-def make_labelled(known):
-    """`labelled(key, i)`: batch i of a key's of the faces, and their attributes, for a reader."""
-    latents, pictures = known
-    # The reader has no use for the texture.
-    attributes_of = jax.jit(jax.vmap(partial(faces.attributes_of, texture=0.5)))
-
-    def labelled(key, i):
-        chosen = np.asarray(
-            jax.random.randint(jax.random.fold_in(key, i), (reader.BATCH,), 0, len(latents))
-        )
-        return in_size(pictures[chosen]), attributes_of(latents[chosen])
-
-    return labelled
-
-
-def make_quality(generator, known, labelled, output):
-    """`quality(images)` as in `training`, and `samples(params, i)`, batch i of them, in [0, 1]."""
+def make_samples(generator):
+    """`samples(params, i)`: images in [0, 1], batch i of those whose quality is measured."""
     key = random_key("quality")
-
-    def held_out():
-        chunks = range(1, 1 + -(-FLAGS.quality_images // pool.CHUNK))
-        return np.concatenate([held_out_faces(i)[1] for i in chunks])
 
     @jax.jit
     def samples(params, i):
@@ -353,15 +301,7 @@ def make_quality(generator, known, labelled, output):
         z = jax.random.normal(z_key, (FLAGS.batch_size, faces.LATENTS))
         return synthesize(generator, params, z, noise_key)
 
-    train = in_size(known[1][: FLAGS.quality_images])
-    return training.make_quality(output, train, held_out, labelled), samples
-
-
-def held_out_faces(i):
-    """Latents and faces in [0, 1] of chunk i of those that nothing is trained on."""
-    key = jax.random.fold_in(random_key("quality"), i)
-    z, pictures = pool.draw(key, max(FLAGS.resolution, pool.SIDE))
-    return np.asarray(z), in_size(np.asarray(pictures))
+    return samples
 
 
 if __name__ == "__main__":

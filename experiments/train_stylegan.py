@@ -54,10 +54,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import flags
-from common import data, door, training
+from common import data, door, style_training, training
 from common.augment import adapted, augment
 from common.grow import grown
-from common.training import random_key, random_noise
+from common.style_training import random_noise
+from common.training import random_key
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pulse_jax import images
@@ -94,7 +95,7 @@ DATA = {
 DATA["folder"] = DATA["tissue"]
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(training)
+flags.adopt_module_key_flags(style_training)
 flags.DEFINE_enum(
     "data", "faces", ["faces", *data.PHOTOGRAPHS], "The generator learns from these images."
 )
@@ -215,7 +216,7 @@ def main():
             training.append_row(output / "metrics.csv", row | quality(pictured))
             sheet = images.grid(pictured[:64].reshape(8, 8, *pictured.shape[1:]))
             images.save_image(output / f"samples_{row['images']:08d}.png", sheet)
-            training.export(
+            style_training.export(
                 output / "generator",
                 final,
                 generator=(generator, state.average),
@@ -288,7 +289,7 @@ def make_steps(generator, discriminator, replicated, sharded):
     weight to match, there is a penalty: R1 = γ/2 E|∇D(x)|² on real images, or path length
     regularisation (StyleGAN 2, sections 3.1 and 3.2, but for the correction of Adam's rates).
     """
-    optimizer = training.make_optimizer(0.0, FLAGS.mapping_rate)
+    optimizer = style_training.make_optimizer(0.0, FLAGS.mapping_rate)
     if FLAGS.start_from:
         given, side = trained(FLAGS.start_from, generator)
     gamma = FLAGS.r1_gamma * FLAGS.resolution**2 / FLAGS.batch_size

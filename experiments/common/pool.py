@@ -8,12 +8,33 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from tqdm import tqdm
 
-from common import faces
+from common import faces, reader, training
+from common.training import random_key
+from pulse_jax.files import expanded
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string(
+    "pool",
+    None,
+    "Faces are kept in this folder, and drawn if they are missing. Without it, it is one "
+    "in the output folder.",
+)
+flags.DEFINE_integer("pool_images", 32_768, "This many faces are drawn.", 64)
 
 CHUNK = 64  # faces that are drawn in one call
 SIDE = 64  # of the smallest that are drawn: smaller ones are averages of these
+
+
+def check():
+    """Raises ValueError for flags that can't be."""
+    if FLAGS.pool_images % FLAGS.batch_size:
+        raise ValueError(
+            f"--pool_images={FLAGS.pool_images} must be a multiple of "
+            f"--batch_size={FLAGS.batch_size}"
+        )
 
 
 @partial(jax.jit, static_argnums=1)
@@ -29,11 +50,13 @@ def draw(key, side):
     return z, jax.lax.map(one, (z, textures))
 
 
-def stored(folder, key, count, side):
-    """Latents (count, D) and 8-bit faces (count, side, side, 3), drawn if they aren't there.
+def stored(output):
+    """Latents (N, D) and 8-bit faces (N, side, side, 3) of --pool, drawn if they aren't there.
 
     Raises ValueError if others are there.
     """
+    folder = expanded(FLAGS.pool) if FLAGS.pool else output / "pool"
+    count, side, key = FLAGS.pool_images, drawn_side(), random_key("data")
     paths = [folder / f"{name}.npy" for name in ("latents", "faces")]
     if not paths[0].is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,3 +74,62 @@ def stored(folder, key, count, side):
             f"{folder} holds {len(kept)} faces of side {kept.shape[1]}, not {count} of {side}"
         )
     return latents, kept
+
+
+def drawn_side():
+    return max(FLAGS.resolution, SIDE)
+
+
+def batch(known, i):
+    """Step i's latents, and faces in [0, 1]: each of the pool's once, then in another order."""
+    latents, pictures = known
+    epoch, at = divmod(i * FLAGS.batch_size, len(latents))
+    order = np.random.default_rng((FLAGS.seed, epoch)).permutation(len(latents))
+    chosen = order[at : at + FLAGS.batch_size]
+    return latents[chosen], in_size(pictures[chosen])
+
+
+def in_size(pictures):
+    """8 bits, as large as the generator's or larger by a power of 2 → [0, 1]."""
+    pictures = pictures.astype(np.float32) / 255
+    while pictures.shape[1] > FLAGS.resolution:
+        pictures = halved(pictures)
+    return pictures
+
+
+def halved(x):
+    """Images (N, 2H, 2W, 3), averaged over squares of four pixels."""
+    count, height, width, _ = x.shape
+    return x.reshape(count, height // 2, 2, width // 2, 2, 3).mean(axis=(2, 4))
+
+
+def held_out(i):
+    """Latents and faces in [0, 1] of chunk i of those that nothing is trained on."""
+    z, pictures = draw(jax.random.fold_in(random_key("quality"), i), drawn_side())
+    return np.asarray(z), in_size(np.asarray(pictures))
+
+
+def make_labelled(known):
+    """`labelled(key, i)`: batch i of a key's of the faces, and their attributes, for a reader."""
+    latents, pictures = known
+    # The reader has no use for the texture.
+    attributes_of = jax.jit(jax.vmap(partial(faces.attributes_of, texture=0.5)))
+
+    def labelled(key, i):
+        chosen = np.asarray(
+            jax.random.randint(jax.random.fold_in(key, i), (reader.BATCH,), 0, len(latents))
+        )
+        return in_size(pictures[chosen]), attributes_of(latents[chosen])
+
+    return labelled
+
+
+def make_quality(known, output):
+    """`quality(samples)` as in `training`, against the pool, in the features of a reader."""
+
+    def others():
+        chunks = range(1, 1 + -(-FLAGS.quality_images // CHUNK))
+        return np.concatenate([held_out(i)[1] for i in chunks])
+
+    train = in_size(known[1][: FLAGS.quality_images])
+    return training.make_quality(output, train, others, make_labelled(known))

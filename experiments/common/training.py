@@ -1,4 +1,4 @@
-"""What the trainers share: flags, the loop that saves and stops, figures and the export."""
+"""What the trainers share: flags, the loop that saves and stops, and figures."""
 
 import csv
 import functools
@@ -16,28 +16,16 @@ from tqdm import tqdm
 
 from common import finite, metrics, reader
 from pulse_jax.files import difference, expanded, read_json, write
-from pulse_jax.generators import checkpoint, fit_latents
+from pulse_jax.generators import checkpoint
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "output_dir", None, "The state, the samples and the generator are written into this folder."
 )
 flags.DEFINE_integer("resolution", 64, "The images have this side.", lower_bound=8)
-flags.DEFINE_list(
-    "channels",
-    "128,128,96,64,32",
-    "The layers have this many channels at side 4, 8, …, resolution.",
-)
-flags.DEFINE_integer(
-    "latent_size", 128, "A style vector w has this many coordinates.", lower_bound=1
-)
-flags.DEFINE_integer("mapping_layers", 4, "This many dense layers lead from z to w.", lower_bound=1)
 flags.DEFINE_integer("images", 250_000, "The run trains on this many images, from its start.", 1)
 flags.DEFINE_integer(
     "batch_size", 16, "Each step takes this many images, on all devices together.", 4
-)
-flags.DEFINE_integer(
-    "r1_interval", 16, "The gradient penalty is computed once in this many steps.", 1
 )
 flags.DEFINE_integer(
     "quality_images", 512, "The samples' quality is measured on this many images.", 64
@@ -194,50 +182,18 @@ def make_quality(output, train, held_out, labelled=None):
     return quality
 
 
-def make_optimizer(b1, mapping_rate):
-    """Adam for a learning rate of 1. Noise strengths and the mapping have other rates."""
-
-    def part(path, _):
-        names = [entry.key for entry in path]
-        if names[-1] == "noise_strength":
-            return "noise"
-        return "mapping" if names[1] == "mapping" else "rest"
-
-    rates = {"noise": FLAGS.noise_rate, "mapping": mapping_rate, "rest": 1.0}
-    return optax.chain(
-        optax.scale_by_adam(b1=b1, b2=0.99),
-        optax.partition(
-            {name: optax.scale(rate) for name, rate in rates.items()},
-            lambda params: jax.tree_util.tree_map_with_path(part, params),
-        ),
-    )
-
-
 def averaged(average, params, step, count):
     """The moving average after one more step. Early on, it is over a tenth of what was seen."""
     memory = jnp.minimum(FLAGS.ema_images, 0.1 * (step + 1) * count + 1)
     return optax.incremental_update(params, average, 1 - 0.5 ** (count / memory))
 
 
-def random_noise(generator, key, count):
-    keys = jax.random.split(key, len(generator.noise_shapes))
-    shapes = [(count, *shape) for shape in generator.noise_shapes]
-    return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
-
-
-def export(folder, final, generator, **others):
-    """Save networks, each (module, params), for the search. The generator gets a latent fit.
-
-    Before the end, it is fitted to fewer samples.
-    """
-    samples = 1_000_000 if final else 20_000
-    module, params = generator
-    fit = fit_latents(module, params, jax.random.key(0), samples)
+def export(folder, **networks):
+    """Save networks, each (module, params), for the search, their kernels with --export_dtype."""
 
     def stored(path, leaf):  # nearly all is in the kernels, and the rest needs its digits
         return leaf.astype(FLAGS.export_dtype) if path[-1].key == "kernel" else leaf
 
-    networks = {"generator": (module, params | {"latent_fit": fit}), **others}
     checkpoint.save(
         folder,
         **{

@@ -92,12 +92,12 @@ at("--resolution=8", "--channels=8,8", "--learning_rate=0.01", "--pool_images=25
 generator = t.make_generator()
 start, steps = t.make_steps(generator, None)
 state = start(jax.random.key(0))
-known = pool.stored(__import__("pathlib").Path("pool"), jax.random.key(1), 256, 64)
+known = pool.stored(None)
 errors = []
 for i in range(150):
-    state, losses = steps["plain"](state, *t.batch(known, i), np.float32(1), None)
+    state, losses = steps["plain"](state, *pool.batch(known, i), np.float32(1), None)
     errors.append(float(losses["coarse_l1"]))
-z, true = t.held_out_faces(0)
+z, true = pool.held_out(0)
 found = t.synthesize(generator, state.params["generator"], z, jax.random.key(2))
 spread = np.abs(true - true.mean(axis=0)).mean()
 errors = errors[0], errors[-1], float(jnp.abs(found - true).mean() / spread)
@@ -145,7 +145,7 @@ def test_batches_and_bad_settings(tmp_path):
 at("--resolution=8", "--batch_size=16")
 latents = np.arange(64.0)[:, None]
 pictures = np.arange(64, dtype=np.uint8)[:, None, None, None] * np.ones((16, 16, 3), np.uint8)
-epochs = [[t.batch((latents, pictures), i) for i in range(k, k + 4)] for k in (0, 4)]
+epochs = [[pool.batch((latents, pictures), i) for i in range(k, k + 4)] for k in (0, 4)]
 orders = [np.concatenate([z for z, _ in batches])[:, 0] for batches in epochs]
 for z, x in epochs[0]:
     assert x.shape == (16, 8, 8, 3) and (x * 255 == z[..., None, None]).all()

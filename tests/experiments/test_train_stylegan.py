@@ -160,7 +160,7 @@ assert traced == [8], traced
 def test_schedules_and_bad_settings(tmp_path):
     code = """
 import json, pathlib, sys, jax
-from common import training
+from common import style_training, training
 import train_stylegan as t
 def at(*flags):
     t.FLAGS.unparse_flags()
@@ -179,7 +179,7 @@ settings = [t.FLAGS.r1_gamma, t.FLAGS.path_weight, t.FLAGS.ada_images]
 at("--mapping_rate=10", "--noise_rate=0.5")
 networks = {"mapping": 1.0, "synthesis": {"conv": 1.0, "noise_strength": 1.0}}, {"conv": 1.0}
 params = dict(zip(("generator", "discriminator"), networks))
-optimizer = training.make_optimizer(0.0, t.FLAGS.mapping_rate)
+optimizer = style_training.make_optimizer(0.0, t.FLAGS.mapping_rate)
 updates, _ = optimizer.update(params, optimizer.init(params))
 complaints = []
 bad = "--batch_size=6", "--path_interval=32", "--channels=6,4", "--data_dir=nowhere", "--finish"
