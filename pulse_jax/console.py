@@ -18,6 +18,11 @@ def upsample() -> None:
     _start("pulse_jax", "pulse_jax.__main__")
 
 
+def align() -> None:
+    """The script `pulse_jax_align`."""
+    _start("pulse_jax_align", "pulse_jax.align.__main__")
+
+
 def convert() -> None:
     """The script `pulse_jax_convert`."""
     _start("pulse_jax_convert", "pulse_jax.convert")

@@ -18,6 +18,7 @@ from PIL import Image
 import pulse_jax
 from pulse_jax import __main__ as command
 from pulse_jax import convert
+from pulse_jax.align import __main__ as align
 from pulse_jax.generators import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,7 @@ EXPERIMENTS = sorted(ROOT.glob("experiments/**/*.py"))
 DEFINED = re.compile(r'DEFINE_\w+\(\s*"(\w+)"')
 # A program with its arguments, which may go on in the next line of a text.
 COMMAND = re.compile(
-    r"\b(pulse_jax|pulse_jax_convert|\w+\.py)((?:\s+(?!\S*(?:python|pulse_jax))[\w.:$/=,*+-]+)+)"
+    r"\b(pulse_jax|pulse_jax_align|pulse_jax_convert|\w+\.py)((?:\s+(?!\S*(?:python|pulse_jax))[\w.:$/=,*+-]+)+)"
 )
 
 
@@ -234,9 +235,11 @@ def test_the_readme_leads_to_every_page():
 
 
 def flags_of(program):
-    """The flags of the command, of the converter, or of an experiment and what it imports."""
+    """The flags of a command, or of an experiment and what it imports."""
     if program == "pulse_jax":
         return {*command.FLAGS, "help", "version"}
+    if program == "pulse_jax_align":
+        return {*align.parse(["pulse_jax_align", "picture"])[0], "help"}
     if program == "pulse_jax_convert":
         return {*convert.parse(["pulse_jax_convert", "source"])[0], "help"}
     (script,) = ROOT.glob(f"experiments/{program}")

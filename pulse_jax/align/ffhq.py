@@ -78,6 +78,12 @@ def side(quad: Quad) -> float:
     return float(np.hypot(*(quad[3] - quad[0])))
 
 
+def angle(quad: Quad) -> float:
+    """How far a square is turned, in degrees, clockwise as one sees it."""
+    across, down = quad[3] - quad[0]
+    return float(np.degrees(np.arctan2(down, across)))
+
+
 def cut_out(
     picture: UInt8[np.ndarray, "h w 3"],
     quad: Quad,

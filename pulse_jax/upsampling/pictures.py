@@ -149,9 +149,8 @@ def read_pictures(
     `networks`: the digest of the generator's.
     """
     names = [s.name if isinstance(s, Path) else f"{i:02d}" for i, s in enumerate(sources, 1)]
-    # The folder of a picture's results keeps its suffix, where its name would else be taken.
-    taken = Counter(Path(name).stem for name in names)
-    taken.update([*OF_THE_RUN, *names])
+    cut = crops.make_cut(settings, generator.resolution, generator.channels)
+    found: list[tuple[str, Picture]] = []  # after what messages call it
     pictures: dict[str, Picture] = {}
     unsigned = []
 
@@ -159,31 +158,46 @@ def read_pictures(
         told = str(source) if isinstance(source, Path) else f"picture {name}"
         image = _read(told, source, settings, generator.channels)
         try:
-            image, cropped = crops.cut(image, settings)
-            target, smaller = _bring_to_size(image, settings, generator, degradation)
+            squares = cut(name, image)
+            targets = [
+                _bring_to_size(square.image, settings, generator, degradation) for square in squares
+            ]
         except ValueError as error:
             raise ValueError(f"{told}: {error}") from error
-        if prepared := ", then ".join(filter(None, [cropped, smaller])):
-            log.info(one_line(f"{told}: {prepared}"))
-        operator = degradation(generator.resolution // len(target))
-        variance = operators.variance(operator, target)
-        if variance <= settings.eps:
-            log.info(
-                one_line(
-                    f"{told} is faint: with its variance of {variance:.2g}, an image of one colour "
-                    f"would converge too; eps={settings.eps:g} is too high to prevent that"
+        for number, (square, (target, smaller)) in enumerate(zip(squares, targets, strict=True), 1):
+            if prepared := ", then ".join(filter(None, [square.told, smaller])):
+                log.info(one_line(f"{told}: {prepared}"))
+            variance = operators.variance(degradation(generator.resolution // len(target)), target)
+            if variance <= settings.eps:
+                log.info(
+                    one_line(
+                        f"{told} is faint: with its variance of {variance:.2g}, an image of one "
+                        f"colour would converge too; eps={settings.eps:g} is too high to prevent "
+                        f"that"
+                    )
                 )
-            )
-        stem = Path(name).stem
-        folder, start = name if taken[stem] > 1 else stem, None
-        if settings.init_from is not None:
-            start, signed = _read_start(folder, settings, generator, networks)
-            unsigned.extend([] if signed else [source])
-        if folder in pictures:
-            raise ValueError(f"{told}: another picture is also called {name}")
-        pictures[folder] = Picture(name, target, variance, networks, prepared, start)
+            path = Path(name)
+            own = name if len(squares) == 1 else f"{path.stem}_{number}{path.suffix}"
+            found.append((told, Picture(own, target, variance, networks, prepared)))
 
     complaints = [attempt(read, name, s) for name, s in zip(names, sources, strict=True)]
+    unread = [name for name, complaint in zip(names, complaints, strict=True) if complaint]
+    # The folder of a picture's results keeps its suffix, where its name would else be taken.
+    names = [*unread, *(picture.name for _, picture in found)]
+    taken = Counter(Path(name).stem for name in names)
+    taken.update([*OF_THE_RUN, *names])
+
+    def enter(told: str, picture: Picture) -> None:
+        stem = Path(picture.name).stem
+        folder = picture.name if taken[stem] > 1 else stem
+        if settings.init_from is not None:
+            picture.start, signed = _read_start(folder, settings, generator, networks)
+            unsigned.extend([] if signed else [told])
+        if folder in pictures:
+            raise ValueError(f"{told}: another picture is also called {picture.name}")
+        pictures[folder] = picture
+
+    complaints += [attempt(enter, *one) for one in found]
     if unsigned:
         told = f"init_from={settings.init_from} doesn't say which generator it is of"
         log.info(f"{told}; {settings.generator} is assumed")

@@ -53,7 +53,7 @@ def _read_range(text: str) -> tuple[float, float] | str:
 
 
 def _read_crop(text: str) -> tuple[int, ...] | str:
-    if text in ("center",):
+    if text in ("center", "face"):
         return text
     x, y, side = _split(text, ",", int)
     return x, y, side
@@ -77,7 +77,7 @@ RANGE = Notation(
 )
 
 CROP = Notation(
-    "center or X,Y,SIDE",
+    "center, face or X,Y,SIDE",
     _read_crop,
     lambda given: given if isinstance(given, str) else ",".join(map(str, given)),
 )
@@ -156,13 +156,20 @@ class Settings:
         low=1,
         notation=SLOTS,
     )
-    crop: tuple[int, int, int] | Literal["center"] | None = _setting(
+    crop: tuple[int, int, int] | Literal["center", "face"] | None = _setting(
         None,
         PICTURES,
-        "Of each picture, this square is upsampled: the largest one in its middle (center), or the "
-        "SIDE×SIDE pixels that begin X pixels from the left and Y from the top.",
+        "Of each picture, this square is upsampled: the largest one in its middle (center), each "
+        "face, as the FFHQ data set cuts faces out (face), or the SIDE×SIDE pixels that begin X "
+        "pixels from the left and Y from the top.",
         low=0,
         notation=CROP,
+    )
+    landmarks: str | None = _setting(
+        None,
+        PICTURES,
+        "Faces lie where this JSON file says, as pulse_jax_align writes it. Without it, they are "
+        "found.",
     )
     operator: str = _setting(
         "bicubic",
@@ -293,8 +300,17 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
+        self._check_pictures()
         self._check_search()
         self._check_start()
+
+    def _check_pictures(self) -> None:
+        if isinstance(self.crop, tuple) and self.crop[2] < 1:
+            raise ValueError(f"crop={CROP.write(self.crop)}: SIDE must be at least 1")
+        if self.crop == "face" and self.input_size is None:
+            raise ValueError("crop=face: give the side that faces are brought to, as input_size=8")
+        if self.landmarks is not None and self.crop != "face":
+            raise ValueError(f"landmarks={self.landmarks} is for crop=face")
 
     def _check_search(self) -> None:
         with _blaming(learning_rate=self.learning_rate):
@@ -412,8 +428,6 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
             reason = f"must be at least {limits['low']:g}{most}"
     if value == () and notation is SEEDS:
         reason = "names nothing"
-    if notation is CROP and isinstance(value, tuple) and value[2] < 1:
-        reason = "SIDE must be at least 1"
     if reason:
         shown = value if notation is None else notation.write(value)
         raise ValueError(f"{field.name}={shown}: {reason}")

@@ -1,0 +1,111 @@
+"""Cut the faces out of photographs, as the FFHQ data set cuts them out.
+
+    pulse_jax_align photo.jpg folder/            # into ./faces, 1024×1024 pixels each
+    pulse_jax_align photo.jpg --landmarks=corrected.json --side=256
+
+All faces of each picture are found and written, from left to right, as NAME.png, or as NAME_1.png,
+NAME_2.png and so on if there are several. Their landmarks are written into landmarks.json, which
+--landmarks takes, here and in pulse_jax. If a picture has no face or can't be read, a line says so,
+and the others go on.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+import pulse_jax
+from pulse_jax.align import cut_out, face_quad, find_faces, read_landmarks, write_landmarks
+from pulse_jax.align.landmarks import Faces
+from pulse_jax.console import described, make_output_safe
+from pulse_jax.files import counted, expanded, one_line
+from pulse_jax.images import ImageWarning, list_images, load_image, save_image, to_uint8
+
+
+def main() -> None:
+    """The console script: photographs in, faces out."""
+    values, named = parse(sys.argv)
+    failed = False
+    try:
+        given = None if values.landmarks is None else read_landmarks(expanded(values.landmarks))
+        output, written = expanded(values.output), dict[str, Faces]()
+        output.mkdir(parents=True, exist_ok=True)
+        for path in [path for name in named for path in pictures(expanded(name))]:
+            try:
+                if path.name in written:
+                    raise ValueError(f"{path}: another picture is also called {path.name}")
+                found = align(path, output, values.side, given)
+                written[path.name] = found
+                print(one_line(f"{path}: {counted(len(found), 'face')}"))
+            except ValueError as error:
+                failed = True
+                print(f"pulse_jax_align: {one_line(error)}", file=sys.stderr)
+        if written:
+            write_landmarks(output / "landmarks.json", written)
+    except ValueError as error:
+        sys.exit(f"pulse_jax_align: {one_line(error)}")
+    except OSError as error:
+        sys.exit(f"pulse_jax_align: --output={values.output} can't be written: {one_line(error)}")
+    except KeyboardInterrupt:
+        sys.exit("pulse_jax_align: interrupted")
+    if failed:
+        sys.exit(1)
+
+
+def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
+    """The flags' values, and the pictures and folders. An error ends the command with one line."""
+    values = flags.FlagValues()  # not those of the other commands in this process
+    values.set_gnu_getopt()
+    flags.DEFINE_string("output", "faces", "Faces are written into this folder.", values)
+    flags.DEFINE_integer("side", 1024, "Faces have this side, in pixels.", 1, flag_values=values)
+    flags.DEFINE_string(
+        "landmarks",
+        None,
+        "Faces lie where this JSON file says. It lists, for each picture by its file's name, the "
+        "faces, each as 68 or 5 points [x, y]. Without it, they are found.",
+        values,
+    )
+    if {"-h", "-help", "--help"} & set(argv):
+        groups = dict.fromkeys(("output", "side", "landmarks"), "Flags")
+        print(__doc__, described(["Flags"], groups, values), sep="\n")
+        sys.exit(0)
+    if "--version" in argv:
+        print("pulse_jax_align", pulse_jax.__version__)
+        sys.exit(0)
+    try:
+        _, *named = values(argv)
+    except flags.Error as error:
+        sys.exit(f"pulse_jax_align: {one_line(error)}")
+    if not named:
+        sys.exit("pulse_jax_align: give pictures, or folders of pictures")
+    return values, named
+
+
+def pictures(path: Path) -> list[Path]:
+    """The picture itself, or those of a folder. Raises ValueError if it holds none."""
+    return list_images(path)[0] if path.is_dir() else [path]
+
+
+def align(path: Path, output: Path, side: int, given: dict[str, Faces] | None) -> Faces:
+    """Write the faces of one picture, and return their landmarks.
+
+    Raises ValueError if there are none, and if a file can't be read or written.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImageWarning)
+        picture: np.ndarray = to_uint8(load_image(path))
+    found = find_faces(picture) if given is None else given.get(path.name, [])
+    if not found:
+        raise ValueError(f"{path}: no face {'was found' if given is None else 'has landmarks'}")
+    for number, landmarks in enumerate(found, 1):
+        face = cut_out(picture, face_quad(landmarks), side)
+        name = path.stem if len(found) == 1 else f"{path.stem}_{number}"
+        save_image(output / f"{name}.png", face / 255)
+    return found
+
+
+if __name__ == "__main__":
+    make_output_safe()
+    main()

