@@ -12,6 +12,7 @@ import functools
 import importlib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Integer, Key, PRNGKeyArray
 
 from pulse_jax.losses import Image, Scalar
 from pulse_jax.posterior import Position, Posterior
@@ -80,8 +81,7 @@ def diagnose(values: Float[AnyArray, "chains draws *statistics"]) -> Diagnostics
         found = f"{values.shape[0]} and {values.shape[1]}"
         raise ValueError(f"diagnostics take 2 chains and 4 draws at least, got {found}")
     tools = _blackjax("diagnostics")
-    values = jnp.asarray(values)
-    figures = tools.rhat(values), tools.ess_bulk(values), tools.ess_tail(values)
+    figures = (jax.jit(of)(values) for of in (tools.rhat, tools.ess_bulk, tools.ess_tail))
     return Diagnostics(*map(np.asarray, figures))
 
 
@@ -134,35 +134,98 @@ def warm_up(
     density is finite. Raises ValueError if there are none, for fewer than 2 transitions, and for an
     acceptance rate outside (0, 1).
     """
-    if transitions < 2:
-        raise ValueError(f"transitions must be at least 2, got {transitions}")
-    if not 0 < acceptance_rate < 1:
-        raise ValueError(f"acceptance_rate must be in (0, 1), got {acceptance_rate}")
-    spheres = posterior.prior == "spheres"
-    precondition = precondition and not spheres
-    chains = jax.tree.leaves(positions)[0].shape[0]
-    flat, _ = ravel_pytree(positions)
-    size = flat.size // chains
-    rank, dtype = min(size, chains * target.size), flat.dtype
-    sizes = jnp.zeros(size, dtype), jnp.zeros((size, rank), dtype), jnp.ones(rank, dtype)
-    nothing = Preconditioner(*sizes)
-    plan = _Plan(spheres, leapfrogs, acceptance_rate)
+    whole = WarmUp(posterior, transitions, leapfrogs, acceptance_rate, precondition)
+    warming = whole.init(params, target, positions)
+    while whole.left(warming):
+        warming = whole.step(key, params, target, warming, transitions)
+    return warming.state, whole.sampler(warming)
 
-    state = _start(posterior, params, target, positions)
-    if not jnp.isfinite(state.loglikelihood).any():
-        raise ValueError("the density is finite at none of the positions")
-    first = _first_weight(posterior, target, state)
-    rising = jnp.minimum(1, first ** (1 - jnp.arange(transitions) / (transitions // 2)))
-    learned = nothing if precondition else None
-    step_size = jnp.asarray(0.05, float)
-    keys = jax.random.split(key)
-    for phase, weights in enumerate((rising, jnp.ones(transitions))):
-        if phase and precondition:
-            learned = preconditioner(posterior, params, target, state.position)
-        state, step_size = _tune(
-            keys[phase], plan, posterior, params, target, state, weights, step_size, learned
-        )
-    return state, _kernel(plan, posterior.loglikelihood, step_size, learned)
+
+class Warming(NamedTuple):
+    """How far a warm-up is: a pytree, of which `learned` can be computed again."""
+
+    state: State
+    tuning: Any  # of the step size, as blackjax has it
+    first: Scalar  # weight of the loglikelihood
+    made: Integer[Array, ""]  # transitions
+    middle: Position  # where the preconditioner was computed, or else the start
+    learned: Preconditioner | None
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """`warm_up`, some transitions at a time: one can show how far it is, save that and go on."""
+
+    posterior: Posterior
+    transitions: int = 100
+    leapfrogs: int = 8
+    acceptance_rate: float = 0.7
+    precondition: bool = True
+
+    def __post_init__(self) -> None:
+        if self.transitions < 2:
+            raise ValueError(f"transitions must be at least 2, got {self.transitions}")
+        if not 0 < self.acceptance_rate < 1:
+            raise ValueError(f"acceptance_rate must be in (0, 1), got {self.acceptance_rate}")
+
+    def init(self, params: Params, target: Image, positions: Position) -> Warming:
+        """The start of chains. Raises ValueError if the density is finite at none of them."""
+        state = _start(self.posterior, params, target, positions)
+        if not jnp.isfinite(state.loglikelihood).any():
+            raise ValueError("the density is finite at none of the positions")
+        learned = None
+        if self._learns:
+            chains = state.count.size
+            flat, _ = ravel_pytree(positions)
+            size, dtype = flat.size // chains, flat.dtype
+            rank = min(size, chains * target.size)
+            sizes = jnp.zeros(size, dtype), jnp.zeros((size, rank), dtype), jnp.ones(rank, dtype)
+            learned = Preconditioner(*sizes)  # none yet, of the same shapes
+        first = _first_weight(self.posterior, target, state)
+        tuning = _tuning(self._plan, jnp.asarray(0.05, float))
+        return Warming(state, tuning, first, jnp.zeros((), int), state.position, learned)
+
+    def left(self, warming: Warming) -> int:
+        """How many transitions are still to be made."""
+        return 2 * self.transitions - int(warming.made)
+
+    def step(
+        self, key: PRNGKeyArray, params: Params, target: Image, warming: Warming, number: int
+    ) -> Warming:
+        """So many transitions more, but none beyond the present half. `key`: of the whole."""
+        phase, made = divmod(int(warming.made), self.transitions)
+        if phase and not made:
+            step_size = _step_size(self._plan, warming.tuning)
+            warming = warming._replace(tuning=_tuning(self._plan, step_size))
+            if self._learns:
+                warming = warming._replace(middle=warming.state.position)
+                warming = warming._replace(learned=self.learned(params, target, warming))
+        now = slice(made, made + number)
+        rising = warming.first ** (1 - jnp.arange(self.transitions) / (self.transitions // 2))
+        weights = jnp.ones(self.transitions) if phase else jnp.minimum(1, rising)
+        keys = jax.random.split(jax.random.split(key)[phase], self.transitions)
+        parts = params, target, warming.state, keys[now], weights[now]
+        state, tuning = _tune(self._plan, self.posterior, *parts, warming.tuning, warming.learned)
+        return warming._replace(state=state, tuning=tuning, made=warming.made + len(keys[now]))
+
+    def learned(self, params: Params, target: Image, warming: Warming) -> Preconditioner | None:
+        """The preconditioner, computed where it was."""
+        if int(warming.made) < self.transitions or not self._learns:
+            return warming.learned
+        return preconditioner(self.posterior, params, target, warming.middle)
+
+    def sampler(self, warming: Warming) -> Sampler:
+        """The sampler of a warm-up that has ended."""
+        step_size = _step_size(self._plan, warming.tuning)
+        return _kernel(self._plan, self.posterior.loglikelihood, step_size, warming.learned)
+
+    @property
+    def _plan(self) -> _Plan:
+        return _Plan(self.posterior.prior == "spheres", self.leapfrogs, self.acceptance_rate)
+
+    @property
+    def _learns(self) -> bool:
+        return self.precondition and self.posterior.prior != "spheres"
 
 
 @jax.jit
@@ -212,25 +275,39 @@ def _first_weight(posterior: Posterior, target: Image, state: State) -> Scalar:
     return jnp.minimum(1, target.size / jnp.maximum(deviance, 1))
 
 
+def _dual_averaging(plan: _Plan) -> Any:
+    adaptation = _blackjax("adaptation.step_size")
+    return adaptation.dual_averaging_adaptation(plan.acceptance_rate)
+
+
+def _tuning(plan: _Plan, step_size: Float[Array, ""]) -> Any:
+    start, _, _ = _dual_averaging(plan)
+    return jax.tree.map(lambda x: jnp.asarray(x, float), start(step_size))
+
+
+def _step_size(plan: _Plan, tuning: Any) -> Scalar:
+    """The average over the transitions."""
+    _, _, final = _dual_averaging(plan)
+    return jnp.minimum(final(tuning), LONGEST_STEP)
+
+
 @functools.partial(jax.jit, static_argnames="plan")
 def _tune(
-    key: PRNGKeyArray,
     plan: _Plan,
     posterior: Posterior,
     params: Params,
     target: Image,
     state: State,
+    keys: Key[Array, "transitions"],
     weights: Float[Array, "transitions"],
-    step_size: Float[Array, ""],
+    tuning: Any,
     learned: Preconditioner | None,
-) -> tuple[State, Scalar]:
-    """Transitions with the loglikelihood times these weights, and the step size averaged over them.
+) -> tuple[State, Any]:
+    """Transitions with the loglikelihood times these weights, and the step size adapted to them.
 
     States have the likelihood's own value and gradient before and after.
     """
-    start, update, final = _blackjax("adaptation.step_size").dual_averaging_adaptation(
-        plan.acceptance_rate
-    )
+    _, update, _ = _dual_averaging(plan)
 
     def weighted(state: State, weight: Scalar) -> State:
         value, gradient = times(weight, (state.loglikelihood, state.gradient))
@@ -247,10 +324,8 @@ def _tune(
         tuning = update(tuning, _mean(info.acceptance_rate, state))
         return (weighted(state, 1 / weight), tuning), None
 
-    tuning = jax.tree.map(lambda x: jnp.asarray(x, float), start(step_size))
-    keys = jax.random.split(key, weights.size)
     (state, tuning), _ = jax.lax.scan(transition, (state, tuning), (keys, weights))
-    return state, jnp.minimum(final(tuning), LONGEST_STEP)
+    return state, tuning
 
 
 def _mean(values: Float[Array, "chains"], state: State) -> Scalar:
