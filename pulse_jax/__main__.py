@@ -46,7 +46,7 @@ GROUPS = {
     "distributed": PROCESSES,
     **dict.fromkeys(PROCESS, PROCESSES),
 }
-ALIASES = {"duplicates": "restarts", "seed": "seeds"}
+ALIASES = {"duplicates": "restarts", "chains": "restarts", "seed": "seeds"}
 
 flags.DEFINE_string(
     "input_dir",

@@ -80,9 +80,19 @@ def diagnose(values: Float[AnyArray, "chains draws *statistics"]) -> Diagnostics
     if values.shape[0] < 2 or values.shape[1] < 4:
         found = f"{values.shape[0]} and {values.shape[1]}"
         raise ValueError(f"diagnostics take 2 chains and 4 draws at least, got {found}")
-    tools = _blackjax("diagnostics")
-    figures = (jax.jit(of)(values) for of in (tools.rhat, tools.ess_bulk, tools.ess_tail))
-    return Diagnostics(*map(np.asarray, figures))
+    names = "rhat", "ess_bulk", "ess_tail"
+    return Diagnostics(*(_figures(name, values) for name in names))
+
+
+def rhat(values: Float[AnyArray, "chains draws *statistics"]) -> Float[np.ndarray, "*statistics"]:
+    """The R-hat of `diagnose` alone, which is found sooner."""
+    return _figures("rhat", values)
+
+
+def _figures(
+    name: str, values: Float[AnyArray, "chains draws *statistics"]
+) -> Float[np.ndarray, "*statistics"]:
+    return np.asarray(jax.jit(getattr(_blackjax("diagnostics"), name))(values))
 
 
 class _Plan(NamedTuple):

@@ -5,7 +5,9 @@ no temperature: a search that minimises 100 MSE and samples at temperature T has
 σ² = n T / 200, n the number of the picture's values.
 """
 
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -17,6 +19,7 @@ from jax.scipy.special import gammaln, logsumexp
 from jax.tree_util import register_dataclass
 from jaxtyping import Float, PRNGKeyArray
 
+from pulse_jax import plug_in
 from pulse_jax.losses import Image, Scalar, Styles, check_same_shape
 from pulse_jax.types import AnyArray
 
@@ -91,6 +94,34 @@ def poisson(gain: Width) -> Likelihood:
     """
     _check_above_0("gain", gain)
     return _Poisson(gain)
+
+
+LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
+    "gaussian": gaussian,
+    "unknown_sigma": unknown_sigma,
+    "student_t": student_t,
+    "poisson": poisson,
+}
+
+
+def parse(noise: float | str) -> Likelihood:
+    """A likelihood from a line such as `student_t:0.03:5`; a number alone is the σ of `gaussian`.
+
+    A name of `LIKELIHOODS` is followed by its parameters after colons. Raises ValueError for what
+    can't be read, and for widths that can't be.
+    """
+    if not isinstance(noise, str):
+        return gaussian(noise)
+    name, *values = noise.split(":")
+    if name not in LIKELIHOODS:
+        raise ValueError(f"{name!r} is no number and none of {', '.join(LIKELIHOODS)}")
+    parameters = [plug_in.number(value) for value in values]
+    wanted = inspect.signature(LIKELIHOODS[name]).parameters.values()
+    least = sum(parameter.default is parameter.empty for parameter in wanted)
+    if not least <= len(values) <= len(wanted) or any(isinstance(x, str) for x in parameters):
+        takes = ":".join([name, *(parameter.name.upper() for parameter in wanted)])
+        raise ValueError(f"{noise!r} should be {takes}, with numbers")
+    return LIKELIHOODS[name](*map(float, parameters))
 
 
 @register_dataclass

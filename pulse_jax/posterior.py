@@ -113,7 +113,7 @@ def build(
     if not isinstance(likelihood, Likelihood):
         raise ValueError(f"likelihood must be a Likelihood, got {likelihood!r}")
     functions = Static(generator.sample), Static(generator.synthesize)
-    generator = Generator(generator.resolution, *functions)
+    generator = Generator(generator.resolution, *functions, channels=generator.channels)
     degrade = argument(operator.apply if isinstance(operator, Operator) else operator)
     return Posterior(generator, degrade, likelihood, prior, noise)
 

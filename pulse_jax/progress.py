@@ -15,6 +15,7 @@ class Progress(NamedTuple):
     made: int  # steps of all of them
     left: float  # steps that they are likely to make still; at first the most that there can be
     seconds: float | None  # that these are likely to take; None as long as that can't be told
+    told: str = ""  # what is under way, where chains are
 
 
 class Course:

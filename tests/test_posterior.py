@@ -123,6 +123,33 @@ def test_bad_widths(make, arguments, message):
         make(*arguments)
 
 
+def test_likelihoods_from_a_line():
+    for noise, made in (
+        (0.1, likelihoods.gaussian(0.1)),
+        ("gaussian:0.1", likelihoods.gaussian(0.1)),
+        ("unknown_sigma", likelihoods.unknown_sigma()),
+        ("unknown_sigma:0.02:1", likelihoods.unknown_sigma(0.02, 1.0)),
+        ("student_t:0.1", likelihoods.student_t(0.1)),
+        ("poisson:50", likelihoods.poisson(50.0)),
+    ):
+        assert likelihoods.parse(noise) == made
+
+
+@pytest.mark.parametrize(
+    ("noise", "message"),
+    [
+        ("gauss:1", "'gauss' is no number and none of gaussian, unknown_sigma"),
+        ("poisson", "'poisson' should be poisson:GAIN, with numbers"),
+        ("student_t:wide", "'student_t:wide' should be student_t:SIGMA:DEGREES, with numbers"),
+        ("gaussian:1:2", "should be gaussian:SIGMA"),
+        ("poisson:0", "gain must be finite and above 0, got 0"),
+    ],
+)
+def test_lines_that_are_no_likelihoods(noise, message):
+    with pytest.raises(ValueError, match=message):
+        likelihoods.parse(noise)
+
+
 def test_a_map_of_another_shape(unchecked):
     with pytest.raises(ValueError, match=r"sigma of shape \(3, 2, 3\) doesn't fit"):
         likelihoods.gaussian(np.ones((3, 2, 3))).logpdf(LR, TARGET)

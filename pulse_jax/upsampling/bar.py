@@ -47,7 +47,7 @@ class Bar:
             self.told = True
         self.bar.total, self.bar.n = progress.made + progress.left, progress.made
         done = f"{progress.ended} of {counted(progress.restarts, 'restart')}"
-        self.bar.set_description_str(done, refresh=False)
+        self.bar.set_description_str(progress.told or done, refresh=False)
         self.bar.update(0)
 
     def __enter__(self) -> "Bar":

@@ -41,7 +41,8 @@ def describe(settings: Settings, params: Params) -> dict[str, Any]:
     found |= {name: os.environ.get(name) for name in VARIABLES}
     found["XLA_FLAGS"] = _xla_flags()
     found["pulse_jax"] = pulse_jax.__version__
-    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
+    packages = PACKAGES if settings.noise is None else (*PACKAGES, "blackjax")
+    return found | {name: importlib.metadata.version(name) for name in packages}
 
 
 def _xla_flags() -> str | None:

@@ -29,6 +29,7 @@ from pulse_jax.upsampling.settings import Settings
 log = logging.getLogger("pulse_jax")
 
 Source: TypeAlias = str | Path | Float[AnyArray, "h w c"]
+MAPS = "mean", "std", "q05", "q50", "q95"  # of a posterior
 # What a run writes beside the pictures' folders.
 OF_THE_RUN = ("config.json", "index.html", "results.csv", "seeds.csv", "seeds.svg", "timings.csv")
 
@@ -47,6 +48,7 @@ class Picture:
     folder: Path | None = None  # for its results; None to keep them here
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)  # by restart
     kept: dict[int, tuple[np.ndarray, dict[str, np.ndarray]]] = field(default_factory=dict)
+    kept_maps: dict[str, Float[np.ndarray, "r r c"]] = field(default_factory=dict)
     error: str = ""  # why its results can't be saved
 
     @property
@@ -95,6 +97,13 @@ class Picture:
             return load_arrays(self.folder / "latents.npz")
         kept = [self.kept[number][1] for number in sorted(self.kept)]
         return {name: np.stack([arrays[name] for arrays in kept]) for name in kept[0]}
+
+    def maps(self) -> dict[str, Float[np.ndarray, "r r c"]]:
+        """The posterior's mean, std and quantiles q05, q50 and q95, not clipped; {} of a search."""
+        if self.folder is None:
+            return self.kept_maps
+        paths = [self.folder / f"{name}.npy" for name in MAPS]
+        return {path.stem: np.load(path) for path in paths if path.is_file()}
 
 
 def image_path(folder: Path, restart: int) -> Path:
@@ -168,7 +177,7 @@ def read_pictures(
             if prepared := ", then ".join(filter(None, [square.told, smaller])):
                 log.info(one_line(f"{told}: {prepared}"))
             variance = operators.variance(degradation(generator.resolution // len(target)), target)
-            if variance <= settings.eps:
+            if variance <= settings.eps and settings.noise is None:
                 log.info(
                     one_line(
                         f"{told} is faint: with its variance of {variance:.2g}, an image of one "
@@ -355,4 +364,5 @@ def for_seeds(
         folder = output if output is None or len(seeds) == 1 else output / f"seed_{seed}"
         for name, picture in pictures.items():
             own = None if folder is None else folder / name
-            yield dataclasses.replace(picture, seed=seed, folder=own, rows={}, kept={})
+            fresh: dict[str, Any] = {"rows": {}, "kept": {}, "kept_maps": {}}
+            yield dataclasses.replace(picture, seed=seed, folder=own, **fresh)

@@ -11,16 +11,17 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pulse_jax.files import counted, one_line, write
 from pulse_jax.search import STATUS
 from pulse_jax.upsampling import curves, video
-from pulse_jax.upsampling.pictures import Picture
-from pulse_jax.upsampling.results import Row, rank
+from pulse_jax.upsampling.pictures import MAPS, Picture
+from pulse_jax.upsampling.results import MET, Row, rank, verdict
 
+SHOWN = [name for name in MAPS if name != "std"]  # beside the input; it has a scale
 EMBEDDED = 64 * 2**20
 DARK = 0.15  # half of a dark picture's values are below
 TYPES = {".png": "image/png", ".webp": "image/webp", ".mp4": "video/mp4"}
@@ -31,35 +32,100 @@ PAGE, PICTURE = (
 )
 STYLE, SCRIPT = ((PARTS / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
 STRETCH = '<label><input type="checkbox" class="stretch"> Stretch dark tones</label>'
-# What a term means, shown where one asks for it.
-TERMS = {
-    "restart": "A restart is one search, from a starting point of its own. Restarts of the same "
-    "input end in different images.",
-    "l2": "The result goes through --operator=$operator, as the input has. l2 is the mean squared "
+
+
+class Kind(NamedTuple):
+    """What a page says of the results of a search, or of samples."""
+
+    results: str  # what they are called
+    caution: str
+    intro: str  # to the results of a picture
+    columns: Mapping[str, str]  # heading of a column → column of results.csv
+    terms: Mapping[str, str]  # what a term means, shown where one asks for it
+
+
+L2 = (
+    "The result goes through --operator=$operator, as the input has. l2 is the mean squared "
     "difference of the two, for values from 0 to 1. At 0 they are equal. At 0.001 the root of the "
-    "mean square is 8 of 255.",
-    "l2 relative": "The l2 as a share of the input's own variance: near 1, a flat image would fit "
-    "as well.",
-    "eps": "eps is the l2 that is good enough. It is $eps in this run, and --eps sets it.",
-    "loss": "The loss is what the search lowers: $loss_str. L2 pulls the result towards the input, "
-    "and GEOCROSS keeps its style alike at all scales, as real images have it.",
-    "best step": "The search found this image, its best, at this step.",
-    "steps": "The number of steps that the search made.",
-    "status": "A restart has converged if the l2 of its image, as it is saved, is at most eps. One "
-    "that missed eps shows the image that came nearest. One that is not finite has no image.",
-}
-# Heading of a column → column of results.csv.
-COLUMNS = {
-    "picture": "image",
-    "seed": "seed",
-    "restart": "restart",
-    "l2": "l2_saved",
-    "l2 relative": "l2_relative",
-    "loss": "loss",
-    "best step": "best_step",
-    "steps": "steps",
-    "status": "status",
-}
+    "mean square is 8 of 255."
+)
+SEARCH = Kind(
+    "restarts",
+    """<strong>The results are inventions.</strong> Downscaled again, a result that has
+<button class="term" popovertarget="status">converged</button> equals its input up to
+<button class="term" popovertarget="eps">eps</button>, but so would countless other images. No
+result shows what was really there, and none identifies anybody.""",
+    """<p class="faint"><button class="term" popovertarget="restart">Restarts</button>, best first:
+number, <button class="term" popovertarget="l2">l2</button>, and whether it
+<button class="term" popovertarget="status">converged</button></p>""",
+    {
+        "picture": "image",
+        "seed": "seed",
+        "restart": "restart",
+        "l2": "l2_saved",
+        "l2 relative": "l2_relative",
+        "loss": "loss",
+        "best step": "best_step",
+        "steps": "steps",
+        "status": "status",
+    },
+    {
+        "restart": "A restart is one search, from a starting point of its own. Restarts of the "
+        "same input end in different images.",
+        "l2": L2,
+        "l2 relative": "The l2 as a share of the input's own variance: near 1, a flat image would "
+        "fit as well.",
+        "eps": "eps is the l2 that is good enough. It is $eps in this run, and --eps sets it.",
+        "loss": "The loss is what the search lowers: $loss_str. L2 pulls the result towards the "
+        "input, and GEOCROSS keeps its style alike at all scales, as real images have it.",
+        "best step": "The search found this image, its best, at this step.",
+        "steps": "The number of steps that the search made.",
+        "status": "A restart has converged if the l2 of its image, as it is saved, is at most eps. "
+        "One that missed eps shows the image that came nearest. One that is not finite has no "
+        "image.",
+    },
+)
+SAMPLES = Kind(
+    "draws",
+    """<strong>The draws are inventions.</strong> They are what the generator holds possible, given
+the input and its noise. For a picture that it would never make, the
+<button class="term" popovertarget="deviation">deviation</button> is too small. No draw shows what
+was really there, and none identifies anybody.""",
+    """<p class="faint">The mean,
+the <button class="term" popovertarget="quantiles">quantiles</button>, and
+<button class="term" popovertarget="draw">draws</button> with their
+<button class="term" popovertarget="l2">l2</button>: a click shows one large.</p>""",
+    {
+        "picture": "image",
+        "seed": "seed",
+        "draw": "restart",
+        "chain": "chain",
+        "l2": "l2_saved",
+        "log density": "log_density",
+        "acceptance": "acceptance_rate",
+        "status": "status",
+    },
+    {
+        "draw": "A draw is an image that the posterior holds as likely as the others. These are "
+        "some of all draws, evenly from each chain.",
+        "chain": "A chain goes from draw to draw. All chains of a picture have the same posterior, "
+        "and began far apart.",
+        "l2": L2,
+        "log density": "The logarithm of prior times likelihood, --noise=$noise.",
+        "acceptance": "The share of the chain's proposals that were accepted.",
+        "status": "Chains have met if the largest R-hat is at most 1.05. Otherwise they tell "
+        "different things, and the mean, the deviation and the quantiles mean nothing.",
+        "R-hat": "R-hat compares chains with each other and with themselves, rank-normalised and "
+        "split. At 1 nothing tells them apart. It is the largest of the log density and of 20 "
+        "random projections of the image.",
+        "ESS": "The effective sample size: so many independent draws would tell as much. It is the "
+        "smallest of the same statistics, in the bulk and in the tails.",
+        "deviation": "The standard deviation of each pixel over all draws, for values from 0 to 1. "
+        "It is that of the generator's images.",
+        "quantiles": "In one of twenty draws, a value is below its quantile q05; in one of twenty, "
+        "it is above q95; q50 is the median.",
+    },
+)
 
 
 def save(
@@ -74,12 +140,13 @@ def save(
     `config`: the run's settings. `failures`: a line for each picture that failed. `command`: the
     line that repeats it. Raises OSError.
     """
+    kind = SEARCH if config["--noise"] is None else SAMPLES
     shown = [picture for picture in pictures if picture.rows and not picture.error]
     files = [path for picture in shown for path in picture.place.iterdir() if path.suffix in TYPES]
     used = [path for path in files if path.name != "grid.png"]  # it holds the others once more
     embed = sum(path.stat().st_size for path in used) <= EMBEDDED
     several = len({picture.seed for picture in pictures}) > 1
-    columns = COLUMNS if several else {k: v for k, v in COLUMNS.items() if v != "seed"}
+    columns = {k: v for k, v in kind.columns.items() if several or v != "seed"}
 
     def source(path: Path) -> str:
         if not embed:
@@ -92,18 +159,24 @@ def save(
 
     restarts = config["--restarts"]
     rows = [row for picture in shown for _, row in sorted(picture.rows.items())]
+    told = (
+        converged(rows, len(shown) * restarts)
+        if kind is SEARCH
+        else [f"the chains of {sum(p.rows[1]['status'] == MET for p in shown)} have met"]
+    )
     page = PAGE.substitute(
         style=STYLE + curves.STYLE,
         script=SCRIPT,
         title=text(f"{config['--generator']}, seed{'s' * several} {config['--seeds']}"),
-        summary=", ".join(
-            (counted(len(shown), "picture"), *converged(rows, len(shown) * restarts))
-        ),
+        summary=", ".join((counted(len(shown), "picture"), *told)),
+        caution=kind.caution,
+        results=kind.results,
         failed=failed(failures),
         pictures="\n".join(
-            section(i, picture, restarts, several, source, link) for i, picture in enumerate(shown)
+            section(i, picture, kind, restarts, several, source, link)
+            for i, picture in enumerate(shown)
         ),
-        columns=", ".join(term(name) for name in columns if name in TERMS),
+        columns=", ".join(term(name) for name in columns if name in kind.terms),
         head="".join(map(heading, columns)),
         rows="\n".join(
             table_row(i, row, columns.values())
@@ -115,7 +188,7 @@ def save(
             f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
             for name, value in config.items()
         ),
-        terms=definitions(config),
+        terms=definitions(kind, config),
     )
     write(output / "index.html", page)
 
@@ -151,10 +224,10 @@ def term(name: str) -> str:
     return f'<button class="term" popovertarget="{identifier(name)}">{name}</button>'
 
 
-def definitions(config: Mapping[str, Any]) -> str:
+def definitions(kind: Kind, config: Mapping[str, Any]) -> str:
     """What the terms mean in this run; each is hidden until it is asked for."""
-    values = {name: config[f"--{name}"] for name in ("eps", "loss_str", "operator")}
-    meanings = {name: string.Template(told).substitute(values) for name, told in TERMS.items()}
+    values = {name: config[f"--{name}"] for name in ("eps", "loss_str", "operator", "noise")}
+    meanings = {name: string.Template(told).substitute(values) for name, told in kind.terms.items()}
     return "\n".join(
         f'<div popover id="{identifier(name)}">{text(told)}</div>'
         for name, told in meanings.items()
@@ -168,6 +241,7 @@ def identifier(name: str) -> str:
 def section(
     index: int,
     picture: Picture,
+    kind: Kind,
     restarts: int,
     several: bool,
     source: Callable[[Path], str],
@@ -176,26 +250,62 @@ def section(
     """A picture's part: the wipe, the comparison with the input, all restarts, the curves."""
     folder = picture.place
     rows = sorted(picture.rows.values(), key=rank)
+    if kind is SEARCH:
+        told = ", ".join((*converged(rows, restarts), f"best l2 {figure(rows[0]['l2_saved'])}"))
+        maps, figures = "", courses(folder)
+    else:
+        rows = [row for _, row in sorted(picture.rows.items())]
+        told, maps = verdict(rows[0]), "".join(map_button(folder, name, source) for name in SHOWN)
+        figures = deviation(folder, rows[0], source)
     films = [folder / film for film in video.NAMES if (folder / film).is_file()]
-    best = f"best l2 {figure(rows[0]['l2_saved'])}"
     colour = picture.target[..., :3]
     dark = np.median(colour) < DARK
     return PICTURE.substitute(
         index=index,
         name=text(f"{picture.name}, seed {picture.seed}" if several else picture.name),
-        summary=", ".join((*converged(rows, restarts), best)),
+        summary=told,
+        intro=kind.intro,
+        figures=figures,
         prepared=paragraph(f"The picture was {picture.prepared}.") if picture.prepared else "",
         gain=f"{1 / max(np.quantile(colour, 0.99), 1 / 255):.3g}",
         stretch=STRETCH if dark else "",
         input=source(folder / "input.png"),
         bicubic=source(folder / "bicubic.png"),
-        restarts="".join(thumbnail(folder, row, source) for row in rows),
-        l2=drawing(folder / "l2.svg"),
-        loss=drawing(folder / "loss.svg"),
+        restarts=maps + "".join(thumbnail(folder, row, source) for row in rows),
         film=film(films[0], source) if films else "",
         link=link(folder),
         folder=text(f"seed_{picture.seed}/{folder.name}" if several else folder.name),
     )
+
+
+def courses(folder: Path) -> str:
+    """The searches step by step."""
+    return f"""<div class="figures">
+{drawing(folder / "l2.svg")}
+{drawing(folder / "loss.svg")}
+</div>
+<p class="faint">The searches step by step: {term("l2")}, with
+{term("eps")} as a dashed line, and the
+{term("loss")}.</p>"""
+
+
+def deviation(folder: Path, row: Row, source: Callable[[Path], str]) -> str:
+    """The deviation, and whether the chains have met."""
+    warning = "" if row["status"] == MET else " The maps must not be used."
+    status = f'<span class="{row["status"]}">The chains have {row["status"]}.{warning}</span>'
+    figures = f"{term('R-hat')} {row['rhat']:.2f}, {term('ESS')} {row['ess']:.0f}"
+    image = f'<img alt="deviation" loading="lazy" src="{source(folder / "std.png")}">'
+    caption = f"<figcaption>The {term('deviation')} of each pixel</figcaption>"
+    return f"""<p>{status} {figures}</p>
+<figure class="deviation">{image}{caption}</figure>"""
+
+
+def map_button(folder: Path, name: str, source: Callable[[Path], str]) -> str:
+    """The button of a map, which it shows large. The mean can be compared with the input."""
+    path, lr = folder / f"{name}.png", folder / f"lr_{name}.png"
+    compared = f' data-lr="{source(lr)}"' if lr.is_file() else ""
+    image = f'<img alt="" loading="lazy" src="{source(path)}">'
+    return f'<button data-name="{name}" data-file="{path.name}"{compared}>{image}{name}</button>\n'
 
 
 def drawing(path: Path) -> str:
@@ -208,11 +318,13 @@ def thumbnail(folder: Path, row: Row, source: Callable[[Path], str]) -> str:
     number = int(row["restart"])
     hr, lr = (folder / f"{kind}_{number:02d}.png" for kind in ("hr", "lr"))
     status = row["status"]
-    told = f'{number}: {figure(row["l2_saved"])}<br><span class="{status}">{status}</span>'
+    noun, told = "draw" if "chain" in row else "restart", f"{number}: {figure(row['l2_saved'])}"
+    if noun == "restart":  # of draws, it is told of all together
+        told += f'<br><span class="{status}">{status}</span>'
     if not hr.is_file():
         return f'<button disabled><span class="none">no image</span>{told}</button>\n'
     image = f'<img alt="" loading="lazy" src="{source(hr)}">'
-    data = f'data-name="restart {number}" data-file="{hr.name}" data-lr="{source(lr)}"'
+    data = f'data-name="{noun} {number}" data-file="{hr.name}" data-lr="{source(lr)}"'
     return f"<button {data}>{image}{told}</button>\n"
 
 

@@ -141,9 +141,7 @@ def search_slots(
         return np.stack([job.picture.target for job in chosen]), restore(state, numbers, underway)
 
     def render(latents: Latents, frozen: Frozen) -> Float[np.ndarray, "r r c"]:
-        """An image as 8-bit files hold it."""
-        image = np.asarray(synthesize(params, latents, frozen))
-        return np.rint(255 * np.clip(image, 0, 1)) / np.float32(255)
+        return results.eight_bits(synthesize(params, latents, frozen))
 
     def look(job: Restart, done: bool, latents: Latents, best: Best, frozen: Frozen) -> None:
         """Save those results of a chunk that are wanted."""

@@ -24,10 +24,12 @@ from PIL import Image
 from pulse_jax import images
 from pulse_jax.files import attempt, load_arrays, npz, write
 from pulse_jax.starts import GENERATOR
+from pulse_jax.types import AnyArray
 from pulse_jax.upsampling import curves, video
 from pulse_jax.upsampling.pictures import Picture, image_path
 
 Row = Mapping[str, Any]  # of results.csv
+MET, APART = "met", "not met"  # the status of a posterior's draws, whose chains have met or not
 
 
 @dataclass(eq=False)
@@ -130,11 +132,18 @@ def save_restart(
     if picture.folder is None:
         picture.kept[restart.number] = hr, latents
         return
+    save_images(picture, restart.number, hr, lr)
+    _save_part(restart, row, latents)
+
+
+def save_images(
+    picture: Picture, number: int, hr: Float[np.ndarray, "r r c"], lr: Float[np.ndarray, "h h c"]
+) -> None:
+    """Save a result's image, large and downscaled, if it is finite."""
     picture.place.mkdir(parents=True, exist_ok=True)
     if np.isfinite(hr).all():
-        images.save_image(image_path(picture.place, restart.number), hr)
-        images.save_image(picture.place / f"lr_{restart.number:02d}.png", lr)
-    _save_part(restart, row, latents)
+        images.save_image(image_path(picture.place, number), hr)
+        images.save_image(picture.place / f"lr_{number:02d}.png", lr)
 
 
 def save_frame(picture: Picture, restart: Restart, image: Float[np.ndarray, "r r c"]) -> None:
@@ -163,18 +172,23 @@ def save_intermediate(
 def overview(picture: Picture, resolution: int, eps: float) -> list[dict[str, np.ndarray]]:
     """Write what shows the restarts that are done together. Returns their parts."""
     rows = [picture.rows[restart] for restart in sorted(picture.rows)]
-    found = list(picture.images().values())
-    smooth = images.resize(picture.target, resolution, Image.Resampling.BICUBIC)
-    enlarged = images.resize_nearest(picture.target, resolution // picture.side)
-    images.save_image(picture.place / "input.png", picture.target)
-    images.save_image(picture.place / "bicubic.png", smooth)
-    images.save_image(picture.place / "grid.png", images.grid([[enlarged, smooth, *found]]))
+    save_grid(picture, resolution)
     parts = [part for part in _parts(picture) if "status" in json.loads(str(part["row"]))]
     best = min(range(len(rows)), key=lambda i: rank(rows[i]))
     by_step = np.stack([part["curve"] for part in parts], axis=1)
     write(picture.place / "l2.svg", curves.draw(by_step[0], "l2", best, eps))
     write(picture.place / "loss.svg", curves.draw(by_step[1], "loss", best))
     return parts
+
+
+def save_grid(picture: Picture, resolution: int) -> None:
+    """Write the input, its bicubic enlargement, and both beside the images that are done."""
+    found = list(picture.images().values())
+    smooth = images.resize(picture.target, resolution, Image.Resampling.BICUBIC)
+    enlarged = images.resize_nearest(picture.target, resolution // picture.side)
+    images.save_image(picture.place / "input.png", picture.target)
+    images.save_image(picture.place / "bicubic.png", smooth)
+    images.save_image(picture.place / "grid.png", images.grid([[enlarged, smooth, *found]]))
 
 
 def finish(picture: Picture, resolution: int, eps: float) -> None:
@@ -206,6 +220,19 @@ def clear_temporary(folder: Path) -> None:
     """Remove what was half written when a process was killed."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
+
+
+def eight_bits(image: Float[AnyArray, "h w c"]) -> Float[np.ndarray, "h w c"]:
+    """An image as 8-bit files hold it."""
+    return np.rint(255 * np.clip(np.asarray(image), 0, 1)) / np.float32(255)
+
+
+def verdict(row: Row) -> str:
+    """Whether the chains of a posterior have met, in words. `row`: of any of its draws."""
+    figures = f"R-hat {float(row['rhat']):.2f}, ESS {float(row['ess']):.0f}"
+    if row["status"] == MET:
+        return figures
+    return f"the chains have not met, so its maps must not be used: {figures}; take more --draws"
 
 
 def rank(row: Row) -> tuple[bool, float]:

@@ -2,13 +2,15 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import logging
 import math
 import secrets
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,11 @@ from pulse_jax.generators.plug_in import plug_in
 from pulse_jax.operators import Operator, is_flat, plug_ins
 from pulse_jax.plug_in import attempt as attempt_call
 from pulse_jax.plug_in import is_plug_in, raised_in_callback
+from pulse_jax.posterior import Posterior
 from pulse_jax.progress import Course, Progress
 from pulse_jax.search import Search, SearchState
 from pulse_jax.types import Params
-from pulse_jax.upsampling import by_seed, configuration, report, results
+from pulse_jax.upsampling import by_seed, configuration, draws, report, results
 from pulse_jax.upsampling.pictures import (
     Picture,
     Source,
@@ -82,12 +85,16 @@ class Run:
     config: dict[str, Any]
     slots: int  # on each device
     named: Sequence[str] = ()  # the files and folders that the pictures are from
+    # By side, in place of searches.
+    densities: Mapping[int, tuple[Operator, Posterior]] = field(default_factory=dict)
 
     def is_complete(self, picture: Picture) -> bool:
-        return len(picture.rows) == self.settings.restarts
+        return len(picture.rows) == self.settings.results
 
     def failed(self, picture: Picture) -> int:
         """How many of its restarts had no finite loss, or ended early without having met eps."""
+        if self.settings.noise is not None:
+            return 0  # chains haven't met then
         longest, goal = self.settings.steps, self.settings.loss().eps
         stops = self.settings.stop_at_eps
         return sum(
@@ -98,8 +105,9 @@ class Run:
 
     def repetition(self) -> list[str]:
         """The command's arguments that make the results once more, to the byte."""
-        flags = dataclasses.replace(self.settings, batch_size=self.slots).as_flags()
-        return [*self.named, *flags]
+        searches = self.settings.noise is None
+        settings = dataclasses.replace(self.settings, batch_size=self.slots if searches else None)
+        return [*self.named, *settings.as_flags()]
 
     def save_config(self) -> None:
         if self.output is not None and jax.process_index() == 0:
@@ -154,7 +162,11 @@ def _prepare(
     """Do all that can fail before the search. `at_end` lets the output folder go."""
     degradation = told(settings.degradation)
     generator, params = make_generator(settings)
-    settings = dataclasses.replace(settings, loss_str=_choose_loss(settings, generator))
+    if settings.noise is None:
+        settings = dataclasses.replace(settings, loss_str=_choose_loss(settings, generator))
+    elif not importlib.util.find_spec("blackjax"):
+        install = 'pip install "pulse_jax[posterior]"'
+        raise ValueError(f"noise={settings.noise}: posterior samples take blackjax: {install}")
     check_space(settings)
     if isinstance(given, Iterable) and not isinstance(given, str | np.ndarray | jax.Array):
         given = list(given)
@@ -165,9 +177,12 @@ def _prepare(
         return Run(settings, generator, params, {}, (), [], output, {}, 0), failures
     earlier = {} if output is None else _opened(output, resume, at_end)
     seeds = _choose_seeds(settings, earlier)
-    settings = dataclasses.replace(settings, seeds=seeds, scheme=settings.chosen_scheme)
+    settings = dataclasses.replace(settings, seeds=seeds)
+    if settings.noise is None:
+        settings = dataclasses.replace(settings, scheme=settings.chosen_scheme)
     pictures = list(for_seeds(found, seeds, output))
-    searches = _build(settings, generator, params, degradation, pictures)
+    parts = settings, generator, params, degradation, pictures
+    searches = _build(*parts) if settings.noise is None else {}
     config = configuration.describe(settings, params)
     if output is not None:
         configuration.check(output, earlier, config)
@@ -176,6 +191,7 @@ def _prepare(
     named = [given] if isinstance(given, str | Path) else given if isinstance(given, list) else []
     run = Run(settings, generator, params, searches, seeds, pictures, output, config, 0)
     run.named = [str(source) for source in named if isinstance(source, str | Path)]
+    run.densities = {} if settings.noise is None else _build_densities(*parts)
     run.slots = _agreed(before or choose_slots(run))
     run.save_config()
     return run, failures
@@ -270,14 +286,8 @@ def _build(
 ) -> dict[tuple[int, int | None], tuple[Operator, Search]]:
     """A search for each side of the pictures and, with a sampler, for each seed."""
     loss, searches = settings.loss(), {}
-    image_shape = generator.resolution, generator.resolution, generator.channels
     for side, seed in sorted({_key(settings, picture) for picture in pictures}, key=str):
-        operator = degradation(generator.resolution // side)
-        if plug_ins(settings.operator) and is_flat(operator, image_shape):
-            log.warning(
-                f"operator={settings.operator}: its gradient is 0 everywhere, so a search has no "
-                f"direction to follow"
-            )
+        operator = _make_operator(settings, generator, degradation, side)
         optimizer = settings.optimizer(seed or 0)
         search = pulse_jax.build(generator, operator, loss, optimizer)
         if settings.plug_ins():
@@ -285,6 +295,39 @@ def _build(
             attempt_step(search, generator, params, target)
         searches[side, seed] = operator, search
     return searches
+
+
+def _make_operator(
+    settings: Settings, generator: Generator, degradation: Callable[[int], Operator], side: int
+) -> Operator:
+    operator = degradation(generator.resolution // side)
+    image_shape = generator.resolution, generator.resolution, generator.channels
+    if plug_ins(settings.operator) and is_flat(operator, image_shape):
+        log.warning(
+            f"operator={settings.operator}: its gradient is 0 everywhere, so a search has no "
+            f"direction to follow"
+        )
+    return operator
+
+
+def _build_densities(
+    settings: Settings,
+    generator: Generator,
+    params: Params,
+    degradation: Callable[[int], Operator],
+    pictures: Sequence[Picture],
+) -> dict[int, tuple[Operator, Posterior]]:
+    """A posterior for each side of the pictures."""
+    densities = {}
+    for side in sorted({picture.side for picture in pictures}):
+        operator = _make_operator(settings, generator, degradation, side)
+        density = draws.build(generator, operator, settings)
+        gradient = jax.grad(density.loglikelihood, argnums=2)
+        target = jax.ShapeDtypeStruct((side, side, generator.channels), np.float32)
+        position = jax.eval_shape(density.sample, jax.random.key(0))
+        attempt_call("the log density", jax.eval_shape, gradient, params, target, position)
+        densities[side] = operator, density
+    return densities
 
 
 def attempt_step(
@@ -313,6 +356,8 @@ def choose_slots(run: Run) -> int:
     a small generator fit anywhere, so the second that it takes to find that out is saved.
     """
     settings, generator = run.settings, run.generator
+    if settings.noise is not None:
+        return settings.restarts  # chains move together
     if settings.batch_size is not None:
         return settings.batch_size
     on_cpu = jax.default_backend() == "cpu"
@@ -333,25 +378,31 @@ def _carry_out(
     """Search for all that isn't done yet, and write what is about pictures and the run."""
     pictures, settings = run.pictures, run.settings
     counts = f"{counted(len(pictures) // len(run.seeds), 'picture')} × "
-    counts += f"{counted(settings.restarts, 'restart')}"
+    samples = settings.noise is not None
+    counts += f"{counted(settings.restarts, 'chain' if samples else 'restart')}"
     named = settings.as_json()["seeds"]
     several = len(run.seeds) > 1
     counts += f" × {len(run.seeds)} seeds" if several else ""
     log.info(f"{settings.generator}, seed{'s' * several} {named}: {counts}")
 
-    jobs = _take_up(run)
+    for picture in pictures:
+        save(picture, results.take_up)
+    jobs = [] if samples else _take_up(run)
     stopped, timings = "", []
     with Writer() as writer:
         try:
-            timings = list(_search(run, jobs, writer, progress, stop))
+            search = partial(_sample, run) if samples else partial(_search, run, jobs, writer)
+            timings = list(search(progress, stop))
             if stop():
-                done = len([row for p in pictures if not p.error for row in p.rows])
-                total = counted(settings.restarts * sum(not p.error for p in pictures), "restart")
-                stopped = f"stopped when {done} of {total} were done"
+                usable = [picture for picture in pictures if not picture.error]
+                done, total = sum(len(p.rows) for p in usable), settings.results * len(usable)
+                noun = "draw" if samples else "restart"
+                stopped = f"stopped when {done} of {counted(total, noun)} were done"
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            stopped = f"out of memory with one restart at once: {one_line(error)[:200]}"
+            at_once = "all chains" if samples else "one restart"
+            stopped = f"out of memory with {at_once} at once: {one_line(error)[:200]}"
     if jax.process_count() > 1 and not stopped:
         multihost_utils.sync_global_devices("results")
     first = jax.process_index() == 0
@@ -373,8 +424,6 @@ def _carry_out(
 
 def _take_up(run: Run) -> list[Restart]:
     """The restarts that this process has to search, with what earlier runs have come to."""
-    for picture in run.pictures:
-        save(picture, results.take_up)
     usable = [picture for picture in run.pictures if not picture.error]
     numbers = range(1, run.settings.restarts + 1)
     pairs = [(i, k) for i in range(len(usable)) for k in numbers]
@@ -434,6 +483,40 @@ def _search(
         yield {"side": key[0], "restarts": len(own), "steps": steps, "seconds": seconds}
 
 
+def _sample(
+    run: Run, progress: Callable[[Progress], None], stop: Callable[[], bool]
+) -> Iterator[dict[str, Any]]:
+    """Draw from the posteriors of all pictures, one by one. Yields rows for timings.csv."""
+    settings = run.settings
+    share = run.pictures[jax.process_index() :: jax.process_count()]
+    own = [picture for picture in share if not (picture.error or run.is_complete(picture))]
+    course = Course(len(own), len(own) * (2 * settings.steps + settings.draws), False, 1)
+    progress(course.progress)
+    start = make_draw(run.generator, settings)
+
+    def draw(picture: Picture) -> None:
+        operator, density = run.densities[picture.side]
+        chains = draws.Chains(picture, settings, density, run.params, start)
+        for now in chains.run(stop):
+            course.note(now.made, 0, now.spared)
+            done = f"{course.ended} of {counted(len(own), 'picture')}, {now.told}"
+            progress(course.progress._replace(told=done))
+        if chains.made == settings.draws:
+            chains.finish(operator)
+
+    for side in run.densities:
+        began, made = time.perf_counter(), course.made
+        pictures = [picture for picture in own if picture.side == side]
+        for picture in pictures:
+            if not stop():
+                save(picture, draw)
+                course.note(0, 1, 0)
+        if pictures:
+            steps, seconds = course.made - made, time.perf_counter() - began
+            row = {"side": side, "restarts": len(pictures) * settings.restarts}
+            yield row | {"steps": steps * settings.restarts, "seconds": seconds}
+
+
 def _finish(run: Run, picture: Picture, stopped: bool) -> None:
     """Write what is about all restarts of a picture, if they are done or none follows."""
     if run.is_complete(picture):
@@ -449,7 +532,7 @@ def _conclude(
     rows = [row for picture in run.pictures for _, row in sorted(picture.rows.items())]
     tables = {"results.csv": rows, "timings.csv": list(timings)}
     complaints = []
-    if len(run.seeds) > 1 and rows:
+    if len(run.seeds) > 1 and rows and run.settings.noise is None:
         tables["seeds.csv"] = by_seed.table(rows)
         drawing = by_seed.draw(tables["seeds.csv"])
         complaints.append(attempt(write, output / "seeds.svg", drawing))

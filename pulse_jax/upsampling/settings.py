@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import optax
 
-from pulse_jax import losses, operators, optimizers, schemes
+from pulse_jax import likelihoods, losses, operators, optimizers, plug_in, schemes
 from pulse_jax.files import expanded
 from pulse_jax.generators import NOISE_TYPES, SPACES
 from pulse_jax.images import ImageWarning
@@ -23,6 +23,9 @@ from pulse_jax.schemes import SCHEMES
 # what is saved, and it is what is saved that has to meet eps.
 HEADROOM = 0.8
 LOSS = "100*L2+0.05*GEOCROSS"  # PULSE's
+SHOWN = 32  # draws of a picture, about, that are kept as images
+# Settings of other groups that a sampler has no use for.
+OF_A_SEARCH = "eps", "batch_size", "save_intermediate", "save_video"
 
 
 class Notation(NamedTuple):
@@ -75,6 +78,7 @@ RANGE = Notation(
     _read_range,
     lambda given: given if given == "auto" else ",".join(f"{value:g}" for value in given),
 )
+NOISE = Notation("a number or a likelihood", plug_in.number, str)
 
 CROP = Notation(
     "center, face or X,Y,SIDE",
@@ -104,9 +108,10 @@ MOST = "The flags that most people need, each with its default"
 PICTURES = "How pictures are read and degraded"
 STARTS = "Where restarts begin, if not at random"
 KEPT = "What is kept"
+POSTERIOR = "Posterior samples, in place of a search"
 SEARCH = "How restarts are searched"
 STYLES = "What is searched, for StyleGANs"
-HEADINGS = MOST, PICTURES, STARTS, KEPT, SEARCH, STYLES
+HEADINGS = MOST, PICTURES, STARTS, KEPT, POSTERIOR, SEARCH, STYLES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +133,11 @@ class Settings:
         None, MOST, "Larger pictures are first brought to this side, in pixels.", low=1
     )
     restarts: int = _setting(
-        8, MOST, "Each picture gets this many results. The flag is also called --duplicates.", low=1
+        8,
+        MOST,
+        "Each picture gets this many results. The flag is also called --duplicates, "
+        "and --chains where it counts those.",
+        low=1,
     )
     eps: float = _setting(
         1e-3,
@@ -211,6 +220,16 @@ class Settings:
         False, KEPT, "The best image so far is also written, at every step."
     )
     save_video: bool = _setting(False, KEPT, "A video of each picture's searches is also written.")
+    noise: float | str | None = _setting(
+        None,
+        POSTERIOR,
+        "Samples of what the picture may show are drawn, instead of searches. The picture is taken "
+        "to have this noise: the standard deviation of Gaussian noise, for values from 0 to 1, or "
+        "unknown_sigma, student_t:SIGMA, poisson:GAIN. Each restart is then a chain, which "
+        "--steps transitions bring into the posterior and as many tune.",
+        notation=NOISE,
+    )
+    draws: int = _setting(200, POSTERIOR, "Each chain draws so many samples.", low=4)
     loss_str: str | None = _setting(
         None,
         SEARCH,
@@ -303,6 +322,7 @@ class Settings:
         self._check_pictures()
         self._check_search()
         self._check_start()
+        self._check_posterior()
 
     def _check_pictures(self) -> None:
         if isinstance(self.crop, tuple) and self.crop[2] < 1:
@@ -345,6 +365,23 @@ class Settings:
                 f"pick={self.pick}: all restarts={self.restarts} would be the same; take "
                 f"restarts=1, or vary=DEGREES"
             )
+
+    def _check_posterior(self) -> None:
+        if self.noise is None:
+            if self.draws != Settings.draws:
+                raise ValueError(f"draws={self.draws} is for noise=SIGMA")
+            return
+        with _blaming(noise=self.noise):
+            likelihoods.parse(self.noise)
+        for field in dataclasses.fields(self):
+            of_a_search = field.metadata["group"] == SEARCH or field.name in OF_A_SEARCH
+            if of_a_search and getattr(self, field.name) != field.default:
+                told = f"is for a search, and noise={self.noise} draws samples"
+                raise ValueError(f"{field.name}={self._written(field)} {told}")
+        if self.restarts < 2:
+            raise ValueError(f"restarts={self.restarts}: whether chains have met, two can tell")
+        if self.steps < 2:
+            raise ValueError(f"steps={self.steps}: the warm-up of chains takes at least 2")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Settings":
@@ -401,6 +438,23 @@ class Settings:
         named = [self.generator, self.opt_name, self.chosen_scheme, *terms]
         return [*filter(is_plug_in, named), *operators.plug_ins(self.operator)]
 
+    def likelihood(self) -> likelihoods.Likelihood:
+        """That of the noise, which isn't None."""
+        assert self.noise is not None
+        return likelihoods.parse(self.noise)
+
+    @property
+    def thinning(self) -> int:
+        """Each chain's draws of which one is kept as an image: about `SHOWN` are, of all chains."""
+        return -(-self.draws // max(1, SHOWN // self.restarts))
+
+    @property
+    def results(self) -> int:
+        """How many images each picture gets: one for each restart, or the thinned draws."""
+        if self.noise is None:
+            return self.restarts
+        return self.restarts * -(-self.draws // self.thinning)
+
     def _schedule(self) -> optax.Schedule:
         return SCHEDULES[self.lr_schedule](self.learning_rate, self.steps)
 
@@ -450,9 +504,10 @@ def as_flag(name: str, value: Any) -> str:
     return f"--{name}={value}"
 
 
-# Ways to search. The original's always makes all steps; the fast one meets eps as often, with a
-# third of the evaluations or fewer.
+# Ways to search, and samples of the posterior instead. The original's search always makes all
+# steps; the fast one meets eps as often, with a third of the evaluations or fewer.
 RECIPES = {
     "fast": Settings(),
     "original": Settings(opt_name="adam", stop_at_eps=False, equal_start=False),
+    "posterior": Settings(noise=0.03),
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 from pulse_jax.files import counted, one_line
 from pulse_jax.search import STATUS
 from pulse_jax.upsampling.pictures import Picture
-from pulse_jax.upsampling.results import rank
+from pulse_jax.upsampling.results import APART, rank, verdict
 from pulse_jax.upsampling.run import Results
 from pulse_jax.upsampling.settings import Settings
 
@@ -16,8 +16,9 @@ def summary(results: Results, output: Path) -> Iterator[str]:
     for picture in results.pictures:
         if picture.rows:
             yield one_line(line(picture, results.settings))
-    whole = [p for p in results.pictures if len(p.rows) == results.settings.restarts]
-    done = counted(sum(not picture.error for picture in whole), "picture")
+    whole = [p for p in results.pictures if len(p.rows) == results.settings.results]
+    met = [p for p in whole if not p.error and p.rows[1]["status"] != APART]
+    done = counted(len(met), "picture")
     failed = f", {counted(len(results.failures), 'failure')}" if results.failures else ""
     if results.pictures:
         page = output / "index.html"
@@ -27,10 +28,12 @@ def summary(results: Results, output: Path) -> Iterator[str]:
 
 def line(picture: Picture, settings: Settings) -> str:
     """How many restarts have converged, and how far the best is from the picture."""
+    seed = f", seed {picture.seed}" if len(settings.seeds or ()) > 1 else ""
+    if settings.noise is not None:
+        return f"{picture.name}{seed}: {verdict(picture.rows[1])}"
     rows = sorted(picture.rows.values(), key=rank)
     met = sum(row["status"] == STATUS[0] for row in rows)
     best = rows[0]["l2_saved"]
     above = best - settings.eps
     missed = f", {above:.2g} above --eps={settings.eps:g}" if above > 0 else ""
-    seed = f", seed {picture.seed}" if len(settings.seeds or ()) > 1 else ""
     return f"{picture.name}{seed}: {met} of {len(rows)} converged, best l2 {best:.2e}{missed}"

@@ -1,0 +1,320 @@
+"""Posterior samples of a picture: chains that are warmed up, drawn from, and judged.
+
+The chains of a picture move together. What is under way is saved every `PATIENCE` seconds, or less
+often, so that saving takes at most `SHARE` of the time. A run that is cut off at any moment loses
+no more than that interval, or the current chunk if it takes longer. The state is saved whole each
+time, and the draws since the last time in a file of their own.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Shaped
+
+from pulse_jax import chains, posterior
+from pulse_jax.chains import Warming, WarmUp
+from pulse_jax.files import load_arrays, npz, one_line, write
+from pulse_jax.generators import Generator
+from pulse_jax.images import save_image
+from pulse_jax.losses import Image, l2
+from pulse_jax.operators import Operator
+from pulse_jax.posterior import Position, Posterior
+from pulse_jax.samplers import Info
+from pulse_jax.starts import GENERATOR, by_name
+from pulse_jax.types import AnyArray, Params
+from pulse_jax.upsampling import maps, results
+from pulse_jax.upsampling.pictures import Picture
+from pulse_jax.upsampling.restarts import PATIENCE, SHARE, Draw, restart_keys
+from pulse_jax.upsampling.results import APART, MET, Restart
+from pulse_jax.upsampling.settings import Settings
+
+log = logging.getLogger("pulse_jax")
+
+LARGEST_RHAT = 1.05  # of chains that have met, of all statistics
+PROJECTIONS = 20  # of an image to random directions, by which chains are judged
+STATISTICS = "log density", *(f"projection {i}" for i in range(1, PROJECTIONS + 1))
+CHUNK = 10  # transitions between two looks at the chains, at most
+LARGEST = 2**28  # values in an array of a picture: of its images, or of its Jacobians
+
+
+class Now(NamedTuple):
+    """How far a picture's chains are, after each chunk."""
+
+    made: int  # transitions of each chain in this chunk
+    spared: int  # which an earlier run has made
+    told: str  # in words
+
+
+def build(generator: Generator, operator: Operator, settings: Settings) -> Posterior:
+    """The density that settings name. Noise maps are drawn too, unless they are left out."""
+    return posterior.build(
+        generator,
+        operator,
+        settings.likelihood(),
+        prior="spheres" if settings.exact_radius else "gaussian",
+        noise="zero" if settings.noise_type == "zero" else "sampled",
+    )
+
+
+class Chains:
+    """A picture's chains, and what they have drawn so far. `start`: from `make_draw`."""
+
+    def __init__(
+        self,
+        picture: Picture,
+        settings: Settings,
+        density: Posterior,
+        params: Params,
+        start: Draw,
+    ) -> None:
+        self.picture, self.settings, self.density = picture, settings, density
+        self.inputs = params, jnp.asarray(picture.target)
+        generator = density.generator
+        self.image_shape = generator.resolution, generator.resolution, generator.channels
+        jobs = [Restart(picture, number, 0) for number in range(settings.restarts + 1)]
+        key, *keys = restart_keys(
+            np.full(len(jobs), picture.seed, np.uint32),
+            np.full(len(jobs), picture.pixels, np.uint32),
+            np.arange(len(jobs)),
+        )
+        self.warm_up_key, self.draw_key = jax.random.split(key)
+        if settings.init_from is None:
+            self.positions = jax.vmap(density.sample)(jnp.stack(keys))
+        else:
+            latents, frozen = start(jobs[1:])
+            self.positions = latents, frozen if density.noise == "sampled" else ()
+        # A preconditioner is found from the Jacobians of all chains.
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.positions)) * picture.target.size
+        if size > LARGEST:
+            told = "too large for a preconditioner: its chains will meet later"
+            log.info(one_line(f"{picture.name}: {told}"))
+        self.warm_up = WarmUp(density, settings.steps, precondition=size <= LARGEST)
+        self.stride = image_stride(settings, math.prod(self.image_shape))
+        self.made = 0  # draws of each chain
+        self.found: list[dict[str, np.ndarray]] = []  # (chains, draws, ...) of each chunk
+        self.saved, self.saved_at, self.cost = 0, time.monotonic(), 0.0  # chunks, and seconds
+
+    def run(self, stop: Callable[[], bool]) -> Iterator[Now]:
+        """Move the chains to their end, a chunk at a time. `stop()` is asked after each.
+
+        Raises ValueError if the density is finite at none of the starts, or if a file can't be
+        read, and OSError if one can't be written.
+        """
+        total, whole = self.settings.draws, 2 * self.settings.steps
+        warming = self.take_up(self.warm_up.init(*self.inputs, self.positions))
+        spared = whole - self.warm_up.left(warming) + self.made
+        number = divisor(self.settings.steps)
+        while left := self.warm_up.left(warming):
+            warming = self.warm_up.step(self.warm_up_key, *self.inputs, warming, number)
+            jax.block_until_ready(warming.state)
+            yield Now(number, spared, f"{whole - left + number} of {whole} transitions to warm up")
+            spared = 0
+            if self.save_if_due(warming, stop()):
+                return
+        sampler, number, rhat = self.warm_up.sampler(warming), divisor(total), ""
+        directions = random_directions(self.image_shape)
+        looks = {number * round(total / part / number) for part in (4, 2)}
+        while self.made < total:
+            key = jax.random.fold_in(self.draw_key, self.made)
+            state, positions, info = chains.draw(key, sampler, *self.inputs, warming.state, number)
+            warming = warming._replace(state=state)
+            self.note(positions, info, measure(self.density, *self.inputs, directions, positions))
+            if self.made in looks and self.made >= 20:  # each takes a program of its own
+                rhat = f", R-hat {chains.rhat(self.all('statistics')).max():.2f}"
+            rate = self.all("acceptance_rate").mean()
+            yield Now(number, spared, f"{self.made} of {total} draws, acceptance {rate:.2f}{rhat}")
+            spared = 0
+            if self.made < total and self.save_if_due(warming, stop()):
+                return
+
+    def note(self, positions: Position, info: Info, measured: dict[str, AnyArray]) -> None:
+        """Keep a chunk of draws: all that is measured, and of images and positions some."""
+        chunk = {name: np.asarray(values) for name, values in measured.items()}
+        chunk |= {name: np.asarray(getattr(info, name)) for name in INFO}
+        before = self.settings.draws - self.made - 1  # the last one is kept
+        number = chunk["l2"].shape[1]
+        images = [i for i in range(number) if (before - i) % self.stride == 0]
+        shown = [i for i in range(number) if (before - i) % self.settings.thinning == 0]
+        chunk["images"] = chunk["images"][:, images]
+        for i, leaf in enumerate(jax.tree.leaves(positions)):
+            chunk[f"position_{i:03d}"] = np.asarray(leaf[:, np.array(shown, int)])
+        self.found.append(chunk)
+        self.made += number
+
+    def all(self, name: str) -> Shaped[np.ndarray, "chains draws ..."]:
+        """What has been noted so far of this name."""
+        return np.concatenate([chunk[name] for chunk in self.found], axis=1)
+
+    def shown(self) -> list[Position]:
+        """The thinned draws' positions: of the first time of each chain, then of the next."""
+        likes, structure = jax.tree.flatten(self.positions)
+        leaves = [self.all(f"position_{i:03d}") for i in range(len(likes))]
+        count = self.settings.results
+        flat = [leaf.swapaxes(0, 1).reshape(count, *leaf.shape[2:]) for leaf in leaves]
+        return [jax.tree.unflatten(structure, [leaf[i] for leaf in flat]) for i in range(count)]
+
+    # --- What the chains have found. ---
+
+    def finish(self, operator: Operator) -> None:
+        """Write the results, or keep them in memory. results.csv comes last.
+
+        Images that aren't finite are left out of the maps, whose chains then haven't met.
+        """
+        picture, statistics = self.picture, self.all("statistics")
+        figures = chains.diagnose(statistics)
+        judged = judge(figures)
+        images = self.all("images")
+        images = images.reshape(-1, *images.shape[2:])
+        found = maps.summarise(images[np.isfinite(images).all((1, 2, 3))])
+        picture.kept_maps = found
+        degrade, latents = jax.jit(operator.apply), []
+        synthesize = jax.jit(self.density.image)  # one at a time, as for a search
+        for number, position in enumerate(self.shown(), 1):
+            hr = results.eight_bits(synthesize(self.inputs[0], position))
+            lr = np.asarray(degrade(hr))
+            latents.append(by_name(*self.density.split(position)))
+            picture.rows[number] = self.record(number, lr) | judged
+            if picture.folder is None:
+                picture.kept[number] = hr, latents[-1]
+            else:
+                results.save_images(picture, number, hr, lr)
+        if picture.folder is None:
+            return
+        for name, values in found.items():
+            maps.save(picture.place, name, values)
+        images_of_mean = results.eight_bits(degrade(found["mean"]))
+        save_image(picture.place / "lr_mean.png", images_of_mean)
+        results.save_grid(picture, self.density.generator.resolution)
+        joined = {name: np.stack([arrays[name] for arrays in latents]) for name in latents[0]}
+        write(picture.place / "latents.npz", npz(joined | {GENERATOR: picture.networks}))
+        columns = {"mean": statistics.mean((0, 1)), "std": statistics.std((0, 1))}
+        columns |= figures._asdict()
+        table = [
+            {"statistic": name} | {column: float(x[i]) for column, x in columns.items()}
+            for i, name in enumerate(STATISTICS)
+        ]
+        write(picture.place / "diagnostics.csv", results.as_csv(table))
+        rows = [row for _, row in sorted(picture.rows.items())]
+        write(picture.place / "results.csv", results.as_csv(rows))
+        results.clear(picture)
+
+    def record(self, number: int, lr: Float[np.ndarray, "h h c"]) -> dict[str, Any]:
+        """A row of results.csv, of a thinned draw."""
+        settings, picture = self.settings, self.picture
+        turn, chain = divmod(number - 1, settings.restarts)
+        draw = (settings.draws - 1) % settings.thinning + turn * settings.thinning
+        l2_saved = float(l2(lr, picture.target))
+        return results.identity(Restart(picture, number, 0)) | {
+            "chain": chain + 1,
+            "draw": draw + 1,
+            "l2": float(self.all("l2")[chain, draw]),
+            "l2_saved": l2_saved,
+            "l2_relative": picture.relative(l2_saved),
+            "log_density": float(self.all("statistics")[chain, draw, 0]),
+            "acceptance_rate": float(self.all("acceptance_rate")[chain].mean()),
+            "divergent": int(self.all("is_divergent")[chain].sum()),
+            "evaluations": int(self.all("evaluations")[chain].sum()),
+        }
+
+    # --- What is under way, on disk. ---
+
+    def save_if_due(self, warming: Warming, stopping: bool) -> bool:
+        """Save the state and the draws, if it is time or all is `stopping`. Returns the latter."""
+        due = time.monotonic() >= self.saved_at + max(PATIENCE, self.cost / SHARE)
+        if (due or stopping) and self.picture.folder is not None:
+            began = time.monotonic()
+            self.save(warming)
+            self.saved_at = time.monotonic()
+            self.cost = self.saved_at - began
+        return stopping
+
+    def save(self, warming: Warming) -> None:
+        """The draws come first: without the state that follows them, they are made once more."""
+        folder = self.picture.place / "parts"
+        folder.mkdir(parents=True, exist_ok=True)
+        row = json.dumps({"checksum": self.picture.checksum})
+        if new := self.found[self.saved :]:
+            first = self.made - sum(chunk["l2"].shape[1] for chunk in new)
+            joined = {name: np.concatenate([chunk[name] for chunk in new], 1) for name in new[0]}
+            write(folder / f"draws_{first:06d}.npz", npz(joined | {"row": row}))
+        leaves = jax.device_get(jax.tree.leaves(warming._replace(learned=None)))
+        arrays = {f"{i:03d}": leaf for i, leaf in enumerate(leaves)}
+        write(folder / "state.npz", npz(arrays | {"made": self.made, "row": row}))
+        self.saved = len(self.found)
+
+    def take_up(self, start: Warming) -> Warming:
+        """What an earlier run has saved, or else the start."""
+        if self.picture.folder is None:
+            return start
+        folder = self.picture.place / "parts"
+        if not (folder / "state.npz").is_file():
+            return start
+        arrays = load_arrays(folder / "state.npz")
+        likes, structure = jax.tree.flatten(start._replace(learned=None))
+        leaves = [jnp.asarray(arrays[f"{i:03d}"]) for i in range(len(likes))]
+        warming = jax.tree.unflatten(structure, leaves)._replace(learned=start.learned)
+        total = int(arrays["made"])
+        while self.made < total:
+            chunk = load_arrays(folder / f"draws_{self.made:06d}.npz")
+            del chunk["row"]
+            self.found.append(chunk)
+            self.made += chunk["l2"].shape[1]
+        self.saved = len(self.found)
+        return warming._replace(learned=self.warm_up.learned(*self.inputs, warming))
+
+
+def judge(figures: chains.Diagnostics) -> dict[str, Any]:
+    """Whether chains have met, in the columns of results.csv: the worst of all statistics."""
+    rhat = float(figures.rhat.max())
+    ess = float(np.minimum(figures.ess_bulk, figures.ess_tail).min())
+    return {"rhat": rhat, "ess": ess, "status": MET if rhat <= LARGEST_RHAT else APART}
+
+
+INFO = "acceptance_rate", "is_divergent", "evaluations"
+
+
+def divisor(number: int) -> int:
+    """The length of chunks that make up so many transitions: one program is enough for all."""
+    return next(n for n in range(min(CHUNK, number), 0, -1) if number % n == 0)
+
+
+def image_stride(settings: Settings, size: int) -> int:
+    """The draws of which one's image counts in the maps: each, if all fit into memory."""
+    values = settings.restarts * settings.draws * size
+    strides = range(1, settings.thinning)
+    fitting = (n for n in strides if settings.thinning % n == 0 and values <= n * LARGEST)
+    return next(fitting, settings.thinning)
+
+
+def random_directions(shape: tuple[int, int, int]) -> Float[Array, "k r r c"]:
+    """The same for all pictures and seeds. A projection has the size of one pixel's deviation."""
+    return jax.random.normal(jax.random.key(0), (PROJECTIONS, *shape)) / math.prod(shape) ** 0.5
+
+
+@jax.jit
+def measure(
+    density: Posterior,
+    params: Any,
+    target: Image,
+    directions: Float[Array, "k r r c"],
+    positions: Position,
+) -> dict[str, AnyArray]:
+    """Images of draws (chains, n, ...), and what chains are judged by: see `STATISTICS`."""
+
+    def one(position: Position) -> dict[str, AnyArray]:
+        image = density.image(params, position)
+        lr = density.operator(image)
+        value = density.likelihood.logpdf(lr, target) + density.logprior(position)
+        projections = jnp.tensordot(directions, image, 3)
+        statistics = jnp.concatenate([value[None], projections])
+        return {"images": image, "l2": l2(lr, target), "statistics": statistics}
+
+    return jax.lax.map(jax.vmap(one), positions)

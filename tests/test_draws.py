@@ -1,0 +1,231 @@
+"""The command's posterior samples: what it writes, and that they are the posterior's."""
+
+import csv
+import sys
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from command_helpers import fails, read_rows, write_picture
+from experiment_helpers import linear
+
+import pulse_jax
+from pulse_jax import images, operators
+from pulse_jax.upsampling import draws, maps
+from pulse_jax.upsampling.pictures import MAPS
+from pulse_jax.upsampling.summary import summary
+
+pytest.importorskip("blackjax")
+
+SIGMA = 0.1
+SETTINGS = pulse_jax.Settings(
+    generator="experiment_helpers:linear",
+    noise=SIGMA,
+    restarts=6,
+    draws=100,
+    steps=20,
+    seeds=(0,),
+)
+GENERATOR = SETTINGS.generator
+FLAGS = ["--recipe=posterior", "--batch_size=auto"]
+
+
+@pytest.fixture
+def run(run):
+    return partial(run, *FLAGS, generator=GENERATOR)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run, from which tests only read."""
+    folder = tmp_path_factory.mktemp("posterior")
+    write_picture(folder / "in" / "a.png", seed=1)
+    told = []
+    results = pulse_jax.upsample(folder / "in", folder / "out", SETTINGS, told.append)
+    return SimpleNamespace(folder=folder, output=folder / "out", results=results, told=told)
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files(output):
+    paths = [path for path in output.rglob("*") if path.is_file() and path.name != "timings.csv"]
+    return {path.relative_to(output).as_posix(): path.read_bytes() for path in paths}
+
+
+def closed_form(target):
+    """The mean and the standard deviation of each pixel: all is linear and Gaussian."""
+    _, params = linear()
+    basis = np.asarray(params["basis"], np.float64).reshape(16, -1)
+    small = jax.vmap(operators.bicubic(8))(jnp.asarray(params["basis"]).reshape(16, 32, 32, 3))
+    small = np.asarray(small, np.float64).reshape(16, -1)
+    precision = np.eye(16) + small @ small.T / SIGMA**2
+    z = np.linalg.solve(precision, small @ (target.ravel() - 0.5)) / SIGMA**2
+    covariance = np.linalg.inv(precision)
+    std = np.sqrt(np.einsum("ip,ij,jp->p", basis, covariance, basis))
+    return (0.5 + z @ basis).reshape(32, 32, 3), std.reshape(32, 32, 3)
+
+
+def test_maps_are_those_of_the_closed_form(whole):
+    target = images.load_image(whole.folder / "in" / "a.png")
+    mean, std = closed_form(target)
+    found = whole.results.pictures[0].maps()
+    ess = float(read_rows(whole.output)[0]["ess"])
+    assert ess > 60
+    errors = (found["mean"] - mean) / std * np.sqrt(ess)
+    assert np.abs(errors).max() < 5 and np.sqrt(np.mean(errors**2)) < 1.5
+    np.testing.assert_allclose(found["std"].mean(), std.mean(), rtol=0.1)
+    np.testing.assert_allclose((found["q50"] - mean).mean(), 0, atol=0.05)
+    width = (found["q95"] - found["q05"]).mean() / std.mean()
+    assert width == pytest.approx(2 * 1.645, rel=0.12)
+    assert all(values.dtype == np.float32 for values in found.values())
+
+
+def test_what_a_run_writes(whole):
+    folder, count = whole.output / "a", 30  # of six chains, five draws each
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        *(f"{kind}_{number:02d}.png" for kind in ("hr", "lr") for number in range(1, count + 1)),
+        *(f"{name}.{kind}" for name in MAPS for kind in ("npy", "png")),
+        *("lr_mean.png", "input.png", "bicubic.png", "grid.png", "latents.npz"),
+        *("diagnostics.csv", "results.csv"),
+    }  # fmt: skip
+    rows = table(folder / "diagnostics.csv")
+    assert [row["statistic"] for row in rows[:2]] == ["log density", "projection 1"]
+    assert len(rows) == 21
+    (picture,) = whole.results.pictures
+    worst = max(float(row["rhat"]) for row in rows)
+    assert picture.rows[1]["rhat"] == worst
+    assert {row["status"] for row in picture.rows.values()} == {
+        "met" if worst <= 1.05 else "not met"
+    }
+    assert [(row["chain"], row["draw"]) for row in picture.rows.values()][::count - 1] == [
+        (1, 20), (6, 100)
+    ]  # fmt: skip
+    assert not whole.results.failures
+
+
+def test_latents_make_the_draws(whole):
+    generator, params = linear()
+    latents = whole.results.pictures[0].latents()["style"]
+    for number, image in list(whole.results.pictures[0].images().items())[:3]:
+        made = generator.synthesize(params, {"style": latents[number - 1]}, {})
+        np.testing.assert_allclose(np.clip(made, 0, 1), image, atol=0.6 / 255)
+
+
+def test_the_bar_tells_acceptance_and_rhat(whole):
+    told = [progress.told for progress in whole.told if progress.told]
+    assert told[0] == "0 of 1 picture, 10 of 40 transitions to warm up"
+    assert told[-1].startswith("0 of 1 picture, 100 of 100 draws, acceptance 0.")
+    assert "R-hat" in told[-1] and "R-hat" not in told[4]
+    assert whole.told[-1].left == 0 and whole.told[-1].made == 140
+
+
+class PowerCut(Exception):
+    pass
+
+
+@pytest.mark.parametrize("chunks", [3, 9], ids=["warm-up", "draws"])
+def test_a_run_that_is_cut_off_ends_with_the_same_bytes(whole, tmp_path, monkeypatch, chunks):
+    monkeypatch.setattr(draws, "PATIENCE", 0.0)
+    monkeypatch.setattr(draws, "SHARE", np.inf)
+    told = []
+
+    def cut(progress):
+        told.append(progress)
+        if len(told) == chunks + 2:  # the first is before all, and the last chunk isn't saved
+            raise PowerCut
+
+    # The page names the folder of the pictures, so that is the same.
+    with pytest.raises(PowerCut):
+        pulse_jax.upsample(whole.folder / "in", tmp_path / "cut", SETTINGS, cut)
+    assert (tmp_path / "cut" / "a" / "parts" / "state.npz").is_file()
+    told.clear()
+    pulse_jax.upsample(whole.folder / "in", tmp_path / "cut", SETTINGS, told.append)
+    assert files(tmp_path / "cut") == files(whole.output)
+    assert told[-1].made == 140 - 10 * chunks
+
+
+def test_a_run_that_is_stopped_goes_on(whole, tmp_path):
+    calls = []
+
+    def stop():
+        calls.append(None)
+        return len(calls) > 7
+
+    first = pulse_jax.upsample(whole.folder / "in", tmp_path / "out", SETTINGS, stop=stop)
+    assert first.stopped == "stopped when 0 of 30 draws were done"
+    assert list(summary(first, tmp_path / "out"))[-1].startswith("0 pictures done; open ")
+    pulse_jax.upsample(whole.folder / "in", tmp_path / "out", SETTINGS)
+    assert files(tmp_path / "out") == files(whole.output)
+
+
+def test_the_same_in_memory(whole):
+    target = images.load_image(whole.folder / "in" / "a.png")
+    (picture,) = pulse_jax.upsample(target, None, SETTINGS).pictures
+    for name, values in whole.results.pictures[0].maps().items():
+        np.testing.assert_array_equal(picture.maps()[name], values)
+    saved = whole.results.pictures[0].images()
+    assert all((picture.images()[number] == image).all() for number, image in saved.items())
+
+
+def test_chains_that_have_not_met_are_told(run, tmp_path, capsys):
+    write_picture(tmp_path / "in" / "a.png")
+    flags = "--noise=0.01", "--chains=3", "--draws=4", "--steps=2"
+    output = run(f"--input_dir={tmp_path / 'in'}", *flags)
+    told = capsys.readouterr().out
+    assert "a.png: the chains have not met, so its maps must not be used: R-hat" in told
+    assert "0 pictures done" in told
+    page = (output / "index.html").read_text(encoding="utf-8")
+    assert "The chains have not met. The maps must not be used." in page
+    assert "the chains of 0 have met" in page
+    assert {row["status"] for row in read_rows(output)} == {"not met"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--noise=-1"], "--noise=-1: sigma must be finite and above 0, got -1"),
+        (["--noise=gauss"], "--noise=gauss: 'gauss' is no number and none of gaussian"),
+        (["--chains=1"], "--restarts=1: whether chains have met"),
+        (["--eps=0.1"], "--eps=0.1 is for a search, and --noise=0.03 draws samples"),
+        (["--opt_name=adam"], "--opt_name=adam is for a search"),
+        (["--draws=3"], "--draws=3: must be at least 4"),
+        (["--recipe=fast", "--draws=7"], "--draws=7 is for --noise=SIGMA"),
+    ],
+)
+def test_flags_that_cannot_be(run, capsys, flags, message):
+    assert message in fails(run, capsys, *flags)
+
+
+def test_without_blackjax(run, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "blackjax", None)
+    line = fails(run, capsys)
+    assert (
+        '--noise=0.03: posterior samples take blackjax: pip install "pulse_jax[posterior]"' in line
+    )
+
+
+def test_thinning():
+    for chains, number in ((8, 200), (6, 100), (3, 4), (64, 10)):
+        settings = pulse_jax.Settings(noise=0.1, restarts=chains, draws=number)
+        shown = [i for i in range(number) if (number - 1 - i) % settings.thinning == 0]
+        assert settings.results == chains * len(shown)
+        assert settings.results <= 32 + chains
+        stride = draws.image_stride(settings, 1024**2)
+        assert settings.thinning % stride == 0
+    large = pulse_jax.Settings(noise=0.1, draws=1000)
+    assert draws.image_stride(large, 3 * 64**2) == 1
+    assert draws.image_stride(large, 3 * 1024**2) == 125
+
+
+def test_a_deviation_has_a_scale_that_ends_in_a_round_number():
+    assert [maps.round_up(x) for x in (0.0, 0.013, 0.05, 0.051, 0.9)] == pytest.approx(
+        [1, 0.02, 0.05, 0.1, 1]
+    )
+    np.testing.assert_array_equal(maps.coloured(np.array([[0.0, 1.0]]))[0], maps.COLOURS[[0, -1]])
