@@ -105,13 +105,16 @@ def build(
     or "zero". It is never drawn once and frozen, as in a search: each chain would have a density of
     its own, and together they would be samples of none.
 
-    Raises ValueError for another prior or noise, and for what is no likelihood.
+    Raises ValueError for another prior or noise, for what is no likelihood, and for a generator
+    with classes, whose class would be neither.
     """
     for name, value, known in (("prior", prior, PRIORS), ("noise", noise, NOISE)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     if not isinstance(likelihood, Likelihood):
         raise ValueError(f"likelihood must be a Likelihood, got {likelihood!r}")
+    if generator.classes:
+        raise ValueError(f"a posterior is of one class, and the generator has {generator.classes}")
     functions = Static(generator.sample), Static(generator.synthesize)
     generator = Generator(generator.resolution, *functions, channels=generator.channels)
     degrade = argument(operator.apply if isinstance(operator, Operator) else operator)

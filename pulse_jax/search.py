@@ -117,7 +117,7 @@ def build(
         def objective(latents: Latents) -> tuple[Float[Array, ""], Float[Array, ""]]:
             image = synthesize(params, latents, state.frozen)  # (H, W, C)
             lr = degrade(image)  # (h, w, C)
-            styles = None if styles_of is None else styles_of(params, latents)
+            styles = None if styles_of is None else styles_of(params, latents, state.frozen)
             return loss(lr, target, styles), l2(lr, target)
 
         (value, error), grad = jax.value_and_grad(objective, has_aux=True)(state.latents)

@@ -33,12 +33,15 @@ class Generator(NamedTuple):
       must have reverse-mode derivatives. Generators of `style_generator` have no others: their
       second derivatives are reverse over reverse, and forward mode (`jax.jvp`, `jax.hessian`)
       raises TypeError.
-    - `styles(params, latents)` gives the style vectors that GEOCROSS compares. It is None if there
-      are none.
+    - `styles(params, latents, frozen)` gives the style vectors that GEOCROSS compares. It is None
+      if there are none.
+    - `classes` is how many classes of images there are, if the user can choose one. Then `frozen`
+      is a dict, and its "label" is the class's number, which counts from 0. `sample` draws it.
     """
 
     resolution: int
     sample: Callable[[PRNGKeyArray], tuple[Latents, Frozen]]
     synthesize: Callable[[Params, Latents, Frozen], Float[Array, "R R C"]]
-    styles: Callable[[Params, Latents], Float[Array, "layers d"]] | None = None
+    styles: Callable[[Params, Latents, Frozen], Float[Array, "layers d"]] | None = None
     channels: int = 3
+    classes: int = 0

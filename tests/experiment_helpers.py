@@ -42,7 +42,7 @@ def linear():
     def synthesize(params, latents, frozen):
         return 0.5 + jnp.einsum("ld,ldhwc->hwc", latents["style"], params["basis"])
 
-    def styles(params, latents):
+    def styles(params, latents, frozen):
         return latents["style"]
 
     basis = 0.05 * np.random.default_rng(0).standard_normal((2, 8, 32, 32, 3), np.float32)

@@ -43,7 +43,7 @@ def linear_generator(traces=None):
         image = jnp.einsum("ld,ldhwc->hwc", latents["style"], params)
         return 0.5 + image + frozen["noise"][0, :, :, None]
 
-    return Generator(8, sample, synthesize, lambda params, latents: latents["style"])
+    return Generator(8, sample, synthesize, lambda params, latents, frozen: latents["style"])
 
 
 GENERATOR, AREA = linear_generator(), operators.area(4)

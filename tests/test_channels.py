@@ -1,13 +1,13 @@
-"""Generators of grey images, and of images with alpha, through the command."""
+"""Generators of grey images, of images with alpha, and with classes, through the command."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from command_helpers import read_rows
+from command_helpers import fails, read_rows, write_picture
 from PIL import Image
 
-from pulse_jax import operators
+from pulse_jax import likelihoods, operators, posterior
 from pulse_jax.generators import checkpoint, style_generator
 from pulse_jax.generators.stylegan2 import StyleGAN2
 from pulse_jax.images import load_image
@@ -17,16 +17,29 @@ from pulse_jax.upsampling.settings import Settings
 MODES = {1: "L", 4: "RGBA"}
 
 
+def make(folder, **fields):
+    """Write a StyleGAN 2 of 8×8 pixels and random weights into a folder."""
+    network = StyleGAN2(8, (6, 4), 5, 1, **fields)
+    noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
+    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 5)), noise)["params"]
+    shape = (network.classes, 5) if network.classes else (5,)
+    mean = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    fit = {"mean": mean, "std": np.ones(shape, np.float32)}
+    checkpoint.save(folder, generator=(network, params | {"latent_fit": fit}))
+    return folder
+
+
 @pytest.fixture(scope="module", params=MODES, ids=MODES.values())
 def made(request, tmp_path_factory):
     """(channels, a folder with a StyleGAN 2 of so many)."""
     folder = tmp_path_factory.mktemp("generator")
-    network = StyleGAN2(8, (6, 4), 5, 1, image_channels=request.param)
-    noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
-    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 5)), noise)["params"]
-    fit = {"mean": np.zeros(5, np.float32), "std": np.ones(5, np.float32)}
-    checkpoint.save(folder, generator=(network, params | {"latent_fit": fit}))
-    return request.param, folder
+    return request.param, make(folder, image_channels=request.param)
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    """A folder with a StyleGAN 2 of three classes."""
+    return make(tmp_path_factory.mktemp("generator"), classes=3, label_size=4)
 
 
 def test_pictures_and_results_have_the_generators_channels(made, run, tmp_path):
@@ -82,6 +95,46 @@ def test_the_luma_leaves_alpha():
         np.testing.assert_array_equal(grey[..., 3], picture[..., 3])
         luma = picture[..., :3] @ np.float32([0.299, 0.587, 0.114])
         np.testing.assert_allclose(grey[..., :3], np.stack([luma] * 3, -1), rtol=1e-6)
+
+
+def labels_of(out):
+    with np.load(out / "a" / "latents.npz") as file:
+        labels = file["label"].tolist()
+    assert [int(row["label"]) for row in read_rows(out)] == labels
+    return labels
+
+
+def test_restarts_take_classes_in_turn_or_one(run, classes, capsys, tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    flags = [f"--input_dir={tmp_path / 'in'}", "--restarts=4"]
+    out = run(*flags, generator=classes)
+    assert labels_of(out) == [0, 1, 2, 0]
+    assert "<button>class</button>" in (out / "index.html").read_text(encoding="utf-8")
+
+    # The class counts in the image that is saved, and the search goes on in it.
+    generator, params = checkpoint.load(classes)
+    with np.load(out / "a" / "latents.npz") as file:
+        arrays = {name: jnp.asarray(file[name][1]) for name in file if name != "generator"}
+    hr = load_image(out / "a" / "hr_02.png")
+    frozen = {"noise_2": arrays.pop("noise_2"), "label": arrays.pop("label")}
+    images = [generator.synthesize(params, arrays, frozen | {"label": label}) for label in range(3)]
+    errors = [np.abs(np.clip(image, 0, 1) - hr).max() for image in images]
+    assert errors[1] <= 0.51 / 255 < min(errors[0], errors[2])
+    init = f"--init_from={out}"
+    assert labels_of(run(*flags, init, generator=classes, output="more")) == [0, 1, 2, 0]
+
+    out = run(*flags, "--label=2", generator=classes, output="one")
+    assert labels_of(out) == [2, 2, 2, 2]
+    told = fails(run, capsys, *flags, "--label=3", f"--generator={classes}")
+    assert told.endswith(f"--label=3: {classes} has classes from 0 to 2")
+    told = fails(run, capsys, *flags, "--label=0")
+    assert told.startswith("pulse_jax: --label=0: ") and told.endswith("has no classes")
+
+
+def test_a_posterior_takes_no_generator_with_classes(classes):
+    generator, _ = checkpoint.load(classes)
+    with pytest.raises(ValueError, match="the generator has 3"):
+        posterior.build(generator, operators.area(2), likelihoods.gaussian(0.1))
 
 
 def test_a_style_generator_tells_its_channels():

@@ -61,7 +61,7 @@ def search(name, dtype, steps):
     @functools.partial(jax.vmap, in_axes=(None, 0))
     @functools.partial(jax.vmap, in_axes=(None, 0))
     def spread(params, latents):
-        return geocross(generator.styles(params, latents))
+        return geocross(generator.styles(params, latents, {}))
 
     with jax.enable_x64(dtype == "float64"):
         inputs = PARAMS, INIT["ref_lr"].transpose(0, 2, 3, 1), sample

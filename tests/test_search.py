@@ -97,7 +97,7 @@ def test_the_best_iterate():
         1,
         sample=None,
         synthesize=lambda params, latents, frozen: jnp.sqrt(now(latents)[0]).reshape(1, 1, 1),
-        styles=lambda params, latents: now(latents)[1],
+        styles=lambda params, latents, frozen: now(latents)[1],
     )
     clock = optax.GradientTransformation(lambda params: optax.EmptyState(), tick)
     search = build(generator, lambda image: image, ScriptedLoss(), clock)

@@ -1,5 +1,6 @@
 """Style generators, which provide what a search needs: a `Generator`."""
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from pulse_jax.generators.layers import leaky_relu
 from pulse_jax.generators.style_network import StyleNetwork
@@ -69,6 +70,9 @@ def style_generator(
     The noise maps with numbers in `zero_noise_layers` are zero and not searched, whatever the type.
     By default, that is the last one alone.
 
+    A network with classes has a latent fit for each, and the class is `frozen["label"]`, which
+    `sample` draws.
+
     Weights and activations have the type `dtype`, such as jnp.bfloat16. By default they stay as
     they are. Latents and images keep their types.
 
@@ -125,11 +129,14 @@ def style_generator(
         for i, (noise_key, shape) in enumerate(zip(noise_keys, network.noise_shapes, strict=True)):
             noise = jnp.zeros(shape) if i in zero else jax.random.normal(noise_key, shape)
             (latents if i in searched else frozen)[f"noise_{i}"] = noise
+        if network.classes:
+            label_key = jax.random.fold_in(key, 1 + noise_layers)
+            frozen["label"] = jax.random.randint(label_key, (), 0, network.classes)
         if exact_radius:
             latents = jax.tree.map(_with_unit_mean_square, latents)
         return latents, frozen
 
-    def styles(params: Params, latents: Latents) -> Float[Array, "layers d"]:
+    def styles(params: Params, latents: Latents, frozen: Frozen) -> Float[Array, "layers d"]:
         if style_spread is None:
             z = jnp.asarray(latents["style"]).reshape(-1, size)
         else:
@@ -137,9 +144,12 @@ def style_generator(
             z = math.sqrt(1 - style_spread**2) * common + style_spread * own
         w: Any
         if space == "z":
-            w = network.apply({"params": params}, z, method="mapping")
+            label = jnp.full(len(z), frozen["label"]) if network.classes else None
+            w = network.apply({"params": params}, z, label, method="mapping")
         else:
             fit = params["latent_fit"]
+            if network.classes:
+                fit = jax.tree.map(lambda leaf: leaf[frozen["label"]], fit)
             if space == "w_full":
                 z = jnp.matmul(z, fit["factor"].T, precision="highest")
             else:
@@ -153,7 +163,7 @@ def style_generator(
             for i in searched:
                 noise = maps[f"noise_{i}"]
                 maps[f"noise_{i}"] = _with_unit_mean_square(noise - jnp.mean(noise))
-        w = styles(params, latents)[None]
+        w = styles(params, latents, frozen)[None]
         # Maps of `zero` stay 0, even if another generator drew them.
         noise = [
             jnp.zeros((1, *shape), w.dtype) if i in zero else maps[f"noise_{i}"][None]
@@ -164,7 +174,8 @@ def style_generator(
         image = network.apply(*inputs, method="synthesis")[0]
         return (image.astype(w.dtype) + 1) / 2
 
-    return Generator(network.resolution, sample, synthesize, styles, network.image_channels)
+    channels, classes = network.image_channels, network.classes
+    return Generator(network.resolution, sample, synthesize, styles, channels, classes)
 
 
 def _with_unit_mean_square(x: Float[Array, "n *point"]) -> Float[Array, "n *point"]:
@@ -187,7 +198,8 @@ def fit_latents(
     At least `samples` latents z are drawn and mapped, `chunk_size` at a time. So memory doesn't
     grow with their number, while the reference maps a million in one allocation. `progress` takes a
     sequence with an item for each chunk and iterates over it, as tqdm does. If `full`, the fit
-    includes a factor of the covariance, for the space "w_full". Raises ValueError for fewer than 2
+    includes a factor of the covariance, for the space "w_full". A network with classes shares the
+    samples among them, and axis 0 of each array counts classes. Raises ValueError for fewer than 2
     samples and for a chunk size below 1.
     """
     if samples < 2:
@@ -196,14 +208,22 @@ def fit_latents(
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
 
     @jax.jit
-    def chunk(params: Params, key: PRNGKeyArray) -> Float[Array, "n d"]:
+    def chunk(params: Params, key: PRNGKeyArray, label: Int[Array, ""]) -> Float[Array, "n d"]:
         z = jax.random.normal(key, (chunk_size, network.z_size))
-        w: Any = network.apply({"params": params}, z, method="mapping")
+        labels = jnp.full(chunk_size, label) if network.classes else None
+        w: Any = network.apply({"params": params}, z, labels, method="mapping")
         return w
 
-    keys = jax.random.split(key, -(-samples // chunk_size))
-    chunks = (chunk(params, k) for k in progress(keys))
-    return gaussian_fit(chunks, network.activation_gain, full=full)
+    classes = max(1, network.classes)
+    each = -(-samples // (chunk_size * classes))  # chunks
+    keys = jax.random.split(key, classes * each)
+    numbered = [(key, i // each) for i, key in enumerate(keys)]
+    chunks = (chunk(params, key, label) for key, label in progress(numbered))
+    fits = [
+        gaussian_fit(itertools.islice(chunks, each), network.activation_gain, full=full)
+        for _ in range(classes)
+    ]
+    return jax.tree.map(lambda *of_class: np.stack(of_class), *fits) if network.classes else fits[0]
 
 
 def gaussian_fit(

@@ -41,7 +41,7 @@ def _check(generator: Generator, params: Params) -> None:
             )
     by_name(latents, frozen)
     if generator.styles is not None:
-        styles = attempt("its styles", jax.eval_shape, generator.styles, params, latents)
+        styles = attempt("its styles", jax.eval_shape, generator.styles, params, latents, frozen)
         if getattr(styles, "ndim", None) != 2:
             raise ValueError(
                 f"its styles have shape {getattr(styles, 'shape', None)}, not (layers, d)"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pulse_jax.generators.layers import SQRT2, Dense, leaky_relu, pixel_norm
 from pulse_jax.types import AnyArray
@@ -26,7 +26,8 @@ class StyleNetwork(nn.Module):
     `resolution`. Latents z have `z_size` coordinates, the layers of the mapping network
     `mapping_width`, style vectors w `latent_size`, which the others are by default. Where latents
     are attributes, with kinds of so many each, the mapping network sees `attribute_features`, and
-    else their direction alone. Images have `image_channels`.
+    else their direction alone. Images have `image_channels`. Where there are
+    `classes`, the mapping network also sees the image's class, as a learnt vector of `label_size`.
     """
 
     activation_gain: ClassVar[float]
@@ -39,6 +40,8 @@ class StyleNetwork(nn.Module):
     mapping_width: int = 0
     attribute_kinds: tuple[int, ...] = ()
     image_channels: int = 3
+    classes: int = 0
+    label_size: int = 0
 
     def __post_init__(self) -> None:
         self.z_size = self.z_size or self.latent_size
@@ -71,20 +74,24 @@ class StyleNetwork(nn.Module):
             self.activation_gain,
             self.mapping_width,
             self.attribute_kinds,
+            self.classes,
+            self.label_size,
             name="mapping",
         )
 
-    def mapping(self, z: Float[Array, "n z_size"]) -> Float[Array, "n d"]:
-        """Latents z ~ N(0, I) → style vectors w."""
-        return self.mapping_network(z)
+    def mapping(
+        self, z: Float[Array, "n z_size"], label: Int[Array, "n"] | None = None
+    ) -> Float[Array, "n d"]:
+        """Latents z ~ N(0, I), and classes if there are any → style vectors w."""
+        return self.mapping_network(z, label)
 
     def synthesis(self, w: Styles, noise: NoiseMaps) -> Images:
         """Style vectors and a noise map for each of `noise_shapes` → images in about [-1, 1]."""
         return self.synthesis_network(w, noise)
 
     def __call__(self, z: Float[Array, "n z_size"], noise: NoiseMaps) -> Images:
-        """One latent per image, shared by all its layers."""
-        w = self.mapping(z)
+        """One latent per image, shared by all its layers, and class 0."""
+        w = self.mapping(z, jnp.zeros(len(z), int) if self.classes else None)
         return self.synthesis(jnp.repeat(w[:, None], self.num_layers, axis=1), noise)
 
 
@@ -96,11 +103,18 @@ class Mapping(nn.Module):
     activation_gain: float
     width: int
     attribute_kinds: tuple[int, ...]
+    classes: int
+    label_size: int
 
     @nn.compact
-    def __call__(self, z: Float[Array, "n z_size"]) -> Float[Array, "n d"]:
+    def __call__(
+        self, z: Float[Array, "n z_size"], label: Int[Array, "n"] | None
+    ) -> Float[Array, "n d"]:
         kinds = self.attribute_kinds
         x = attribute_features(z, kinds) if kinds else pixel_norm(z)
+        if label is not None:
+            embedding = Dense(self.label_size, name="embed")(jax.nn.one_hot(label, self.classes))
+            x = jnp.concatenate([x, pixel_norm(embedding)], axis=-1)
         gain = SQRT2 / self.activation_gain
         for i in range(self.layers):
             width = self.width if i < self.layers - 1 else self.latent_size

@@ -62,6 +62,7 @@ number, <button class="term" popovertarget="l2">l2</button>, and whether it
         "picture": "image",
         "seed": "seed",
         "restart": "restart",
+        "class": "label",
         "l2": "l2_saved",
         "l2 relative": "l2_relative",
         "loss": "loss",
@@ -146,7 +147,6 @@ def save(
     used = [path for path in files if path.name != "grid.png"]  # it holds the others once more
     embed = sum(path.stat().st_size for path in used) <= EMBEDDED
     several = len({picture.seed for picture in pictures}) > 1
-    columns = {k: v for k, v in kind.columns.items() if several or v != "seed"}
 
     def source(path: Path) -> str:
         if not embed:
@@ -159,6 +159,9 @@ def save(
 
     restarts = config["--restarts"]
     rows = [row for picture in shown for _, row in sorted(picture.rows.items())]
+    needless = {"label"} - {name for row in rows for name in row}  # where there are no classes
+    needless |= set() if several else {"seed"}
+    columns = {name: column for name, column in kind.columns.items() if column not in needless}
     told = (
         converged(rows, len(shown) * restarts)
         if kind is SEARCH

@@ -49,13 +49,25 @@ def in_turn(share: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 def make_draw(generator: Generator, settings: Settings) -> Draw:
     """A function `draw(jobs) → (latents, frozen)` that says where restarts start.
 
-    A draw depends on the seed, the picture's pixels and the restart's number alone.
+    A draw depends on the seed, the picture's pixels and the restart's number alone. Without
+    a start or a label in the settings, restarts take the generator's classes in turn.
     """
 
     def start(key: Key[Array, ""], latents: Latents, frozen: Frozen) -> tuple[Latents, Frozen]:
         if settings.vary:
             latents = starts.vary(key, latents, math.radians(settings.vary))
         return latents, frozen
+
+    def labelled(frozen: Any, in_turn: Integer[np.ndarray, "n"]) -> Frozen:
+        """Of the class of the settings, of the earlier result, or else the one in turn."""
+        if not generator.classes:
+            return frozen
+        labels: Any = in_turn % generator.classes
+        if settings.label is not None:
+            labels = np.full_like(in_turn, settings.label)
+        elif settings.init_from is not None:
+            labels = frozen["label"]
+        return frozen | {"label": jnp.asarray(labels)}
 
     sample, start = jax.jit(jax.vmap(generator.sample)), jax.jit(jax.vmap(start))
 
@@ -65,12 +77,14 @@ def make_draw(generator: Generator, settings: Settings) -> Draw:
         numbers = np.array([job.number for job in jobs])
         keys = restart_keys(seeds, pixels, numbers)
         if settings.init_from is None:
-            return sample(keys)
+            latents, frozen = sample(keys)
+            return latents, labelled(frozen, numbers - 1)
         picked = [
             jax.tree.map(lambda x, k=settings.pick or job.number: x[k - 1], job.picture.start)
             for job in jobs
         ]
-        return start(keys, *jax.tree.map(lambda *leaves: np.stack(leaves), *picked))
+        latents, frozen = start(keys, *jax.tree.map(lambda *leaves: np.stack(leaves), *picked))
+        return latents, labelled(frozen, numbers - 1)
 
     return draw
 
@@ -156,8 +170,9 @@ def search_slots(
             number = "" if settings.restarts == 1 else f"_{job.number}"
             writer(save, picture, results.save_intermediate, number, job.steps - 1, hr, lr)
         if done:
-            row = picture.rows[job.number] = record(job, settings, best, lr)
             arrays = starts.by_name(best.latents, frozen)
+            label = {"label": int(arrays["label"])} if generator.classes else {}
+            row = picture.rows[job.number] = record(job, settings, best, lr) | label
             writer(save, picture, results.save_restart, job.snapshot(), row, hr, lr, arrays)
 
     saving = Saving(writer)

@@ -162,6 +162,7 @@ def _prepare(
     """Do all that can fail before the search. `at_end` lets the output folder go."""
     degradation = told(settings.degradation)
     generator, params = make_generator(settings)
+    _check_label(settings, generator)
     if settings.noise is None:
         settings = dataclasses.replace(settings, loss_str=_choose_loss(settings, generator))
     elif not importlib.util.find_spec("blackjax"):
@@ -234,6 +235,14 @@ def _existing(given: Sequence[int] | None, layers: int) -> set[int] | None:
             f"bad_noise_layers: there is no layer {max(given)}, since there are {layers} in all"
         )
     return set(given) & set(range(layers))
+
+
+def _check_label(settings: Settings, generator: Generator) -> None:
+    """Raises ValueError for a class that the generator doesn't have."""
+    if settings.label is None or settings.label < generator.classes:
+        return
+    known = f"classes from 0 to {generator.classes - 1}" if generator.classes else "no classes"
+    raise ValueError(f"label={settings.label}: {settings.generator} has {known}")
 
 
 def _choose_loss(settings: Settings, generator: Generator) -> str:

@@ -216,6 +216,13 @@ class Settings:
         low=0,
         high=180,
     )
+    label: int | None = _setting(
+        None,
+        STARTS,
+        "Results are of the class of this number, which counts from 0, if the generator has "
+        "classes. Without it, restarts take all classes in turn.",
+        low=0,
+    )
     save_intermediate: bool = _setting(
         False, KEPT, "The best image so far is also written, at every step."
     )

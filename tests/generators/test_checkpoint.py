@@ -98,13 +98,13 @@ def test_a_generator_of_attributes_comes_back(tmp_path, space):
     generator, loaded = checkpoint.load(tmp_path, space=space, tile_latent=True)
     style = jnp.array([[0.3, -1, 2, 0, 0, -1, 1]])[:, : None if space == "z" else 5]
     latents = {"style": style}
-    w = generator.styles(loaded, latents)
+    w = generator.styles(loaded, latents, {})
     assert w.shape == (network.num_layers, 5)
     if space == "z":
         expected = network.apply({"params": params}, style, method="mapping")
         assert relative_error(w[0], expected[0]) <= 1e-6
         # Not the direction of z alone counts.
-        assert relative_error(generator.styles(loaded, {"style": 2 * style}), w) > 1e-3
+        assert relative_error(generator.styles(loaded, {"style": 2 * style}, {}), w) > 1e-3
 
 
 def test_a_loaded_generator_is_that_of_its_network_and_can_be_compiled(saved):
@@ -116,7 +116,7 @@ def test_a_loaded_generator_is_that_of_its_network_and_can_be_compiled(saved):
     assert latents["style"].shape == (1, 5)
     assert sorted(frozen) == ["noise_0", "noise_1", "noise_2"]
     image = jax.jit(generator.synthesize)(loaded, latents, frozen)
-    w = generator.styles(params, latents)[None]
+    w = generator.styles(params, latents, {})[None]
     noise = [frozen[f"noise_{i}"][None] for i in range(3)]
     synthesis = jax.jit(functools.partial(network.apply, method="synthesis"))
     expected = synthesis({"params": params}, w, noise)[0]

@@ -104,7 +104,7 @@ def test_styles_are_affine_in_z_up_to_a_leaky_relu(network, tile_latent):
     x = fit["std"] * z + fit["mean"]
     gain = {StyleGAN: 1, StyleGAN2: np.sqrt(2)}[type(network)]
     expected = np.broadcast_to(gain * np.where(x > 0, x, 0.2 * x), (6, 5))
-    assert relative_error(generator.styles({"latent_fit": fit}, latents), expected) <= 1e-6
+    assert relative_error(generator.styles({"latent_fit": fit}, latents, {}), expected) <= 1e-6
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 1.0])
@@ -140,7 +140,7 @@ def test_an_image_is_that_of_its_styles_and_noise_maps(network):
 
     synthesize = jax.jit(generator.synthesize)
     image = synthesize(params, latents, frozen)
-    w = generator.styles(params, latents)[None]
+    w = generator.styles(params, latents, {})[None]
     expected = jax.jit(partial(network.apply, method="synthesis"))({"params": params}, w, noise)[0]
     assert image.shape == (16, 16, 3)
     assert relative_error(2 * image - 1, expected) <= 1e-5
@@ -169,8 +169,8 @@ def test_one_sphere_and_the_exact_radius():
         ratios = np.ravel(leaf) / np.ravel(apart[name])
         np.testing.assert_allclose(ratios, ratios[0], rtol=1e-4)  # the same sample, rescaled
     params = {"latent_fit": latent_fit(5)}
-    styles = style_generator(STYLEGAN2).styles(params, {"style": latents["style"][0]})
-    np.testing.assert_array_equal(generator.styles(params, latents), styles)
+    styles = style_generator(STYLEGAN2).styles(params, {"style": latents["style"][0]}, {})
+    np.testing.assert_array_equal(generator.styles(params, latents, {}), styles)
 
 
 def test_the_space_z_is_the_mapping_networks_input():
@@ -178,7 +178,7 @@ def test_the_space_z_is_the_mapping_networks_input():
     generator = style_generator(STYLEGAN2, space="z")
     latents, _ = generator.sample(jax.random.key(5))
     expected = STYLEGAN2.apply({"params": params}, latents["style"], method="mapping")
-    assert relative_error(generator.styles(params, latents), expected) <= 1e-6
+    assert relative_error(generator.styles(params, latents, {}), expected) <= 1e-6
 
 
 def test_the_space_of_the_full_covariance_has_it():
@@ -194,7 +194,7 @@ def test_the_space_of_the_full_covariance_has_it():
     z = rng.standard_normal((6, 5)).astype(np.float32)
     y = z @ fit["factor"].T + fit["mean"]
     expected = np.sqrt(2) * np.where(y > 0, y, 0.2 * y)
-    assert relative_error(generator.styles({"latent_fit": fit}, {"style": z}), expected) <= 1e-5
+    assert relative_error(generator.styles({"latent_fit": fit}, {"style": z}, {}), expected) <= 1e-5
 
 
 @pytest.mark.parametrize("noise_type", ["trainable", "normalised"])

@@ -222,6 +222,68 @@ def test_images_of_two_channels_are_refused(name, monkeypatch):
     assert re.search("images have 2 channels, and only 1, 3 and 4", refused(tree, monkeypatch))
 
 
+# Classes.
+
+
+def with_classes(tree, classes=3, size=7):
+    """A tree whose mapping network also sees the class of an image."""
+    modules, random = persistent_modules(tree["G_ema"]), np.random.default_rng(0)
+    modules[""]["c_dim"] = classes
+    first = modules["mapping.fc0"]["_parameters"]
+    more = 50 * random.normal(size=(len(first["weight"]), size))  # as wide as what is there
+    first["weight"] = np.concatenate([first["weight"], more], axis=1)
+    weight, bias = random.normal(size=(size, classes)), random.normal(size=size)
+    modules["mapping"]["_modules"]["embed"] = module(weight=weight, bias=bias)
+    return tree
+
+
+def styles_of_class(tree, z, label):
+    """Style vectors of StyleGAN 2 ADA, in float64, by the formulas of its paper's program."""
+
+    def normalised(x):
+        return x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-8)
+
+    arrays = {k: np.float64(v) for k, v in persistent_state(persistent_modules(tree)).items()}
+    weight, bias = (arrays[f"mapping.embed.{part}"] for part in ("weight", "bias"))
+    embedded = weight[:, label] / np.sqrt(weight.shape[1]) + bias
+    x = np.concatenate([normalised(z), normalised(np.tile(embedded, (len(z), 1)))], axis=1)
+    for i in range(sum(name.startswith("mapping.fc") for name in arrays) // 2):
+        weight, bias = (arrays[f"mapping.fc{i}.{part}"] for part in ("weight", "bias"))
+        x = x @ weight.T * 0.01 / np.sqrt(weight.shape[1]) + 0.01 * bias
+        x = np.sqrt(2) * np.where(x > 0, x, 0.2 * x)
+    return x
+
+
+@pytest.mark.parametrize("name", ["sg2ada_fp16cfg", "sg3R"])
+def test_networks_with_classes(name, monkeypatch):
+    tree = with_classes(read(DATA / f"{name}.pkl"))
+    monkeypatch.setattr(official, "read", lambda path: tree)
+    network, params = read_network("network.pkl")
+    assert (network.classes, network.label_size) == (3, 7)
+    z = np.random.default_rng(1).normal(size=(4, network.z_size))
+    of_class = []
+    for label in range(3):
+        labels = jnp.full(4, label)
+        w = network.apply({"params": params}, jnp.float32(z), labels, method="mapping")
+        of_class.append(w)
+        assert relative_error(w, styles_of_class(tree["G_ema"], z, label)) <= 1e-5
+    assert relative_error(of_class[1], of_class[2]) > 0.05
+
+    fit = fit_latents(network, params, jax.random.key(0), samples=300, chunk_size=50)
+    assert fit["mean"].shape == fit["std"].shape == (3, network.latent_size)
+    generator = style_generator(network)
+    assert generator.classes == 3
+    latents, frozen = generator.sample(jax.random.key(0))
+    for label in range(3):
+        own = {name: leaf[label] for name, leaf in fit.items()}
+        w = network.activation_gain * (own["std"] * latents["style"] + own["mean"])
+        styles = generator.styles({"latent_fit": fit}, latents, frozen | {"label": label})
+        assert relative_error(styles, np.where(w > 0, w, 0.2 * w)) <= 1e-6
+    styles = style_generator(network, space="z", tile_latent=True).styles
+    z = {"style": jnp.float32(z[:1])}
+    assert relative_error(styles(params, z, {"label": 2})[0], of_class[2][0]) <= 1e-6
+
+
 # A generator alone, and in wrappers.
 
 
@@ -376,7 +438,7 @@ def test_tensorflow_settings_that_are_not_supported(name, setting, value, reason
         ("mapping.fc7", "_parameters", "weight", lambda w: w[:-1], "dense_7/kernel has shape"),
         ("synthesis.b8", "_buffers", "resample_filter", lambda f: f.T + 1, "b8.resample_filter'"),
         ("synthesis.b8.conv0", "_buffers", "resample_filter", np.ones(2), "conv0.resample_filter'"),
-        ("", None, "c_dim", 10, "conditional: c_dim = 10"),
+        ("", None, "c_dim", 10, "c_dim = 10 is not supported, only 0"),
         ("synthesis.b16", None, "architecture", "resnet", "b16.architecture = 'resnet' "),
         ("synthesis.b16.conv0", None, "activation", "relu", "b16.conv0.activation = 'relu' "),
         ("synthesis.b16.conv0", None, "up", 1, "b16.conv0.up = 1 "),

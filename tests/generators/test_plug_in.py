@@ -41,7 +41,7 @@ def make_with_styles():
         image = 0.5 + (latents["style"][0] @ params["axes"]).reshape(8, 8, 3)
         return image + 0.01 * frozen["grain"]
 
-    def styles(params, latents):
+    def styles(params, latents, frozen):
         return jnp.concatenate([latents["style"], latents["style"] ** 3])
 
     return pulse_jax.Generator(8, sample, synthesize, styles), PARAMS
@@ -64,7 +64,7 @@ def with_a_name_in_use():
     return make()[0]._replace(sample=sample), PARAMS
 
 def with_one_style():
-    return make()[0]._replace(styles=lambda params, latents: latents[0]), PARAMS
+    return make()[0]._replace(styles=lambda params, latents, frozen: latents[0]), PARAMS
 
 def with_other_images():
     return make()[0]._replace(resolution=16), PARAMS

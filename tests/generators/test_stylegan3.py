@@ -171,7 +171,7 @@ def one_entry_more(modules):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (conditional, "c_dim = 10"),
+        (conditional, "c_dim = 10 is not supported, only 0"),
         (another_margin, "margin_size = 10 is not supported, only 12"),
         (another_default, "num_critical = 1"),
         (another_padding, r"synthesis.L3_52_14.padding = \[-1, -6"),

@@ -188,6 +188,7 @@ def style_network(
     synthesis: Layer,
     mapping: Sequence[Layer] = (),
     average: np.ndarray | None = None,
+    embed: Layer | None = None,
     **fields: Any,
 ) -> tuple[Network, Layer]:
     """A network of that architecture, with the sizes of the arrays, and its parameters.
@@ -198,15 +199,33 @@ def style_network(
     channels = [layer["bias"].size for name, layer in synthesis.items() if name.endswith("_conv")]
     params: Layer = {"synthesis": synthesis}
     if mapping:
-        params["mapping"] = {f"dense_{i}": layer for i, layer in enumerate(mapping)}
-        fields["mapping_layers"] = len(mapping)
-        fields["z_size"], fields["mapping_width"] = mapping[0]["kernel"].shape
+        params["mapping"] = mapping_params(mapping, embed)
+        fields |= mapping_fields(params["mapping"])
     if average is not None:
         params["latent_average"] = average
     to_rgb = synthesis["to_rgb"] if "to_rgb" in synthesis else synthesis["4x4_to_rgb"]
     fields["image_channels"] = image_channels(to_rgb)
     latent_size = synthesis["4x4_conv"]["style"]["kernel"].shape[0]
     return architecture(2 * 2 ** len(channels), tuple(channels), latent_size, **fields), params
+
+
+def mapping_params(layers: Sequence[Layer], embed: Layer | None) -> Layer:
+    """The parameters of a mapping network, and of its embedding of classes, if there is one."""
+    params: Layer = {f"dense_{i}": layer for i, layer in enumerate(layers)}
+    return params if embed is None else params | {"embed": embed}
+
+
+def mapping_fields(params: Layer) -> dict[str, int]:
+    """The sizes of a mapping network."""
+    inputs, width = params["dense_0"]["kernel"].shape
+    classes, label_size = params["embed"]["kernel"].shape if "embed" in params else (0, 0)
+    return {
+        "mapping_layers": len(params) - ("embed" in params),
+        "z_size": inputs - label_size,
+        "mapping_width": width,
+        "classes": classes,
+        "label_size": label_size,
+    }
 
 
 def image_channels(to_rgb: Layer) -> int:

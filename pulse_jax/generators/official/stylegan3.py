@@ -11,6 +11,8 @@ from pulse_jax.generators.official.parameters import (
     expect_square,
     hwio,
     image_channels,
+    mapping_fields,
+    mapping_params,
     persistent_modules,
     persistent_state,
     plain,
@@ -62,7 +64,6 @@ def from_stylegan3(root: Instance) -> tuple[StyleGAN3, dict[str, Any]]:
             "input_magnitude": take(f"{name}.magnitude_ema", 0),
         }
 
-    expect_of("", c_dim=0)
     settings = modules["synthesis"]
     expect_square(settings["img_resolution"], "img_resolution")
     expect_square(modules["synthesis.input"].get("size"), "input.size")
@@ -89,18 +90,21 @@ def from_stylegan3(root: Instance) -> tuple[StyleGAN3, dict[str, Any]]:
         **{f"conv_{i}": conv(name) for i, name in enumerate(convs)},
         "to_rgb": conv(last),
     }
-    mapping = {
-        f"dense_{i}": dense(f"mapping.fc{i}", activation="lrelu", bias_gain=0.01)
+    layers = [
+        dense(f"mapping.fc{i}", activation="lrelu", bias_gain=0.01)
         for i in entries.layers(r"mapping\.fc(\d+)\.weight$")
-    }
-    z_size, mapping_width = mapping["dense_0"]["kernel"].shape
+    ]
+    embed = None
+    if "mapping.embed" in modules:
+        embed = dense("mapping.embed", activation="linear", bias_gain=1)
+    expect_of("", c_dim=0 if embed is None else len(embed["kernel"]))
+    mapping = mapping_params(layers, embed)
+    sizes: dict[str, Any] = mapping_fields(mapping)
     module = StyleGAN3(
         resolution,
         tuple(synthesis[f"conv_{i}"]["bias"].size for i in range(len(convs))),
         synthesis["to_rgb"]["style"]["kernel"].shape[0],
-        len(mapping),
-        z_size,
-        mapping_width,
+        **sizes,
         image_channels=image_channels(synthesis["to_rgb"]),
         conv_clamp=None if clamp is None else float(clamp),
         **fields,
