@@ -28,6 +28,11 @@ def convert() -> None:
     _start("pulse_jax_convert", "pulse_jax.convert")
 
 
+def put_back() -> None:
+    """The script `pulse_jax_put_back`."""
+    _start("pulse_jax_put_back", "pulse_jax.put_back")
+
+
 def make_output_safe() -> None:
     """Provide that no work ends because its messages can't be printed.
 

@@ -177,18 +177,18 @@ def resize_nearest(
     return np.asarray(image).repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def downscale(
-    image: Float[np.ndarray, "h h c"], side: int, kernel: str
-) -> Float32[np.ndarray, "{side} {side} c"]:
-    """Bring a square to a side that needn't divide its own, antialiased.
+def resample(
+    image: Float[AnyArray, "_ _ c"], height: int, width: int, kernel: str
+) -> Float32[np.ndarray, "{height} {width} c"]:
+    """An image resized by Pillow, without rounding; antialiased where it becomes smaller.
 
-    The kernel, "bicubic", "lanczos" or "area", is as wide as the new pixels are large. This is
-    Pillow's `resize`, which leaves out what a kernel lacks beyond the border.
+    The kernel, "bicubic", "lanczos" or "area", is as wide as the larger pixels. What it lacks
+    beyond the border is left out. The values may overshoot their range.
     """
     resampling = Image.Resampling[{"area": "BOX"}.get(kernel, kernel.upper())]
-    channels = [Image.fromarray(channel) for channel in np.moveaxis(image.astype(np.float32), 2, 0)]
-    small = [np.asarray(channel.resize((side, side), resampling)) for channel in channels]
-    return np.stack(small, axis=-1)
+    channels = np.moveaxis(np.asarray(image, np.float32), -1, 0)
+    resized = [Image.fromarray(channel).resize((width, height), resampling) for channel in channels]
+    return np.stack([np.asarray(channel) for channel in resized], axis=-1)
 
 
 def grid(rows: Sequence[Sequence[Float[AnyArray, "_ _ _"]]]) -> Float32[np.ndarray, "h w c"]:

@@ -21,7 +21,7 @@ from PIL import Image
 
 import pulse_jax
 from pulse_jax import __main__ as command
-from pulse_jax import align, convert, images
+from pulse_jax import convert, images
 from pulse_jax.files import held
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.digests import network_digest
@@ -193,35 +193,6 @@ def test_pictures_of_any_size_and_shape_are_arguments(run_linear, tmp_path, caps
     output = run_linear(named[0], "--crop=20,13,4", "--steps=1", output="corner")
     corner = np.asarray(Image.open(named[0]))[13:17, 20:24]
     assert np.array_equal(np.asarray(Image.open(output / "photo" / "input.png")), corner)
-
-
-def test_each_face_of_a_photograph_is_a_picture(run_linear, tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    photograph = rng.integers(60, 200, (60, 80, 3), np.uint8)
-    Image.fromarray(photograph).save(tmp_path / "group.png")
-    for name in ("one.png", "nobody.png"):
-        write_picture(tmp_path / name, side=50)
-    face = np.array([[20.0, 20], [30, 20], [25, 25], [21, 31], [29, 31]])
-    faces = {"group.png": [face, face + np.array([30, 5])], "one.png": [face]}
-    align.write_landmarks(tmp_path / "marks.json", faces)
-    names = [str(tmp_path / name) for name in ("group.png", "one.png", "nobody.png")]
-    flags = "--crop=face", f"--landmarks={tmp_path / 'marks.json'}", "--input_size=2"
-    with pytest.raises(SystemExit) as exit:
-        run_linear(*names, *flags, "--steps=1", "--operator=area")
-    assert exit.value.code == 1
-    output = tmp_path / "out"
-    assert [row["image"] for row in read_rows(output)][::3] == [
-        *("group_1.png", "group_2.png", "one.png")
-    ]
-    captured = capsys.readouterr()
-    assert f"{names[2]}: no face is in --landmarks={tmp_path / 'marks.json'}" in captured.err
-    for number, landmarks in enumerate(faces["group.png"], 1):
-        cut = align.cut_out(photograph, align.face_quad(landmarks), 32) / 255
-        found = images.load_image(output / f"group_{number}" / "input.png")
-        assert np.abs(found - cut.reshape(2, 16, 2, 16, 3).mean(axis=(1, 3))).max() < 0.6 / 255
-        done = f"cut out as face {number} of 2, a square 40 pixels wide and turned by 0°"
-        assert f"The picture was {done}" in (output / "index.html").read_text()
-        assert f"group.png: {done}" in captured.out
 
 
 def test_a_recipe_is_a_set_of_defaults(run_linear, tmp_path):

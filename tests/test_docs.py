@@ -17,7 +17,7 @@ from PIL import Image
 
 import pulse_jax
 from pulse_jax import __main__ as command
-from pulse_jax import convert
+from pulse_jax import convert, put_back
 from pulse_jax.align import __main__ as align
 from pulse_jax.generators import checkpoint
 
@@ -37,7 +37,7 @@ EXPERIMENTS = sorted(ROOT.glob("experiments/**/*.py"))
 DEFINED = re.compile(r'DEFINE_\w+\(\s*"(\w+)"')
 # A program with its arguments, which may go on in the next line of a text.
 COMMAND = re.compile(
-    r"\b(pulse_jax|pulse_jax_align|pulse_jax_convert|\w+\.py)((?:\s+(?!\S*(?:python|pulse_jax))[\w.:$/=,*+-]+)+)"
+    r"\b(pulse_jax|pulse_jax_align|pulse_jax_convert|pulse_jax_put_back|\w+\.py)((?:\s+(?!\S*(?:python|pulse_jax))[\w.:$/=,*+-]+)+)"
 )
 
 
@@ -240,6 +240,8 @@ def flags_of(program):
         return {*command.FLAGS, "help", "version"}
     if program == "pulse_jax_align":
         return {*align.parse(["pulse_jax_align", "picture"])[0], "help"}
+    if program == "pulse_jax_put_back":
+        return {*put_back.parse(["pulse_jax_put_back", "folder"])[0], "help"}
     if program == "pulse_jax_convert":
         return {*convert.parse(["pulse_jax_convert", "source"])[0], "help"}
     (script,) = ROOT.glob(f"experiments/{program}")

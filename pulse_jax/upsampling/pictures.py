@@ -19,11 +19,14 @@ import numpy as np
 from jaxtyping import Float
 
 from pulse_jax import images, operators, starts
+from pulse_jax.align import put_back
+from pulse_jax.align.ffhq import Quad
 from pulse_jax.files import attempt, counted, expanded, load_arrays, one_line, read_json
 from pulse_jax.generators import Generator, checkpoint
 from pulse_jax.operators import Operator
 from pulse_jax.types import AnyArray, Frozen, Latents
 from pulse_jax.upsampling import crops
+from pulse_jax.upsampling.crops import Crop
 from pulse_jax.upsampling.settings import Settings
 
 log = logging.getLogger("pulse_jax")
@@ -32,6 +35,16 @@ Source: TypeAlias = str | Path | Float[AnyArray, "h w c"]
 MAPS = "mean", "std", "q05", "q50", "q95"  # of a posterior
 # What a run writes beside the pictures' folders.
 OF_THE_RUN = ("config.json", "index.html", "results.csv", "seeds.csv", "seeds.svg", "timings.csv")
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """The photograph that a picture was cut out of."""
+
+    load: Callable[[], crops.Image]
+    path: Path | None  # its file, if it has one
+    quad: Quad  # where the picture was
+    cut: Callable[[crops.Image], crops.Image]  # cuts out and downscales it, as it was done before
 
 
 @dataclass(eq=False)
@@ -43,6 +56,7 @@ class Picture:
     variance: float  # of its pixels, as far as the operator shows them
     networks: str  # the digest of the generator's
     prepared: str = ""  # what was done to it before, in words
+    origin: Origin | None = None  # if it was cut out
     start: tuple[Latents, Frozen] | None = None  # of an earlier run's restarts
     seed: int = 0
     folder: Path | None = None  # for its results; None to keep them here
@@ -90,6 +104,27 @@ class Picture:
             for number, path in paths.items()
             if path.is_file()
         }
+
+    def put_back(self, image: Float[AnyArray, "r r c"], outscale: float = 1) -> crops.Image:
+        """The photograph that the picture was cut out of, with a result in its place.
+
+        See `align.put_back`. Raises ValueError if the picture wasn't cut out, or if the photograph
+        can't be read any more.
+        """
+        if self.origin is None:
+            raise ValueError(f"{self.name} is a whole picture, not one that was cut out")
+        return put_back(self.origin.load(), [(image, self.origin.quad)], outscale)
+
+    def l2_put_back(self, image: Float[AnyArray, "r r c"]) -> float:
+        """The l2 of a result that was put back, and then cut out and downscaled as the picture was.
+
+        For an image that isn't finite, it is NaN. Raises ValueError as `put_back` does.
+        """
+        if not np.isfinite(image).all():
+            return math.nan
+        whole = images.to_uint8(self.put_back(image)).astype(np.float32) / 255
+        assert self.origin is not None
+        return float(np.mean((self.origin.cut(whole) - self.target) ** 2))
 
     def latents(self) -> dict[str, np.ndarray]:
         """Style vectors and noise maps as in latents.npz. Axis 0 of each counts restarts."""
@@ -158,23 +193,29 @@ def read_pictures(
     `networks`: the digest of the generator's.
     """
     names = [s.name if isinstance(s, Path) else f"{i:02d}" for i, s in enumerate(sources, 1)]
-    cut = crops.make_cut(settings, generator.resolution, generator.channels)
+    find = crops.make_find(settings, generator.resolution, generator.channels)
     found: list[tuple[str, Picture]] = []  # after what messages call it
     pictures: dict[str, Picture] = {}
     unsigned = []
 
+    def target_of(image: crops.Image) -> tuple[crops.Image, str]:
+        return _bring_to_size(image, settings, generator, degradation)
+
+    def cut_again(crop: Crop, photograph: crops.Image) -> crops.Image:
+        return target_of(crop.cut(photograph))[0]
+
     def read(name: str, source: Source) -> None:
         told = str(source) if isinstance(source, Path) else f"picture {name}"
         image = _read(told, source, settings, generator.channels)
+        path = source if isinstance(source, Path) else None
+        load = functools.partial(_load_again, path, settings.value_range, generator.channels)
         try:
-            squares = cut(name, image)
-            targets = [
-                _bring_to_size(square.image, settings, generator, degradation) for square in squares
-            ]
+            squares = [None] if settings.crop is None else find(name, image)
+            targets = [target_of(square.cut(image) if square else image) for square in squares]
         except ValueError as error:
             raise ValueError(f"{told}: {error}") from error
         for number, (square, (target, smaller)) in enumerate(zip(squares, targets, strict=True), 1):
-            if prepared := ", then ".join(filter(None, [square.told, smaller])):
+            if prepared := ", then ".join(filter(None, [square and square.told, smaller])):
                 log.info(one_line(f"{told}: {prepared}"))
             variance = operators.variance(degradation(generator.resolution // len(target)), target)
             if variance <= settings.eps and settings.noise is None:
@@ -185,9 +226,17 @@ def read_pictures(
                         f"that"
                     )
                 )
-            path = Path(name)
-            own = name if len(squares) == 1 else f"{path.stem}_{number}{path.suffix}"
-            found.append((told, Picture(own, target, variance, networks, prepared)))
+            own, origin = name, None
+            if len(squares) > 1:
+                own = f"{Path(name).stem}_{number}{Path(name).suffix}"
+            if square:
+                origin = Origin(
+                    load if path else lambda: image,
+                    path,
+                    square.quad,
+                    functools.partial(cut_again, square),
+                )
+            found.append((told, Picture(own, target, variance, networks, prepared, origin)))
 
     complaints = [attempt(read, name, s) for name, s in zip(names, sources, strict=True)]
     unread = [name for name, complaint in zip(names, complaints, strict=True) if complaint]
@@ -233,6 +282,14 @@ def _read(
     return _checked_array(told_as, source, channels)
 
 
+@functools.lru_cache(maxsize=2)  # of several faces, and of restarts that are done in turn
+def _load_again(path: Path, value_range: images.ValueRange | None, channels: int) -> crops.Image:
+    """A photograph that has been read before, and what was odd about it told."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", images.ImageWarning)
+        return images.load_image(path, value_range, channels)
+
+
 def _bring_to_size(
     image: Float[np.ndarray, "h w c"],
     settings: Settings,
@@ -270,7 +327,7 @@ def _bring_to_size(
         if size < height:
             downscaled = f"downscaled from {height} to {counted(size, 'pixel')} ({name})"
             if height % size:
-                image = images.downscale(image, size, name)
+                image = images.resample(image, size, size, name)
             else:
                 image = np.asarray(operators.DOWNSCALERS[name](height // size)(jnp.asarray(image)))
             image = image.clip(0, 1)

@@ -19,7 +19,7 @@ from pulse_jax.files import counted, one_line, write
 from pulse_jax.search import STATUS
 from pulse_jax.upsampling import curves, video
 from pulse_jax.upsampling.pictures import MAPS, Picture
-from pulse_jax.upsampling.results import MET, Row, rank, verdict
+from pulse_jax.upsampling.results import MET, PUT_BACK, Row, rank, verdict
 
 SHOWN = [name for name in MAPS if name != "std"]  # beside the input; it has a scale
 EMBEDDED = 64 * 2**20
@@ -65,6 +65,7 @@ number, <button class="term" popovertarget="l2">l2</button>, and whether it
         "class": "label",
         "l2": "l2_saved",
         "l2 relative": "l2_relative",
+        "l2 put back": "l2_put_back",
         "loss": "loss",
         "best step": "best_step",
         "steps": "steps",
@@ -76,6 +77,8 @@ number, <button class="term" popovertarget="l2">l2</button>, and whether it
         "l2": L2,
         "l2 relative": "The l2 as a share of the input's own variance: near 1, a flat image would "
         "fit as well.",
+        "l2 put back": "The result was put back into the photograph and blended with it at the "
+        "rim. This is the l2 of what is then cut out and downscaled once more.",
         "eps": "eps is the l2 that is good enough. It is $eps in this run, and --eps sets it.",
         "loss": "The loss is what the search lowers: $loss_str. L2 pulls the result towards the "
         "input, and GEOCROSS keeps its style alike at all scales, as real images have it.",
@@ -159,9 +162,13 @@ def save(
 
     restarts = config["--restarts"]
     rows = [row for picture in shown for _, row in sorted(picture.rows.items())]
-    needless = {"label"} - {name for row in rows for name in row}  # where there are no classes
+    # Where there are no classes, or nothing was cut out.
+    needless = {"label", "l2_put_back"} - {name for row in rows for name in row}
     needless |= set() if several else {"seed"}
     columns = {name: column for name, column in kind.columns.items() if column not in needless}
+    terms = {
+        name: told for name, told in kind.terms.items() if kind.columns.get(name) not in needless
+    }
     told = (
         converged(rows, len(shown) * restarts)
         if kind is SEARCH
@@ -179,7 +186,7 @@ def save(
             section(i, picture, kind, restarts, several, source, link)
             for i, picture in enumerate(shown)
         ),
-        columns=", ".join(term(name) for name in columns if name in kind.terms),
+        columns=", ".join(term(name) for name in columns if name in terms),
         head="".join(map(heading, columns)),
         rows="\n".join(
             table_row(i, row, columns.values())
@@ -191,7 +198,7 @@ def save(
             f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
             for name, value in config.items()
         ),
-        terms=definitions(kind, config),
+        terms=definitions(terms, config),
     )
     write(output / "index.html", page)
 
@@ -227,10 +234,10 @@ def term(name: str) -> str:
     return f'<button class="term" popovertarget="{identifier(name)}">{name}</button>'
 
 
-def definitions(kind: Kind, config: Mapping[str, Any]) -> str:
-    """What the terms mean in this run; each is hidden until it is asked for."""
+def definitions(terms: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    """What terms mean in this run; each is hidden until it is asked for."""
     values = {name: config[f"--{name}"] for name in ("eps", "loss_str", "operator", "noise")}
-    meanings = {name: string.Template(told).substitute(values) for name, told in kind.terms.items()}
+    meanings = {name: string.Template(told).substitute(values) for name, told in terms.items()}
     return "\n".join(
         f'<div popover id="{identifier(name)}">{text(told)}</div>'
         for name, told in meanings.items()
@@ -275,6 +282,7 @@ def section(
         input=source(folder / "input.png"),
         bicubic=source(folder / "bicubic.png"),
         restarts=maps + "".join(thumbnail(folder, row, source) for row in rows),
+        put_back=put_back(folder / PUT_BACK, rows[0], source),
         film=film(films[0], source) if films else "",
         link=link(folder),
         folder=text(f"seed_{picture.seed}/{folder.name}" if several else folder.name),
@@ -329,6 +337,15 @@ def thumbnail(folder: Path, row: Row, source: Callable[[Path], str]) -> str:
     image = f'<img alt="" loading="lazy" src="{source(hr)}">'
     data = f'data-name="{noun} {number}" data-file="{hr.name}" data-lr="{source(lr)}"'
     return f"<button {data}>{image}{told}</button>\n"
+
+
+def put_back(path: Path, best: Row, source: Callable[[Path], str]) -> str:
+    """The photograph with the best result, if the picture was cut out of one."""
+    if not path.is_file():
+        return ""
+    image = f'<img alt="the photograph with the best result" loading="lazy" src="{source(path)}">'
+    told = f"Put back into the photograph, with an l2 of {figure(best['l2_put_back'])}"
+    return f"<details><summary>{told}</summary>{image}</details>"
 
 
 def film(path: Path, source: Callable[[Path], str]) -> str:

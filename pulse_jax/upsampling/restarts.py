@@ -26,6 +26,7 @@ from pulse_jax.operators import Operator
 from pulse_jax.search import STATUS, Best, Search, SearchState
 from pulse_jax.types import Frozen, Latents, Params
 from pulse_jax.upsampling import results
+from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.results import Restart, save
 from pulse_jax.upsampling.settings import Settings
 from pulse_jax.upsampling.writer import Writer
@@ -173,6 +174,9 @@ def search_slots(
             arrays = starts.by_name(best.latents, frozen)
             label = {"label": int(arrays["label"])} if generator.classes else {}
             row = picture.rows[job.number] = record(job, settings, best, lr) | label
+            if picture.origin is not None:
+                row["l2_put_back"] = math.nan
+                save(picture, note_put_back, row, hr)
             writer(save, picture, results.save_restart, job.snapshot(), row, hr, lr, arrays)
 
     saving = Saving(writer)
@@ -200,6 +204,11 @@ def search_slots(
             saving.save([(slot, job) for slot, job in full if not now.done[slot]], now.state)
         if stopping:
             return
+
+
+def note_put_back(picture: Picture, row: dict[str, Any], hr: Float[np.ndarray, "r r c"]) -> None:
+    """Enter how far a result is from the input after it was put back into the photograph."""
+    row["l2_put_back"] = picture.l2_put_back(hr)
 
 
 class Saving:

@@ -28,6 +28,7 @@ from pulse_jax.types import AnyArray
 from pulse_jax.upsampling import curves, video
 from pulse_jax.upsampling.pictures import Picture, image_path
 
+CROP, PUT_BACK = "crop.json", "put_back.png"  # where a picture was in a photograph; the best there
 Row = Mapping[str, Any]  # of results.csv
 MET, APART = "met", "not met"  # the status of a posterior's draws, whose chains have met or not
 
@@ -67,8 +68,7 @@ def take_up(picture: Picture) -> None:
         return
     table = picture.place / "results.csv"
     if table.is_file():
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_table(table)
     else:
         rows = [json.loads(str(part["row"])) for part in _parts(picture)]
     if any(str(row.get("checksum")) != str(picture.checksum) for row in rows):
@@ -80,6 +80,12 @@ def take_up(picture: Picture) -> None:
     picture.rows = {row["restart"]: row for row in done}
     if table.is_file():
         clear(picture)
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table, with text as values. Raises OSError."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _typed(row: Row) -> dict[str, Any]:
@@ -176,19 +182,28 @@ def overview(picture: Picture, resolution: int, eps: float) -> list[dict[str, np
     parts = [part for part in _parts(picture) if "status" in json.loads(str(part["row"]))]
     best = min(range(len(rows)), key=lambda i: rank(rows[i]))
     by_step = np.stack([part["curve"] for part in parts], axis=1)
+    restart = rows[best]["restart"]
+    if picture.origin is not None and (hr := picture.images().get(restart)) is not None:
+        images.save_image(picture.place / PUT_BACK, picture.put_back(hr))
     write(picture.place / "l2.svg", curves.draw(by_step[0], "l2", best, eps))
     write(picture.place / "loss.svg", curves.draw(by_step[1], "loss", best))
     return parts
 
 
 def save_grid(picture: Picture, resolution: int) -> None:
-    """Write the input, its bicubic enlargement, and both beside the images that are done."""
+    """Write the input, its bicubic enlargement, and both beside the images that are done.
+
+    If it was cut out of a photograph in a file, that is written too.
+    """
     found = list(picture.images().values())
     smooth = images.resize(picture.target, resolution, Image.Resampling.BICUBIC)
     enlarged = images.resize_nearest(picture.target, resolution // picture.side)
     images.save_image(picture.place / "input.png", picture.target)
     images.save_image(picture.place / "bicubic.png", smooth)
     images.save_image(picture.place / "grid.png", images.grid([[enlarged, smooth, *found]]))
+    if picture.origin is not None and picture.origin.path is not None:
+        path, quad = picture.origin.path.absolute(), picture.origin.quad.tolist()
+        write(picture.place / CROP, json.dumps({"photograph": str(path), "quad": quad}) + "\n")
 
 
 def finish(picture: Picture, resolution: int, eps: float) -> None:

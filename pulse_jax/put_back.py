@@ -1,0 +1,101 @@
+"""Put results back into the photograph that their pictures were cut out of.
+
+    pulse_jax_put_back large/photo_1                        # its best result, into put_back.png
+    pulse_jax_put_back large/photo_1 --pick=3 --outscale=2  # restart 3, in a larger photograph
+    pulse_jax_put_back large/photo_1 large/photo_2          # both faces of one photograph
+
+A result is named by its folder, which `pulse_jax` with `--crop` has written. It is blended with the
+photograph at its rim.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from jaxtyping import Float32
+
+import pulse_jax
+from pulse_jax.align import put_back
+from pulse_jax.align.ffhq import Quad
+from pulse_jax.console import described, make_output_safe
+from pulse_jax.files import expanded, one_line, read_json
+from pulse_jax.images import load_image, save_image
+from pulse_jax.upsampling.pictures import image_path
+from pulse_jax.upsampling.results import CROP, rank, read_table
+
+
+def main() -> None:
+    """The console script: folders of results in, a photograph out."""
+    values, named = parse(sys.argv)
+    try:
+        whole = photograph_with([expanded(name) for name in named], values.pick, values.outscale)
+        save_image(expanded(values.output), whole)
+    except ValueError as error:
+        sys.exit(f"pulse_jax_put_back: {one_line(error)}")
+    except KeyboardInterrupt:
+        sys.exit("pulse_jax_put_back: interrupted")
+
+
+def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
+    """The flags' values, and the folders. An error ends the command with one line."""
+    values = flags.FlagValues()  # not those of the other commands in this process
+    values.set_gnu_getopt()
+    flags.DEFINE_integer(
+        "pick",
+        None,
+        "The restart of this number is put back. Without it, the one of lowest l2 is.",
+        1,
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "outscale", 1.0, "The photograph is enlarged by this factor.", flag_values=values
+    )
+    flags.DEFINE_string("output", "put_back.png", "The photograph is written here.", values)
+    if {"-h", "-help", "--help"} & set(argv):
+        groups = dict.fromkeys(("pick", "outscale", "output"), "Flags")
+        print(__doc__, described(["Flags"], groups, values), sep="\n")
+        sys.exit(0)
+    if "--version" in argv:
+        print("pulse_jax_put_back", pulse_jax.__version__)
+        sys.exit(0)
+    try:
+        _, *named = values(argv)
+    except flags.Error as error:
+        sys.exit(f"pulse_jax_put_back: {one_line(error)}")
+    if not named:
+        sys.exit("pulse_jax_put_back: give the folders of results, such as runs/photo_1")
+    return values, named
+
+
+def photograph_with(
+    folders: Sequence[Path], pick: int | None = None, outscale: float = 1
+) -> Float32[np.ndarray, "h w 3"]:
+    """A photograph with the results in these folders; of each, the restart `pick`, or the best.
+
+    Raises ValueError, in one line, if a folder holds no such result, or one of another photograph.
+    """
+    found = [_read(folder, pick) for folder in folders]
+    path = found[0][0]
+    for folder, (other, _, _) in zip(folders, found, strict=True):
+        if other != path:
+            raise ValueError(f"{folder}: its photograph is {other}, not {path}")
+    return put_back(load_image(path), [(image, quad) for _, image, quad in found], outscale)
+
+
+def _read(folder: Path, pick: int | None) -> tuple[str, Float32[np.ndarray, "r r 3"], Quad]:
+    """(path of the photograph, result, its square) of a folder."""
+    place = read_json(folder / CROP)
+    if pick is None:
+        try:
+            rows = read_table(folder / "results.csv")
+        except OSError as error:
+            raise ValueError(f"{folder}/results.csv: can't be read: {one_line(error)}") from error
+        pick = int(min(rows, key=rank)["restart"])
+    return str(place["photograph"]), load_image(image_path(folder, pick)), np.array(place["quad"])
+
+
+if __name__ == "__main__":
+    make_output_safe()
+    main()

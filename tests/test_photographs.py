@@ -1,0 +1,145 @@
+"""Faces of photographs through the command, and back into the photographs."""
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+from command_helpers import read_rows, write_picture
+from PIL import Image
+
+import pulse_jax
+from pulse_jax import align, images, put_back
+from pulse_jax.upsampling.settings import Settings
+
+LINEAR = "experiment_helpers:linear"
+FACE = np.array([[20.0, 20], [30, 20], [25, 25], [21, 31], [29, 31]])
+FACES = {"group.png": [FACE, FACE + np.array([30, 5])], "one.png": [FACE]}
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder with group.png, which has two faces, one.png, nobody.png and marks.json."""
+    pixels = np.random.default_rng(0).integers(60, 200, (60, 80, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "group.png")
+    for name in ("one.png", "nobody.png"):
+        write_picture(tmp_path / name, side=50)
+    align.write_landmarks(tmp_path / "marks.json", FACES)
+    return tmp_path
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path):
+    """Run pulse_jax_put_back in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pulse_jax_put_back", *map(str, arguments)])
+        put_back.main()
+
+    return call
+
+
+def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
+    names = [str(photographs / name) for name in ("group.png", "one.png", "nobody.png")]
+    marks = f"--landmarks={photographs / 'marks.json'}"
+    flags = "--crop=face", marks, "--input_size=2", "--steps=1", "--operator=area"
+    with pytest.raises(SystemExit) as exit:
+        run(*names, *flags, generator=LINEAR)
+    assert exit.value.code == 1
+    captured = capsys.readouterr()
+    assert f"{names[2]}: no face is in {marks}" in captured.err
+    output = photographs / "out"
+    rows, page = read_rows(output), (output / "index.html").read_text()
+    assert [r["image"] for r in rows][::3] == ["group_1.png", "group_2.png", "one.png"]
+
+    photograph = images.load_image(names[0])
+    pixels = np.asarray(Image.open(names[0]))
+    for number, landmarks in enumerate(FACES["group.png"], 1):
+        quad = align.face_quad(landmarks)
+
+        def target(pixels, quad=quad):
+            """A face that is cut out and downscaled."""
+            return (align.cut_out(pixels, quad, 32) / 255).reshape(2, 16, 2, 16, 3).mean((1, 3))
+
+        folder = output / f"group_{number}"
+        found = images.load_image(folder / "input.png")
+        assert np.abs(found - target(pixels)).max() < 0.6 / 255
+        done = f"cut out as face {number} of 2, a square 40 pixels wide and turned by 0°"
+        assert f"The picture was {done}" in page
+        assert f"group.png: {done}" in captured.out
+
+        # Back in the photograph, each result is measured once more.
+        own = [row for row in rows if row["image"] == f"group_{number}.png"]
+        for row in own:
+            result = images.load_image(folder / f"hr_0{row['restart']}.png")
+            whole = images.to_uint8(align.put_back(photograph, [(result, quad)]))
+            error = np.mean((target(whole) - target(pixels)) ** 2)
+            assert float(row["l2_put_back"]) == pytest.approx(error, rel=1e-4)
+            assert float(row["l2_put_back"]) < float(row["l2_saved"])  # the rim is the original's
+        best = min(own, key=lambda row: float(row["l2_saved"]))
+        result = images.load_image(folder / f"hr_0{best['restart']}.png")
+        whole = images.to_uint8(align.put_back(photograph, [(result, quad)]))
+        assert np.array_equal(np.asarray(Image.open(folder / "put_back.png")), whole)
+        place = json.loads((folder / "crop.json").read_text())
+        assert place == {"photograph": names[0], "quad": quad.tolist()}
+        assert f"photograph, with an l2 of {float(best['l2_put_back']):#.3g}<" in page
+        assert f">{float(best['l2_put_back']):#.3g}</td>" in page
+
+    # The command puts any of them back, also all faces of one photograph.
+    call("out/group_1")
+    first = (output / "group_1" / "put_back.png").read_bytes()
+    assert (photographs / "put_back.png").read_bytes() == first
+    call("out/group_1", "out/group_2", "--pick=3", "--outscale=2", "--output=all.png")
+    both = np.asarray(Image.open(photographs / "all.png"))
+    results = [
+        (images.load_image(output / f"group_{i}" / "hr_03.png"), align.face_quad(face))
+        for i, face in enumerate(FACES["group.png"], 1)
+    ]
+    assert both.shape == (120, 160, 3)
+    assert np.array_equal(both, images.to_uint8(align.put_back(photograph, results, 2)))
+    for arguments, told in (
+        ([], "give the folders of results"),
+        (["out"], "out/crop.json: can't be read: No such file or directory"),
+        (["out/group_1", "--pick=4"], "hr_04.png: can't be read: No such file or directory"),
+        (["out/group_1", "out/one"], f"out/one: its photograph is {names[1]}, not {names[0]}"),
+        (["out/group_1", "--outscale=0"], "outscale=0.0: must be above 0"),
+        (["out/group_1", "--outscale=big"], "big"),
+        (["out/group_1", "--output=no/where.png"], "no/where.png: can't be written"),
+    ):
+        with pytest.raises(SystemExit, match=r"^pulse_jax_put_back: ") as exit:
+            call(*arguments)
+        assert told in exit.value.code and "\n" not in exit.value.code
+
+
+def test_what_was_cropped_is_put_back_in_memory(photographs):
+    """Each by itself: a photograph that is gone by then has an error, and spares the other."""
+    array = images.load_image(photographs / "group.png")
+    settings = Settings(
+        generator=LINEAR, operator="area", crop=(3, 2, 16), steps=1, restarts=2, seeds=(0,)
+    )
+    results = pulse_jax.upsample(
+        [photographs / "one.png", array],
+        None,
+        settings,
+        lambda _: (photographs / "one.png").unlink(missing_ok=True),
+    )
+    gone, kept = results.pictures
+    assert "one.png: can't be read" in gone.error and results.failures == (gone.error,)
+    assert np.isnan([row["l2_put_back"] for row in gone.rows.values()]).all()
+    assert not kept.error and np.array_equal(kept.target, array[2:18, 3:19])
+    for number, image in kept.images().items():
+        whole = images.to_uint8(kept.put_back(image)) / 255
+        small = whole[2:18, 3:19]
+        assert kept.rows[number]["l2_put_back"] == pytest.approx(
+            np.mean((small - kept.target) ** 2)
+        )
+        whole[2:18, 3:19] = array[2:18, 3:19]
+        assert np.abs(whole - array).max() < 1e-6
+        assert kept.put_back(image, outscale=2).shape == (120, 160, 3)
+    settings = dataclasses.replace(settings, crop=None)
+    (whole,) = pulse_jax.upsample([array[:16, :16]], None, settings).pictures
+    assert "l2_put_back" not in whole.rows[1]
+    with pytest.raises(ValueError, match="01 is a whole picture, not one that was cut out"):
+        whole.put_back(image)
