@@ -22,6 +22,19 @@ from tqdm import tqdm
 
 from pulse_jax.files import expanded, near, one_line, write
 from pulse_jax.generators import Generator, fit_latents, official, published, style_generator
+from pulse_jax.generators.diffusion import DiffusionModel, diffusion_generator
+from pulse_jax.generators.diffusion.autoencoders import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DepthToSpace,
+    VQModel,
+)
+from pulse_jax.generators.diffusion.solvers import (
+    ConsistencySchedule,
+    FlowSchedule,
+    NoiseSchedule,
+)
+from pulse_jax.generators.diffusion.unet import UNet2DModel
 from pulse_jax.generators.digests import digest as digest
 from pulse_jax.generators.plug_in import plug_in
 from pulse_jax.generators.style_network import StyleNetwork
@@ -31,11 +44,21 @@ from pulse_jax.generators.stylegan3 import StyleGAN3
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.types import AnyArray, Params
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {
+# What spec.json holds: modules, and what a diffusion model consists of besides.
+ARCHITECTURES: dict[str, type[Any]] = {
     "stylegan": StyleGAN,
     "stylegan2": StyleGAN2,
     "stylegan3": StyleGAN3,
     "discriminator": Discriminator,
+    "diffusion": DiffusionModel,
+    "unet2d": UNet2DModel,
+    "noise_schedule": NoiseSchedule,
+    "consistency_schedule": ConsistencySchedule,
+    "flow_schedule": FlowSchedule,
+    "vq_decoder": VQModel,
+    "kl_decoder": AutoencoderKL,
+    "tiny_decoder": AutoencoderTiny,
+    "depth_to_space": DepthToSpace,
 }
 
 
@@ -48,7 +71,9 @@ def bundled() -> dict[str, Path]:
     return {spec.parent.name: spec.parent for spec in sorted(folder.glob("*/spec.json"))}
 
 
-def load(name_or_path: str | Path, **latent_space: Any) -> tuple[Generator, Params]:
+def load(
+    name_or_path: str | Path, *, solver: str | None = None, **latent_space: Any
+) -> tuple[Generator, Params]:
     """A generator and its parameters.
 
     `name_or_path` is one of these:
@@ -59,29 +84,44 @@ def load(name_or_path: str | Path, **latent_space: Any) -> tuple[Generator, Para
     - a published file of any name, whose content tells which program wrote it (see
       `official.read_network`). Beside PULSE's `synthesis.pt`, `gaussian_fit.pt` or `mapping.pt` is
       read from the same folder;
-    - a folder with PULSE's files;
+    - a folder with PULSE's files, or a pipeline's of diffusers;
     - `my_package.my_module:make`, a callable that returns (Generator, params) (see `plug_in`).
 
-    Where the files hold no latent fit, it is computed from the mapping network, and a line on
-    stderr says so. `latent_space` are arguments of `style_generator`.
+    Where a StyleGAN's files hold no latent fit, it is computed from the mapping network, and a line
+    on stderr says so. `latent_space` are arguments of `style_generator`. `solver` is that
+    of `diffusion_generator`.
 
     Raises ValueError, in one line with the file's or folder's name, if there is no such generator,
-    if part of it is missing or damaged, or if a latent space is given for one that plugs in.
+    if part of it is missing or damaged, or if an argument is given that it has no use for.
     """
     if is_plug_in(name_or_path):
-        for name in latent_space:
+        for name in [*latent_space, *(["solver"] if solver else [])]:
             raise ValueError(f"generator {name_or_path!r} has its own latents, without {name}")
         return plug_in(str(name_or_path))
     network, params = load_network(name_or_path, latent_space.get("space", "w"))
+    try:
+        if isinstance(network, DiffusionModel):
+            for name in latent_space:
+                raise ValueError(f"{name} is for StyleGANs, and this is a diffusion model")
+            return diffusion_generator(network, solver), params
+        if solver is not None:
+            raise ValueError(f"solver={solver} is for diffusion models, and this is a StyleGAN")
+    except ValueError as error:
+        raise ValueError(f"generator {name_or_path!r}: {error}") from error
     return style_generator(network, **latent_space), params
 
 
-def load_network(name_or_path: str | Path, space: str = "w") -> tuple[StyleNetwork, dict[str, Any]]:
-    """The Flax module of a generator, and its parameters, with the latent fit that a space needs.
+def load_network(
+    name_or_path: str | Path, space: str = "w"
+) -> tuple[StyleNetwork | DiffusionModel, dict[str, Any]]:
+    """The network of a generator, and its parameters.
 
-    Raises ValueError as `load` does, and for a space that needs a mapping network if there is none.
+    Those of a StyleGAN include the latent fit that a space needs. Raises ValueError as `load` does,
+    and for a space that needs a mapping network if there is none.
     """
     network, params = read_network(find(name_or_path))
+    if isinstance(network, DiffusionModel):
+        return network, params
     if space != "w" and "mapping" not in params:
         raise ValueError(f"generator {name_or_path!r} has no mapping network: space must be w")
     if space == "z":
@@ -95,10 +135,11 @@ def load_network(name_or_path: str | Path, space: str = "w") -> tuple[StyleNetwo
 
 
 def read_network(path: Path) -> tuple[Any, dict[str, Any]]:
-    """The network at a path that `find` has found. It may lack a latent fit."""
+    """The network at a path that `find` has found. A StyleGAN may lack a latent fit."""
     if (path / "spec.json").is_file():
         return _read(path, "generator")
-    return official.read_network(path / "synthesis.pt" if path.is_dir() else path)
+    synthesis = path / "synthesis.pt"
+    return official.read_network(synthesis if synthesis.is_file() else path)
 
 
 def with_latent_fit(
@@ -146,43 +187,61 @@ def find(name_or_path: str | Path) -> Path:
         return bundled()[name]
     path = published.folder(name) if name in published.PUBLISHED else expanded(name)
     try:
-        found = path.is_file() or any((path / n).is_file() for n in ("spec.json", "synthesis.pt"))
+        names = ("spec.json", "synthesis.pt")
+        found = path.is_file() or any((path / name).is_file() for name in names)
+        found = found or official.is_diffusers(path)
     except OSError as error:  # a name too long, a folder that can't be entered
         raise ValueError(f"generator {name!r}: {one_line(error)}") from error
     if not found and name in published.PUBLISHED:
         raise ValueError(f"generator {name!r} isn't here yet: run `pulse_jax_convert {name}`")
     if not found:
         raise ValueError(
-            f"generator {name!r}: it is no file, no folder with a spec.json or synthesis.pt, "
+            f"generator {name!r}: it is no file, no folder with a spec.json, synthesis.pt or "
+            f"model_index.json, "
             f"none of the bundled {', '.join(bundled())}, and no published one's name"
             f"{near(name, [*bundled(), *published.PUBLISHED])}"
         )
     return path
 
 
-def save(folder: str | Path, **networks: tuple[nn.Module, Params]) -> None:
+def save(folder: str | Path, **networks: tuple[nn.Module | DiffusionModel, Params]) -> None:
     """Write networks, given as `name=(module, params)`, into `folder`.
 
     Each network's weights go into an Orbax folder. `spec.json` is written last, and holds the
-    architectures and the SHA-256 of every file. `load` reads the `generator`, whose parameters
-    include `latent_fit`, and `load_discriminator` reads the `discriminator`.
+    architectures and the SHA-256 of every file. `load` reads the `generator`. A StyleGAN's
+    parameters include `latent_fit`. `load_discriminator` reads the `discriminator`.
     """
     folder = Path(folder).absolute()
-    names = {module: name for name, module in ARCHITECTURES.items()}
     with _checkpointer() as checkpointer:
         for name, (_, params) in networks.items():
             checkpointer.save(folder / name, jax.tree.map(np.asarray, params), force=True)
     spec = {}
     for name, (module, _) in networks.items():
         (folder / name / "commit_success.txt").unlink(missing_ok=True)  # it tells where we are
-        entry: dict[str, Any] = {"architecture": names[type(module)]}
-        for field in dataclasses.fields(module):
-            if field.name not in ("parent", "name"):
-                entry[field.name] = getattr(module, field.name)
+        entry = _described(module)
         files = sorted(path for path in (folder / name).rglob("*") if path.is_file())
         entry["files"] = {f.relative_to(folder).as_posix(): _sha256(f.read_bytes()) for f in files}
         spec[name] = entry | {"sha256": _sha256(json.dumps(entry).encode())}
     write(folder / "spec.json", json.dumps(spec, indent=2) + "\n")
+
+
+def _described(part: Any) -> dict[str, Any]:
+    """The architecture of a module, or of what else has one, and its fields, for JSON."""
+    names = {architecture: name for name, architecture in ARCHITECTURES.items()}
+    entry: dict[str, Any] = {"architecture": names[type(part)]}
+    for field in dataclasses.fields(part):
+        if field.name not in ("parent", "name"):
+            value = getattr(part, field.name)
+            entry[field.name] = _described(value) if type(value) in names else value
+    return entry
+
+
+def _made(entry: Any) -> Any:
+    """What `_described` has described."""
+    if isinstance(entry, dict):
+        fields = {name: _made(value) for name, value in entry.items() if name != "architecture"}
+        return ARCHITECTURES[entry["architecture"]](**fields)
+    return tuple(entry) if isinstance(entry, list) else entry  # a tuple is a list in JSON
 
 
 def _checkpointer() -> Any:
@@ -195,7 +254,7 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _read(folder: Path, name: str) -> tuple[nn.Module, dict[str, Any]]:
+def _read(folder: Path, name: str) -> tuple[Any, dict[str, Any]]:
     """One network of a folder written by `save`."""
     try:
         entry = json.loads((folder / "spec.json").read_bytes())[name]
@@ -206,12 +265,10 @@ def _read(folder: Path, name: str) -> tuple[nn.Module, dict[str, Any]]:
             path = folder / file
             if not path.is_file() or _sha256(path.read_bytes()) != sha256:
                 raise ValueError(f"{file} is missing or damaged")
-        module = ARCHITECTURES[entry.pop("architecture")]
-        # A tuple is a list in JSON.
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+        module = _made(entry)
         with _checkpointer() as checkpointer:
             params = checkpointer.restore((folder / name).absolute())
-        return module(**fields), jax.tree.map(_widened, params)
+        return module, jax.tree.map(_widened, params)
     except Exception as error:  # Orbax, JSON and the modules raise what they like
         reason = one_line(error)[:300]
         if isinstance(error, KeyError):

@@ -23,6 +23,7 @@ import pulse_jax
 from pulse_jax.driver import fitting_slots, is_out_of_memory
 from pulse_jax.files import attempt, counted, expanded, held, one_line, write
 from pulse_jax.generators import Generator, checkpoint, style_generator
+from pulse_jax.generators.diffusion import DiffusionModel, diffusion_generator
 from pulse_jax.generators.digests import network_digest
 from pulse_jax.generators.plug_in import plug_in
 from pulse_jax.operators import Operator, is_flat, plug_ins
@@ -44,7 +45,7 @@ from pulse_jax.upsampling.pictures import (
 )
 from pulse_jax.upsampling.restarts import chunk, in_turn, make_draw, search_all
 from pulse_jax.upsampling.results import Restart, save
-from pulse_jax.upsampling.settings import LOSS, RECIPES, STYLES, Settings
+from pulse_jax.upsampling.settings import DIFFUSION, LOSS, RECIPES, STYLES, Settings
 from pulse_jax.upsampling.writer import Writer
 
 log = logging.getLogger("pulse_jax")
@@ -199,17 +200,17 @@ def _prepare(
 
 
 def make_generator(settings: Settings) -> tuple[Generator, Params]:
-    """The generator that settings name. A StyleGAN has the latent space that they name."""
+    """The generator that settings name, with the latent space or solver that they name."""
     name = settings.generator
     if is_plug_in(name):
-        for field in dataclasses.fields(Settings):
-            value = getattr(settings, field.name)
-            usual = [getattr(recipe, field.name) for recipe in RECIPES.values()]
-            if field.metadata["group"] == STYLES and value not in usual:
-                told = f"{field.name} is for StyleGANs: {name} has no such thing"
-                raise ValueError(f"{field.name}={settings.as_json()[field.name]}: {told}")
+        _refuse(settings, STYLES, "StyleGANs")
+        _refuse(settings, DIFFUSION, "diffusion models")
         return plug_in(name)
     network, params = checkpoint.load_network(name, settings.space)
+    if isinstance(network, DiffusionModel):
+        _refuse(settings, STYLES, "StyleGANs")
+        return diffusion_generator(network, settings.solver), params
+    _refuse(settings, DIFFUSION, "diffusion models")
     generator = style_generator(
         network,
         noise_type=settings.noise_type,
@@ -224,6 +225,16 @@ def make_generator(settings: Settings) -> tuple[Generator, Params]:
         dtype=None if settings.dtype == "float32" else settings.dtype,
     )
     return generator, params
+
+
+def _refuse(settings: Settings, group: str, kind: str) -> None:
+    """Raises ValueError if a setting of a group isn't a default. It is for another kind."""
+    for setting in dataclasses.fields(Settings):
+        name = setting.name
+        usual = [getattr(recipe, name) for recipe in RECIPES.values()]
+        if setting.metadata["group"] == group and getattr(settings, name) not in usual:
+            told = f"{name} is for {kind}: {settings.generator} has no such thing"
+            raise ValueError(f"{name}={settings.as_json()[name]}: {told}")
 
 
 def _existing(given: Sequence[int] | None, layers: int) -> set[int] | None:

@@ -13,6 +13,7 @@ import optax
 from pulse_jax import likelihoods, losses, operators, optimizers, plug_in, schemes
 from pulse_jax.files import expanded
 from pulse_jax.generators import NOISE_TYPES, SPACES
+from pulse_jax.generators.diffusion import solvers
 from pulse_jax.images import ImageWarning
 from pulse_jax.operators import OPERATORS, Operator
 from pulse_jax.optimizers import OPTIMIZERS, SAMPLERS, SCHEDULES
@@ -111,7 +112,8 @@ KEPT = "What is kept"
 POSTERIOR = "Posterior samples, in place of a search"
 SEARCH = "How restarts are searched"
 STYLES = "What is searched, for StyleGANs"
-HEADINGS = MOST, PICTURES, STARTS, KEPT, POSTERIOR, SEARCH, STYLES
+DIFFUSION = "How noise becomes an image, for diffusion and flow models"
+HEADINGS = MOST, PICTURES, STARTS, KEPT, POSTERIOR, SEARCH, STYLES, DIFFUSION
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -322,6 +324,14 @@ class Settings:
         "The generator computes with this type.",
         choices=("float32", "bfloat16"),
     )
+    solver: str | None = _setting(
+        None,
+        DIFFUSION,
+        "The image is made of noise by this solver, with so many steps: ddim:10, consistency:2 or "
+        "flow:8, as the model takes it. ddim:10:leading and ddim:10:linspace visit other times. "
+        "With :linear at the end, the gradient leaves the network out, which is several times as "
+        "fast and less exact. Without it, it is ddim:10, consistency:1 or flow:8.",
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -356,6 +366,9 @@ class Settings:
         if name in SCHEMES and name not in suited:
             told = f"the scheme {name} doesn't go with {self.opt_name}, take {' or '.join(suited)}"
             raise ValueError(f"opt_name={self.opt_name}, scheme={self.chosen_scheme}: {told}")
+        if self.solver is not None:
+            with _blaming(solver=self.solver):
+                solvers.parse(self.solver)
         with _blaming(operator=self.operator), warnings.catch_warnings():
             warnings.simplefilter("ignore", ImageWarning)  # of a mask, which the run tells once
             self.degradation()

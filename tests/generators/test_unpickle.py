@@ -612,7 +612,7 @@ FOREIGN = {  # content → what is said of it
     zipped(PICKLE): "a zip archive, but not PyTorch's: unpack it",
     zipped(PICKLE)[:-30]: "truncated, .*: download or copy it again",
     PICKLE[:-2]: "truncated or malformed pickle: download or copy it again",
-    SAFETENSORS: "a safetensors file, which lacks the network's architecture: give the .pt or .pkl",
+    SAFETENSORS: "a safetensors file, which lacks the network's architecture: put its config.json",
     b"\x89HDF\r\n\x1a\n": "an HDF5 file: give the .pt or .pkl file",
     b"404: Not Found\n": "neither .* later, but text that begins with '404: Not Found'$",
     b"\x89PNG\r\n\x1a\n": "neither a PyTorch file nor a pickle of protocol 2 or later$",

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from pulse_jax.files import one_line
+from pulse_jax.generators.diffusion import DiffusionModel
 from pulse_jax.generators.official.ada import from_ada
+from pulse_jax.generators.official.diffusers import from_diffusers, is_diffusers
 from pulse_jax.generators.official.parameters import (
     checked,
     persistent_modules,
@@ -22,26 +24,30 @@ from pulse_jax.generators.official.tensorflow import from_tensorflow
 from pulse_jax.generators.official.unpickle import Instance, read
 from pulse_jax.generators.style_network import StyleNetwork
 
-__all__ = ["from_pulse", "read", "read_network"]
+__all__ = ["from_pulse", "is_diffusers", "read", "read_network"]
 
 
-def read_network(path: str | Path) -> tuple[StyleNetwork, dict[str, Any]]:
+def read_network(path: str | Path) -> tuple[StyleNetwork | DiffusionModel, dict[str, Any]]:
     """The generator in one file of published weights, and its parameters.
 
-    The content tells which program wrote the file: that of StyleGAN, StyleGAN 2 or its ADA in
+    The content tells which program wrote the file. It may be a folder of diffusers, or a file in
+    one (see `from_diffusers`). Other files are those of StyleGAN, StyleGAN 2 or its ADA in
     TensorFlow, stylegan2-ada-pytorch, stylegan3, or rosinality's stylegan2-pytorch. If the file
     holds several networks, the generator's moving average is read. PULSE's synthesis.pt may have
     any name, and mapping.pt and gaussian_fit.pt are read from the same folder.
 
-    The parameters are float32 arrays in "mapping" and "synthesis". If the file has them, there are
-    also "latent_average" (d,), the mean of the style vectors, for `style_network.truncate`, and
-    PULSE's "latent_fit". Constant noise maps are left out, since a search has its own. The file's
-    size bounds the time and memory that this takes, as in `read`.
+    A StyleGAN's parameters are float32 arrays in "mapping" and "synthesis". If the file has them,
+    there are also "latent_average" (d,), the mean of the style vectors, for
+    `style_network.truncate`, and PULSE's "latent_fit". Constant noise maps are left out, since a
+    search has its own. The file's size bounds the time and memory that this takes, as in `read`.
 
     Raises ValueError, in one line with the path, if the file can't be read, if it holds no such
     generator, or if these modules can't compute its generator.
     """
-    path, tree = Path(path), read(path)
+    path = Path(path)
+    if is_diffusers(path):
+        return from_diffusers(path)
+    tree = read(path)
     if type(tree) is dict:
         tree = unwrapped(tree)
     pulse = {}

@@ -117,8 +117,8 @@ def _foreign(start: bytes) -> str:
             return told
     if start[8:10] == b'{"' and start[4:8] == bytes(4):  # a length, and JSON
         return (
-            "a safetensors file, which lacks the network's architecture: give the .pt or .pkl file "
-            "of the program that trained it"
+            "a safetensors file, which lacks the network's architecture: put its config.json "
+            "beside it, or give the .pt or .pkl file of the program that trained it"
         )
     if start[257:262] == b"ustar":
         return "a tar archive: unpack it with `tar -xf`"

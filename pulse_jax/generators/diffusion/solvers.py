@@ -1,0 +1,384 @@
+"""Solvers: how a diffusion, consistency or flow network turns noise into an image.
+
+A schedule says what the network was trained to compute, and a solver how it is applied. A solver is
+called as `solver(network, noises, schedule)`: `network(x, t)` is the network with its parameters,
+and `noises` are `solver.noises` arrays (n, h, w, c) that would be standard normal if sampled. All
+are deterministic: noise that enters in later steps is among the `noises`. Steps are a scan, and
+each is computed anew for the gradient, so memory grows with one network, not with the steps.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Float
+
+from pulse_jax.files import near
+from pulse_jax.generators.diffusion.blocks import Images
+
+Network: TypeAlias = Callable[[Array, Array], Array]
+"""(x (n, h, w, c), time ()) → (n, h, w, c)."""
+
+# --- Schedules: what networks are trained for. ---
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """x_t = √A_t x_0 + √(1 − A_t) ε for whole t from 0 to num_train_timesteps − 1.
+
+    Ho et al., arXiv 2006.11239. A is the cumulative product of 1 − β. The network predicts ε, or
+    v = √A ε − √(1 − A) x_0, or x_0 ("sample"). The fields are the keys of diffusers' DDIMScheduler,
+    with its defaults but for `beta_start` and `beta_end` of none. Raises ValueError for an unknown
+    kind of β or of prediction, and for ε where no ε is left at the last t.
+    """
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+    prediction_type: str = "epsilon"
+    clip_sample: bool = True
+    clip_sample_range: float = 1.0
+    set_alpha_to_one: bool = True
+    steps_offset: int = 0
+    rescale_betas_zero_snr: bool = False
+
+    usual: ClassVar[str] = "ddim:10"
+
+    def __post_init__(self) -> None:
+        if self.beta_schedule not in _BETAS:
+            kinds = ", ".join(_BETAS)
+            raise ValueError(f"beta_schedule must be one of {kinds}, got {self.beta_schedule!r}")
+        if self.prediction_type not in PREDICTIONS:
+            kinds = ", ".join(PREDICTIONS)
+            raise ValueError(
+                f"prediction_type must be one of {kinds}, got {self.prediction_type!r}"
+            )
+        if self.prediction_type == "epsilon" and self.rescale_betas_zero_snr:
+            raise ValueError("rescale_betas_zero_snr goes with v_prediction or sample")
+
+    def alphas_cumprod(self) -> Float[np.ndarray, "T"]:
+        """A_t for all t."""
+        betas = _BETAS[self.beta_schedule](self.beta_start, self.beta_end, self.num_train_timesteps)
+        alphas = np.cumprod(1 - betas)
+        if self.rescale_betas_zero_snr:  # Lin et al., arXiv 2305.08891, algorithm 1
+            root = np.sqrt(alphas)
+            alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+        return alphas
+
+
+def _cosine(_start: float, _end: float, steps: int) -> Float[np.ndarray, "T"]:
+    """Nichol and Dhariwal, arXiv 2102.09672, equation 17."""
+    g = np.cos(np.pi / 2 * (np.arange(steps + 1) / steps + 0.008) / 1.008) ** 2
+    return np.minimum(1 - g[1:] / g[:-1], 0.999)
+
+
+_BETAS: dict[str, Callable[[float, float, int], Float[np.ndarray, "T"]]] = {
+    "linear": np.linspace,
+    "scaled_linear": lambda start, end, steps: np.linspace(start**0.5, end**0.5, steps) ** 2,
+    "squaredcos_cap_v2": _cosine,
+}
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+@dataclass(frozen=True)
+class ConsistencySchedule:
+    """The network, with its input and output scaled, takes any noise level σ to the image at once.
+
+    Song et al., arXiv 2303.01469. The levels are those of Karras et al., arXiv 2206.00364, equation
+    5, with exponent `rho`. The fields are the keys of diffusers' CMStochasticIterativeScheduler,
+    with its defaults.
+    """
+
+    num_train_timesteps: int = 40
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    sigma_data: float = 0.5
+    rho: float = 7.0
+    clip_denoised: bool = True
+
+    usual: ClassVar[str] = "consistency:1"
+
+    def sigmas(self) -> Float[np.ndarray, "T"]:
+        """The levels, from the highest to the lowest."""
+        ramp = np.linspace(0, 1, self.num_train_timesteps)
+        high, low = (s ** (1 / self.rho) for s in (self.sigma_max, self.sigma_min))
+        return (high + ramp * (low - high)) ** self.rho
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """x = (1 − σ) x_0 + σ z, and the network predicts the velocity z − x_0 at time T σ.
+
+    Flow matching: Lipman et al., arXiv 2210.02747, Liu et al., arXiv 2209.03003. T is
+    `num_train_timesteps`. `shift` moves the levels that are visited towards noise.
+    """
+
+    num_train_timesteps: int = 1000
+    shift: float = 1.0
+
+    usual: ClassVar[str] = "flow:8"
+
+
+Schedule: TypeAlias = NoiseSchedule | ConsistencySchedule | FlowSchedule
+
+# --- Solvers. ---
+
+SPACINGS = ("trailing", "leading", "linspace")
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """How a network is applied. See the module's docstring."""
+
+    schedule: ClassVar[type[Any]]
+
+    @property
+    def noises(self) -> int:
+        """How many noises it takes."""
+
+    def check(self, schedule: Any) -> None:
+        """Raises ValueError if a schedule has too few times."""
+
+    def __call__(self, network: Network, noises: Sequence[Array], schedule: Any) -> Images:
+        """The image of these noises, or what a decoder makes an image of."""
+
+
+@dataclass(frozen=True)
+class _Stepwise:
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"there is at least one step, not {self.steps}")
+
+    def check(self, schedule: Any) -> None:
+        total = schedule.num_train_timesteps
+        if self.steps > total:
+            raise ValueError(f"there are {total} times in all, fewer than {self.steps} steps")
+
+
+@dataclass(frozen=True)
+class DDIM(_Stepwise):
+    """The deterministic sampler of Song et al., arXiv 2010.02502, with so many steps.
+
+    x_0 = (x − √(1 − A_t) ε) / √A_t, clipped as the schedule says, then
+    x = √A_s x_0 + √(1 − A_s) ε with s = t − T // steps, where ε isn't computed anew after the clip.
+    As in diffusers, s isn't always the next of the times: those follow from `spacing`. With
+    "trailing", the first is the last t, where x is noise. With "leading", it is not.
+    """
+
+    spacing: str = "trailing"
+
+    schedule: ClassVar[type[Any]] = NoiseSchedule
+    noises: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.spacing not in SPACINGS:
+            raise ValueError(f"the spacing {self.spacing!r} is none of {', '.join(SPACINGS)}")
+
+    def times(self, schedule: NoiseSchedule) -> Float[np.ndarray, "steps"]:
+        """The times that are visited, as whole numbers."""
+        total, steps = schedule.num_train_timesteps, self.steps
+        backwards = np.arange(steps)[::-1]
+        if self.spacing == "leading":
+            return total // steps * backwards + float(schedule.steps_offset)
+        if self.spacing == "linspace":
+            return np.round(np.linspace(0, total - 1, steps))[::-1]
+        return np.round(total - np.arange(steps) * total / steps) - 1
+
+    def __call__(
+        self, network: Network, noises: Sequence[Array], schedule: NoiseSchedule
+    ) -> Images:
+        alphas, times = schedule.alphas_cumprod(), self.times(schedule)
+        index = times.astype(int)
+        before = index - schedule.num_train_timesteps // self.steps
+        end = 1.0 if schedule.set_alpha_to_one else alphas[0]
+        next_alphas = np.where(before >= 0, alphas[before], end)
+
+        def step(x: Array, constants: tuple[Array, ...]) -> Array:
+            t, a, b, next_a, next_b = constants  # the roots of A and 1 − A, now and next
+            output = network(x, t)
+            match schedule.prediction_type:
+                case "epsilon":
+                    start, noise = (x - b * output) / a, output
+                case "v_prediction":
+                    start, noise = a * x - b * output, a * output + b * x
+                case _:
+                    start, noise = output, (x - a * output) / b
+            if schedule.clip_sample:
+                start = clip(start, schedule.clip_sample_range)
+            return next_a * start + next_b * noise
+
+        roots = [np.sqrt(v) for a in (alphas[index], next_alphas) for v in (a, 1 - a)]
+        return _iterate(step, noises[0], times, *roots)
+
+
+@dataclass(frozen=True)
+class Consistency(_Stepwise):
+    """So many steps of a consistency model, each with a noise of its own.
+
+    The first takes the highest level's noise to an image. Each further one adds noise to it again,
+    up to a lower level, and denoises it: σ = √(σ_k² − σ_min²). Algorithm 1 of Song et al., arXiv
+    2303.01469. The second of two steps is at level 22 of 40, as in the authors' example, and more
+    steps are at equally many levels from each other.
+    """
+
+    schedule: ClassVar[type[Any]] = ConsistencySchedule
+
+    @property
+    def noises(self) -> int:
+        """One for each step."""
+        return self.steps
+
+    def levels(self, schedule: ConsistencySchedule) -> Float[np.ndarray, "steps"]:
+        """σ of each step."""
+        total = schedule.num_train_timesteps
+        second_of_two = round(total * 22 / 40)
+        spacing = second_of_two if self.steps == 2 else total // self.steps
+        return schedule.sigmas()[np.arange(self.steps) * spacing]
+
+    def __call__(
+        self, network: Network, noises: Sequence[Array], schedule: ConsistencySchedule
+    ) -> Images:
+        sigmas, data = self.levels(schedule), schedule.sigma_data
+        above = sigmas - schedule.sigma_min
+        added = np.sqrt(sigmas**2 - schedule.sigma_min**2)
+        added[0] = sigmas[0]
+        norms = np.sqrt(sigmas**2 + data**2)
+        skips, outs = data**2 / (above**2 + data**2), above * data / norms
+
+        def step(image: Array, constants: tuple[Array, ...]) -> Array:
+            noise, added, t, norm, c_skip, c_out = constants
+            x = image + added * noise
+            image = c_skip * x + c_out * network(x / norm, t)
+            return clip(image, 1.0) if schedule.clip_denoised else image
+
+        scales = added, 250 * np.log(sigmas), norms, skips, outs
+        return _iterate(step, jnp.zeros_like(noises[0]), jnp.stack(noises), *scales)
+
+
+@dataclass(frozen=True)
+class Flow(_Stepwise):
+    """So many Euler steps of dx/dσ = v(x, T σ) from noise at σ = 1 to the image at 0.
+
+    The levels are those of diffusers' FlowMatchEulerDiscreteScheduler: with the shift
+    S(u) = s u / (1 + (s − 1) u), equally spaced from S(1) to S(1/T), then shifted once more. The
+    last step leads from there to 0.
+    """
+
+    schedule: ClassVar[type[Any]] = FlowSchedule
+    noises: ClassVar[int] = 1
+
+    def levels(self, schedule: FlowSchedule) -> Float[np.ndarray, "levels"]:
+        """σ before each step, and 0."""
+
+        def shifted(u: Any) -> Any:
+            return schedule.shift * u / (1 + (schedule.shift - 1) * u)
+
+        ends = shifted(1.0), shifted(1 / schedule.num_train_timesteps)
+        return np.append(shifted(np.linspace(*ends, self.steps)), 0.0)
+
+    def __call__(self, network: Network, noises: Sequence[Array], schedule: FlowSchedule) -> Images:
+        sigmas = self.levels(schedule)
+
+        def step(x: Array, constants: tuple[Array, ...]) -> Array:
+            t, change = constants
+            return x + change * network(x, t)
+
+        times = schedule.num_train_timesteps * sigmas[:-1]
+        return _iterate(step, noises[0], times, np.diff(sigmas))
+
+
+@dataclass(frozen=True)
+class LinearJacobian:
+    """A solver whose networks are held constant in the gradient, which is an approximation.
+
+    The search then sees the linear part of each step alone, and no network is differentiated. So a
+    step of the search is several times as fast, and takes less memory. Chihaoui et al. (BIRD),
+    arXiv 2405.19572.
+    """
+
+    solver: Solver
+
+    @property
+    def schedule(self) -> type[Any]:
+        """The schedules that it goes with."""
+        return self.solver.schedule
+
+    @property
+    def noises(self) -> int:
+        """How many noises it takes."""
+        return self.solver.noises
+
+    def check(self, schedule: Any) -> None:
+        """As the solver has it."""
+        self.solver.check(schedule)
+
+    def __call__(self, network: Network, noises: Sequence[Array], schedule: Any) -> Images:
+        def constant(x: Array, t: Array) -> Array:
+            return lax.stop_gradient(network(x, t))
+
+        return self.solver(constant, noises, schedule)
+
+
+def clip(x: Float[Array, "*shape"], limit: float) -> Float[Array, "*shape"]:
+    """x within ±limit. Its gradient is 1 inside and on the limits, and 0 outside."""
+    return jnp.where(jnp.abs(x) <= limit, x, limit * jnp.sign(lax.stop_gradient(x)))
+
+
+def _iterate(step: Callable[[Array, tuple[Array, ...]], Array], x: Array, *constants: Any) -> Array:
+    """Apply `step` to x once for each row of the constants."""
+
+    def body(x: Array, row: tuple[Array, ...]) -> tuple[Array, None]:
+        return step(x, row), None
+
+    rows = tuple(jnp.asarray(c, x.dtype) for c in constants)
+    return lax.scan(jax.checkpoint(body, prevent_cse=False), x, rows)[0]
+
+
+SOLVERS: dict[str, type[Any]] = {"ddim": DDIM, "consistency": Consistency, "flow": Flow}
+LINEAR = "linear"
+
+
+def parse(text: str) -> Solver:
+    """The solver that a text names: ddim:10, ddim:3:leading, consistency:2, flow:8.
+
+    With :linear at the end, its gradient is that of `LinearJacobian`. Raises ValueError for a text
+    of another form.
+    """
+    name, *arguments = text.split(":")
+    if name not in SOLVERS:
+        raise ValueError(f"no solver {name!r}{near(name, SOLVERS) or f': {_forms()}'}")
+    linear = arguments[-1:] == [LINEAR]
+    arguments = arguments[:-1] if linear else arguments
+    fields = dataclasses.fields(SOLVERS[name])
+    required = sum(field.default is dataclasses.MISSING for field in fields)
+    if not required <= len(arguments) <= len(fields):
+        raise ValueError(f"solvers are written as {_forms()}, not as {text!r}")
+    values, kinds = [], typing.get_type_hints(SOLVERS[name])
+    for field, argument in zip(fields, arguments, strict=False):
+        try:
+            values.append(kinds[field.name](argument))
+        except ValueError:
+            raise ValueError(f"{field.name} of {name} is no number: {argument!r}") from None
+    solver: Solver = SOLVERS[name](*values)
+    return cast(Solver, LinearJacobian(solver)) if linear else solver
+
+
+def _forms() -> str:
+    """How solvers are written, for messages."""
+    forms = []
+    for name, solver in SOLVERS.items():
+        fields = dataclasses.fields(solver)
+        required = [f.name.upper() for f in fields if f.default is dataclasses.MISSING]
+        optional = [f"[:{f.name.upper()}]" for f in fields if f.default is not dataclasses.MISSING]
+        forms.append(":".join([name, *required]) + "".join(optional))
+    return f"{', '.join(forms)}, each with :{LINEAR} at its end or not"
