@@ -42,7 +42,7 @@ def test_a_compilation_is_told_once_and_only_if_it_is_one(patience, capsys):
         for times in (1, 0):
             jax.monitoring.record_event_duration_secs(LOWERED, 0.1)
             patience()
-            assert capsys.readouterr().out.count("compiling the search") == times
+            assert capsys.readouterr().out.count("compiling for this machine") == times
     jax.monitoring.record_event_duration_secs(LOWERED, 0.1)  # is no longer listened to
 
 

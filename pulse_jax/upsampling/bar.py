@@ -89,7 +89,7 @@ def compilation_told() -> Iterator[None]:
     def tell() -> None:
         nonlocal told
         if not told:
-            log.info("compiling the search for this machine; later runs like it start sooner")
+            log.info("compiling for this machine; later runs like it start sooner")
         told = True
 
     def on_event(event: str, *_: Any, **__: Any) -> None:

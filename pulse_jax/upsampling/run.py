@@ -511,26 +511,30 @@ def _sample(
     share = run.pictures[jax.process_index() :: jax.process_count()]
     own = [picture for picture in share if not (picture.error or run.is_complete(picture))]
     course = Course(len(own), len(own) * (2 * settings.steps + settings.draws), False, 1)
-    progress(course.progress)
     start = make_draw(run.generator, settings)
+
+    def tell(told: str = "") -> None:
+        done = f"{course.ended} of {counted(len(own), 'picture')}"
+        progress(course.progress._replace(told=", ".join(filter(None, [done, told]))))
 
     def draw(picture: Picture) -> None:
         operator, density = run.densities[picture.side]
         chains = draws.Chains(picture, settings, density, run.params, start)
         for now in chains.run(stop):
             course.note(now.made, 0, now.spared)
-            done = f"{course.ended} of {counted(len(own), 'picture')}, {now.told}"
-            progress(course.progress._replace(told=done))
+            tell(now.told)
         if chains.made == settings.draws:
             chains.finish(operator)
 
+    tell()
     for side in run.densities:
         began, made = time.perf_counter(), course.made
         pictures = [picture for picture in own if picture.side == side]
         for picture in pictures:
             if not stop():
                 save(picture, draw)
-                course.note(0, 1, 0)
+                course.note(0, 0 if stop() else 1, 0)
+                tell()
         if pictures:
             steps, seconds = course.made - made, time.perf_counter() - began
             row = {"side": side, "restarts": len(pictures) * settings.restarts}
