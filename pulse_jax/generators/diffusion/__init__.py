@@ -24,7 +24,7 @@ class DiffusionModel:
     the first half counts, as the second is a variance. `decoder` is a module that is applied to
     what the solver yields, in place of an image in [−1, 1]. It makes sides `factor` times as long.
     Without a `schedule`, as where a file tells of none, a solver must be named. The parameters are
-    {"network": …, "decoder": …}.
+    {"network": …, "decoder": …}, where a decoder without any may be left out.
     """
 
     network: nn.Module
@@ -92,7 +92,7 @@ def diffusion_generator(model: DiffusionModel, solver: str | None = None) -> Gen
         noises = [jnp.asarray(latents[f"noise_{i}"]) for i in range(solve.noises)]
         x = solve(apply, noises, schedule)
         if decoder is not None:
-            x = decoder.apply({"params": params["decoder"]}, x)
+            x = decoder.apply({"params": params.get("decoder", {})}, x)
         return (x[0] + 1) / 2
 
     return Generator(
