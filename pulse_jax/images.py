@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Integer, UInt8
 from PIL import (
     ExifTags,
     Image,
@@ -35,11 +35,13 @@ _Stream = io.BufferedReader | io.BytesIO
 # the unit of FITS's numbers are left out. Where WMF isn't a stub, Windows draws it.
 _NOT_DECODED = {"EPS", "FITS", "IPTC", "MPEG", "WMF"}
 _HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
+_FITS_SUFFIXES = {".fits", ".fit", ".fts"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 # Formats of which Pillow scales grey of more than 8 bits to 16.
 _GREY_16 = {"PNG", "PPM", "JPEG2000"}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF's tags
 _UNSIGNED, _SIGNED = 1, 2  # of _SAMPLE_FORMAT
+_FITS = b"SIMPLE  ="  # how such files begin
 _LARGEST_PROFILE = 2**26  # bytes
 
 
@@ -60,7 +62,7 @@ def list_images(folder: str | Path) -> tuple[list[Path], list[Path]]:
     """
     formats = {*_formats(), "MPO"}  # opened as the JPEG that it begins with
     suffixes = {suffix for suffix, name in Image.EXTENSION.items() if name in formats}
-    suffixes |= _HEIF_SUFFIXES
+    suffixes |= _HEIF_SUFFIXES | _FITS_SUFFIXES
     images: list[Path] = []
     skipped: list[Path] = []
     try:
@@ -88,7 +90,8 @@ def load_image(
       Pillow keeps the upper 8 bits of deeper colour.
     - Transparency is composited onto white, αv + (1 − α). An alpha that is 0 everywhere is ignored.
     - Grey of unsigned integers of B > 8 bits becomes v / (2ᴮ − 1).
-    - Grey of floats (TIFF, PFM) stays as it is.
+    - Grey of floats (TIFF, PFM) stays as it is, and all numbers of FITS (with the extra `fits`),
+      whose lowest row is stored first.
     - TIFFs in which white is zero become 1 − x.
     - With one channel, colours become their luma, and grey isn't repeated.
     - With four, the alpha is kept in place of being composited. It is 1 in a picture without.
@@ -122,6 +125,32 @@ def load_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
     Raises ImageError as `load_image` does.
     """
     return load_image(path).mean(axis=-1) > 0.5
+
+
+def load_kernel(path: str | Path) -> Float[np.ndarray, "h w"]:
+    """Read a 2-D array of numbers as they are stored: of a .npy file, FITS, or a grey picture.
+
+    FITS has its lowest row first, and it becomes the last. Raises ImageError if the file can't be
+    read or holds another array.
+    """
+    try:
+        with warnings.catch_warnings(), open(path, "rb") as stream:
+            warnings.simplefilter("ignore")
+            head = stream.read(len(_FITS))
+            stream.seek(0)
+            if head.startswith(b"\x93NUMPY"):
+                values = np.load(stream, allow_pickle=False)
+            elif head == _FITS:
+                values = _read_fits(stream)
+            else:
+                values = np.asarray(_open(stream, Path(path).suffix.lower())[0])
+        if values.ndim != 2 or values.dtype.kind not in "fiu":
+            raise ValueError(
+                f"it holds {values.shape} of {values.dtype}, not a 2-D array of numbers"
+            )
+    except Exception as error:  # as in `load_image`
+        raise ImageError(f"{path}: can't be read: {one_line(error)}") from error
+    return values.astype(np.float64)
 
 
 def save_image(path: str | Path, image: Float[AnyArray, "h w c"]) -> None:
@@ -239,9 +268,16 @@ def _read(
     notes: list[str],
 ) -> Float32[np.ndarray, "h w {channels}"]:
     """The picture in a file, in [0, 1]. What is odd about it is added to `notes`."""
+    is_fits = stream.read(len(_FITS)) == _FITS
+    stream.seek(0)
     try:
-        image, tiles = _open(stream, suffix)
+        if is_fits:
+            image, tiles = Image.fromarray(_read_fits(stream).astype(np.float32)), ""
+        else:
+            image, tiles = _open(stream, suffix)
     except Exception as error:
+        if is_fits:
+            raise
         stream.seek(0)
         head = stream.read(12)
         if head[:8] == b"\x89PNG\r\n\x1a\n":
@@ -292,6 +328,23 @@ def _open(stream: _Stream, suffix: str) -> tuple[Image.Image, str]:
     tiles = str(image.tile)
     image.load()
     return image, tiles
+
+
+def _read_fits(stream: _Stream) -> Float[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]:
+    """The first picture in a FITS file, with its lowest row, which is stored first, at the end."""
+    try:
+        from astropy.io import fits
+    except ImportError as error:
+        install = 'pip install "pulse_jax[fits]"'
+        raise ValueError(f"a FITS picture, which takes another package: {install}") from error
+    with fits.open(stream, memmap=False) as parts:
+        arrays = [part.data for part in parts if part.is_image and part.data is not None]
+    if not arrays:
+        raise ValueError("a FITS file without a picture")
+    values = np.squeeze(arrays[0])
+    if values.ndim != 2:
+        raise ValueError(f"its picture has the shape {arrays[0].shape}, not two axes")
+    return values[::-1]
 
 
 def _bare_png(content: bytes) -> tuple[bytes, dict[Any, bytes]]:

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Integer
 
 from pulse_jax import plug_in
 from pulse_jax.files import counted
-from pulse_jax.images import LUMA, load_mask
+from pulse_jax.images import LUMA, load_kernel, load_mask
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.products import product
 from pulse_jax.static import Static, argument
@@ -150,6 +150,38 @@ def motion(length: float, angle: float) -> Operator:
     return _operator("motion", 1, apply)
 
 
+def psf(kernel: Float[AnyArray, "h w"]) -> Operator:
+    """Convolution with a point-spread function: the image of a point, of any shape.
+
+    It is divided by its sum, and kept in float32. Its centre is the pixel (h // 2, w // 2), which
+    is the middle if sides are odd. It is computed by FFT. Raises ValueError for values that aren't
+    finite and for a sum that isn't above 0.
+    """
+    values = np.asarray(kernel, np.float64)
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"a kernel has two axes, not the shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("the kernel has values that are not finite")
+    if not values.sum() > 0:
+        raise ValueError(f"the kernel's sum must be above 0, got {values.sum():g}")
+
+    def apply(kernel: Float[AnyArray, "rows columns"], image: Image) -> Image:
+        border, inside = [], []
+        for size, taps in zip(image.shape[:2], kernel.shape, strict=True):
+            after = taps // 2
+            before = taps - 1 - after
+            _check_side("psf", size, after)
+            border.append((before, after))
+            inside.append(slice(taps - 1, taps - 1 + size))
+        padded = jnp.pad(image, (*border, (0, 0)), mode="reflect")
+        sides = padded.shape[:2]
+        kernel = jnp.asarray(kernel, image.dtype)
+        spectrum = jnp.fft.rfft2(padded, axes=(0, 1)) * jnp.fft.rfft2(kernel, sides)[..., None]
+        return jnp.fft.irfft2(spectrum, sides, axes=(0, 1))[tuple(inside)].astype(image.dtype)
+
+    return _operator("psf", 1, apply, (values / values.sum()).astype(np.float32))
+
+
 def mask(hole: float | Bool[AnyArray, "H W"]) -> Operator:
     """Inpainting: pixels in the hole become 0, and the others keep their values.
 
@@ -226,18 +258,22 @@ PROBE = 128  # side of an image that shows how much smaller a user's operator ma
 OPERATORS: dict[str, Callable[..., Operator]] = DOWNSCALERS | {
     "blur": blur,
     "motion": motion,
+    "psf": psf,
     "mask": mask,
     "grey": grey,
 }
+# Operators whose parameter may be, or is, what a file holds.
+FILES: dict[str, Callable[[str], Any]] = {"mask": load_mask, "psf": load_kernel}
 
 
 def parse(text: str) -> Callable[[int], Operator]:
     """Operators from a line such as `blur:2,bicubic:4`, to be composed from left to right.
 
     Each is a name of `OPERATORS`, followed by its parameters after colons. These are numbers, or
-    for `mask` also the path of a picture with as many pixels as the image, white in the hole. One
-    of your own, such as my_module:gamma:2.2, is called as gamma(2.2) (see `plug_in`). It returns a
-    function of one image (H, W, 3), which may be nonlinear, or an `Operator`.
+    for `mask` also the path of a picture with as many pixels as the image, white in the hole, and
+    for `psf` the path of a kernel: .npy, FITS, or a grey TIFF. One of your own, such as
+    my_module:gamma:2.2, is called as gamma(2.2) (see `plug_in`). It returns a function of one image
+    (H, W, 3), which may be nonlinear, or an `Operator`.
 
     Returns `make(factor) → Operator`. All factors multiply to `factor`, and a downscaler without
     one takes what is left. A factor's operator is made once, so that what is compiled for it can be
@@ -326,8 +362,8 @@ def _parse_link(text: str) -> Operator | Callable[[int], Operator]:
         takes = ":".join([name, *map(str.upper, wanted)])
         raise ValueError(f"{text!r} should be {takes}")
     parameters: list[Any] = [plug_in.number(value) for value in values]
-    if name == "mask" and isinstance(parameters[0], str):
-        parameters = [load_mask(parameters[0])]
+    if name in FILES and isinstance(parameters[0], str):
+        parameters = [FILES[name](parameters[0])]
     return OPERATORS[name](*parameters)
 
 

@@ -544,6 +544,32 @@ def test_numbers_in_portable_maps(tmp_path):
     check(tmp_path / "a.pfm", [[0.25, 1]])
 
 
+def test_fits(tmp_path, monkeypatch):
+    fits = pytest.importorskip("astropy.io.fits")
+    values = np.arange(6, dtype=np.float32).reshape(2, 3) / 8
+    fits.writeto(tmp_path / "a.fits", values)
+    assert np.array_equal(load_image(tmp_path / "a.fits")[..., 0], values[::-1])
+    counts = np.int16(800 * values)[None]  # with an axis of length 1, in the first extension
+    table = fits.BinTableHDU.from_columns([fits.Column("x", "D", array=[1.0])])
+    parts = [fits.PrimaryHDU(), table, fits.ImageHDU(counts)]
+    fits.HDUList(parts).writeto(tmp_path / "b.FIT")
+    rejected(tmp_path / "b.FIT", "values from 0 to 500 lie outside [0, 1]", "--value_range")
+    found = load_image(tmp_path / "b.FIT", (0, 800), channels=1)
+    np.testing.assert_allclose(found[..., 0], values[::-1], atol=1e-6)
+    fits.HDUList(parts[:2]).writeto(tmp_path / "c.fits")
+    rejected(tmp_path / "c.fits", "a FITS file without a picture")
+    fits.writeto(tmp_path / "d.fits", np.zeros((3, 2, 2)))
+    rejected(tmp_path / "d.fits", "shape (3, 2, 2), not two axes")
+    assert [path.name for path in list_images(tmp_path)[0]] == [
+        "a.fits",
+        "b.FIT",
+        "c.fits",
+        "d.fits",
+    ]
+    monkeypatch.setitem(sys.modules, "astropy.io", None)
+    rejected(tmp_path / "a.fits", 'pip install "pulse_jax[fits]"')
+
+
 def test_a_heif_picture_is_told_what_to_install(tmp_path, monkeypatch):
     for brand, name in [(b"heic", "a.heic"), (b"mif1", "b.heif"), (b"heix", "c.jpg")]:
         content = b"\0\0\0\x18ftyp" + brand + bytes(4) + b"mif1heic" + bytes(100)

@@ -23,11 +23,13 @@ from pulse_jax.operators import (
     mask,
     motion,
     parse,
+    psf,
     variance,
 )
 
 BICUBIC = golden("bicubic")
 HOLE = np.random.default_rng(7).uniform(size=(32, 24)) < 0.3
+KERNEL = np.random.default_rng(8).uniform(size=(5, 4))
 SPATIAL = {
     "bicubic": bicubic(4),
     "area": area(4),
@@ -35,6 +37,8 @@ SPATIAL = {
     "blur": blur(1.3),
     "motion": motion(9.5, 20),
     "motion down": motion(7, -110),
+    "psf": psf(KERNEL),
+    "psf, area": compose(psf(KERNEL[:3, :3]), area(2)),
     "blur, bicubic": compose(blur(0.7), bicubic(2)),
     "motion, area, lanczos": compose(motion(4, 45), area(2), lanczos(2)),
 }
@@ -121,6 +125,15 @@ def test_blur_equals_scipy(sigma):
     expected = scipy.ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="mirror", truncate=4)
     with jax.enable_x64(True):
         assert relative_error(blur(sigma)(x), expected) <= 1e-12
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (4, 6), (1, 3)])
+def test_psf_equals_scipy(shape):
+    x, kernel = random((20, 17, 2)).astype(float), random(shape).astype(float)
+    # SciPy's middle of even sides is the same one, of the kernel that is turned around.
+    expected = scipy.ndimage.convolve(x, (kernel / kernel.sum())[..., None], mode="mirror")
+    with jax.enable_x64(True):
+        assert relative_error(psf(kernel)(x), expected) <= 1e-7
 
 
 def test_motion_is_the_mean_along_its_line():
@@ -323,10 +336,43 @@ def test_a_mask_is_read_from_a_picture(tmp_path):
         parse(f"mask:{tmp_path / 'missing.png'}")
 
 
+@pytest.mark.parametrize("kind", ["npy", "fits", "tif"])
+def test_a_kernel_is_read_from_a_file(tmp_path, kind):
+    kernel, path = KERNEL.astype(np.float32), tmp_path / f"psf.{kind}"
+    if kind == "npy":
+        np.save(path, kernel)
+    elif kind == "fits":
+        pytest.importorskip("astropy.io.fits").writeto(path, kernel[::-1])  # the lowest row first
+    else:
+        Image.fromarray(kernel).save(path)
+    x = random((32, 32, 3))
+    made = parse(f"psf:{path},area:2")(2)
+    assert np.array_equal(made(x), compose(psf(kernel), area(2))(x))
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        (np.ones(3), "it holds (3,) of float64, not a 2-D array of numbers"),
+        (np.ones((3, 3), bool), "it holds (3, 3) of bool"),
+        (np.full((3, 3), np.nan), "the kernel has values that are not finite"),
+        (np.eye(2) - 0.5, "the kernel's sum must be above 0, got 0"),
+    ],
+)
+def test_bad_kernels(unchecked, tmp_path, values, line):
+    np.save(tmp_path / "psf.npy", values)
+    with pytest.raises(ValueError, match=re.escape(line)):
+        parse(f"psf:{tmp_path / 'psf.npy'}")
+    with pytest.raises(ValueError, match=r"missing\.npy: can't be read"):
+        parse(f"psf:{tmp_path / 'missing.npy'}")
+    with pytest.raises(ValueError, match="psf needs sides larger than 4 pixels, got 4"):
+        psf(np.ones((9, 9)))(random((4, 4, 3)))
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "'' is none of bicubic, area, lanczos, blur, motion, mask, grey"),
+        ("", "'' is none of bicubic, area, lanczos, blur, motion, psf, mask, grey"),
         ("blur:1,cube", "'cube' is none of bicubic"),
         ("blur", "'blur' should be blur:SIGMA"),
         ("blur:1:2", "'blur:1:2' should be blur:SIGMA"),

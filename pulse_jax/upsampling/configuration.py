@@ -13,6 +13,7 @@ import jax
 import pulse_jax
 from pulse_jax.files import difference, one_line, read_json, write
 from pulse_jax.generators import checkpoint
+from pulse_jax.operators import FILES
 from pulse_jax.plug_in import source_digest
 from pulse_jax.types import Params
 from pulse_jax.upsampling.settings import Settings
@@ -32,7 +33,7 @@ def describe(settings: Settings, params: Params) -> dict[str, Any]:
     found["SHA-256 of the generator"] = checkpoint.digest(params)
     for link in settings.operator.split(","):
         name, _, file = link.partition(":")
-        if name == "mask" and Path(file).is_file():
+        if name in FILES and Path(file).is_file():
             found[f"SHA-256 of {file}"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     for text in settings.plug_ins():
         found[f"SHA-256 of {text.partition(':')[0]}"] = source_digest(text)
