@@ -1,6 +1,9 @@
 """The command's posterior samples: what it writes, and that they are the posterior's."""
 
+import base64
 import csv
+import dataclasses
+import re
 import sys
 from functools import partial
 from types import SimpleNamespace
@@ -13,9 +16,10 @@ from command_helpers import fails, read_rows, write_picture
 from experiment_helpers import linear
 
 import pulse_jax
-from pulse_jax import images, operators
+from pulse_jax import chains, images, operators
 from pulse_jax.upsampling import draws, maps
 from pulse_jax.upsampling.pictures import MAPS
+from pulse_jax.upsampling.restarts import make_draw
 from pulse_jax.upsampling.summary import summary
 
 pytest.importorskip("blackjax")
@@ -174,6 +178,58 @@ def test_the_same_in_memory(whole):
     assert all((picture.images()[number] == image).all() for number, image in saved.items())
 
 
+def test_more_seeds_and_pictures_change_no_byte_and_compile_nothing(whole, tmp_path):
+    before = chains.draw._cache_size(), draws.measure._cache_size()
+    settings = dataclasses.replace(SETTINGS, seeds=(0, 1))
+    target = images.load_image(whole.folder / "in" / "a.png")
+    results = pulse_jax.upsample([whole.folder / "in" / "a.png", 1 - target], tmp_path, settings)
+    assert (chains.draw._cache_size(), draws.measure._cache_size()) == before
+    assert not results.failures and len(results.pictures) == 4
+    alike = {name: x for name, x in files(whole.output).items() if name.startswith("a/")}
+    found = files(tmp_path / "seed_0")
+    assert {name: x for name, x in found.items() if name.startswith("a/")} == alike
+    assert all(files(tmp_path / "seed_1")[name] != x for name, x in alike.items() if "mean" in name)
+    assert not (tmp_path / "seeds.csv").exists()
+
+
+def test_chains_begin_at_earlier_results(whole):
+    settings = dataclasses.replace(SETTINGS, init_from=str(whole.output), pick=7, vary=1.0)
+    found, failures = pulse_jax.upsampling.run.read_pictures(
+        [whole.folder / "in" / "a.png"],
+        settings,
+        (generator := linear()[0]),
+        whole.results.pictures[0].networks,
+        settings.degradation(),
+    )
+    assert not failures
+    start = make_draw(generator, settings)
+    density = draws.build(generator, settings.degradation()(8), settings)
+    begun = draws.Chains(found["a"], settings, density, linear()[1], start)
+    earlier = whole.results.pictures[0].latents()["style"][6]
+    styles = np.asarray(begun.positions[0]["style"])
+    assert styles.shape == (6, 2, 8) and len(np.unique(styles[:, 0, 0])) == 6
+    cosines = np.sum(styles * earlier, -1) / np.linalg.norm(earlier, axis=-1) ** 2
+    np.testing.assert_allclose(cosines, np.cos(np.radians(1)), atol=1e-5)
+
+
+def test_the_page_shows_maps_and_draws(whole):
+    page = (whole.output / "index.html").read_text(encoding="utf-8")
+    names = re.findall(r'<button data-name="([^"]+)" data-file="([^"]+)"', page)
+    assert names[:5] == [
+        *((name, f"{name}.png") for name in ("mean", "q05", "q50", "q95")),
+        ("draw 1", "hr_01.png"),
+    ]
+    assert len(names) == 4 + 30 + 1  # and the bicubic enlargement
+    figures = whole.results.pictures[0].rows[1]
+    told = f"R-hat {figures['rhat']:.2f}, ESS {figures['ess']:.0f}"
+    (summary_line, _) = summary(whole.results, whole.output)
+    assert told in page and summary_line.endswith(told if figures["status"] == "met" else "draws")
+    deviation = base64.b64encode((whole.output / "a" / "std.png").read_bytes()).decode()
+    assert f'<img alt="deviation" loading="lazy" src="data:image/png;base64,{deviation}">' in page
+    for term in re.findall(r'popovertarget="([^"]+)"', page):
+        assert page.count(f'<div popover id="{term}">') == 1, term
+
+
 def test_chains_that_have_not_met_are_told(run, tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png")
     flags = "--noise=0.01", "--chains=3", "--draws=4", "--steps=2"
@@ -212,11 +268,11 @@ def test_without_blackjax(run, capsys, monkeypatch):
 
 
 def test_thinning():
-    for chains, number in ((8, 200), (6, 100), (3, 4), (64, 10)):
-        settings = pulse_jax.Settings(noise=0.1, restarts=chains, draws=number)
+    for count, number in ((8, 200), (6, 100), (3, 4), (64, 10)):
+        settings = pulse_jax.Settings(noise=0.1, restarts=count, draws=number)
         shown = [i for i in range(number) if (number - 1 - i) % settings.thinning == 0]
-        assert settings.results == chains * len(shown)
-        assert settings.results <= 32 + chains
+        assert settings.results == count * len(shown)
+        assert settings.results <= 32 + count
         stride = draws.image_stride(settings, 1024**2)
         assert settings.thinning % stride == 0
     large = pulse_jax.Settings(noise=0.1, draws=1000)

@@ -56,9 +56,10 @@ class Results:
     """What `upsample` returns.
 
     `pictures` has each picture for each seed, with `rows` (restart → what results.csv says of it),
-    `images()`, `latents()` and `error`. `failures` has a line for each picture that could not be
-    read and each file that could not be written. `settings` include the seeds that were drawn.
-    `stopped` says why the run ended before all was done, or nothing. The same call does the rest.
+    `images()`, `latents()`, a posterior's `maps()`, and `error`. `failures` has a line for each
+    picture that could not be read and each file that could not be written. `settings` include the
+    seeds that were drawn. `stopped` says why the run ended before all was done, or nothing. The
+    same call does the rest.
     """
 
     pictures: tuple[Picture, ...]
