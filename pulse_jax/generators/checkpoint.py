@@ -29,8 +29,10 @@ from pulse_jax.generators.diffusion.autoencoders import (
     DepthToSpace,
     VQModel,
 )
+from pulse_jax.generators.diffusion.edm import EDMPrecond
 from pulse_jax.generators.diffusion.solvers import (
     ConsistencySchedule,
+    EDMSchedule,
     FlowSchedule,
     NoiseSchedule,
 )
@@ -52,9 +54,11 @@ ARCHITECTURES: dict[str, type[Any]] = {
     "discriminator": Discriminator,
     "diffusion": DiffusionModel,
     "unet2d": UNet2DModel,
+    "edm": EDMPrecond,
     "noise_schedule": NoiseSchedule,
     "consistency_schedule": ConsistencySchedule,
     "flow_schedule": FlowSchedule,
+    "edm_schedule": EDMSchedule,
     "vq_decoder": VQModel,
     "kl_decoder": AutoencoderKL,
     "tiny_decoder": AutoencoderTiny,

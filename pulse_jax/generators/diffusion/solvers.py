@@ -8,6 +8,7 @@ each is computed anew for the gradient, so memory grows with one network, not wi
 """
 
 import dataclasses
+import math
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -126,7 +127,26 @@ class FlowSchedule:
     usual: ClassVar[str] = "flow:8"
 
 
-Schedule: TypeAlias = NoiseSchedule | ConsistencySchedule | FlowSchedule
+@dataclass(frozen=True)
+class EDMSchedule:
+    """The network is the denoiser D(x, σ) of x = x_0 + σ n: the mean of x_0, at any σ.
+
+    Karras et al., arXiv 2206.00364. A student of such a network in one step goes with it too.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    usual: ClassVar[str] = "heun:9"
+
+    def sigmas(self, steps: int) -> Float[np.ndarray, "{steps}"]:
+        """So many levels, from the highest to the lowest: equation 5."""
+        high, low = (s ** (1 / self.rho) for s in (self.sigma_max, self.sigma_min))
+        return (high + np.linspace(0, 1, steps) * (low - high)) ** self.rho
+
+
+Schedule: TypeAlias = NoiseSchedule | ConsistencySchedule | FlowSchedule | EDMSchedule
 
 # --- Solvers. ---
 
@@ -298,6 +318,60 @@ class Flow(_Stepwise):
 
 
 @dataclass(frozen=True)
+class Heun(_Stepwise):
+    """So many steps of dx/dσ = (x − D(x, σ)) / σ, from noise at σ = 80 to the image at 0.
+
+    Each step is Heun's, of second order, but for the last, which is Euler's. Algorithm 1 of Karras
+    et al., arXiv 2206.00364. With one step, the image is D(80 z, 80).
+    """
+
+    schedule: ClassVar[type[Any]] = EDMSchedule
+    noises: ClassVar[int] = 1
+
+    def check(self, schedule: Any) -> None:
+        """Any schedule does."""
+
+    def __call__(self, network: Network, noises: Sequence[Array], schedule: EDMSchedule) -> Images:
+        levels = schedule.sigmas(self.steps)
+        # Twice at each level but the first: to correct the step towards it, and to begin the next.
+        sigmas, corrects = np.repeat(levels, 2)[1:], np.arange(2 * self.steps - 1) % 2
+        changes = np.repeat(np.diff(levels, append=0.0), 2)[:-1]
+
+        def step(
+            state: tuple[Array, Array, Array], constants: tuple[Array, ...]
+        ) -> tuple[Array, Array, Array]:
+            x, start, slope = state  # where it is, where the step began, and its slope there
+            sigma, change, correct = constants
+            here = (x - network(x, sigma)) / sigma
+            start = jnp.where(correct > 0, start, x)
+            mean = jnp.where(correct > 0, (slope + here) / 2, here)
+            return start + change * mean, start, here
+
+        x = schedule.sigma_max * noises[0]
+        return _iterate(step, (x, x, x), sigmas, changes, corrects)[0]
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """The image D(σ z, σ) of a denoiser, or of a student that was trained to compute it so."""
+
+    sigma: float
+
+    schedule: ClassVar[type[Any]] = EDMSchedule
+    noises: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(f"the noise level must be above 0 and finite, not {self.sigma}")
+
+    def check(self, schedule: Any) -> None:
+        """Any schedule does."""
+
+    def __call__(self, network: Network, noises: Sequence[Array], schedule: EDMSchedule) -> Images:
+        return network(self.sigma * noises[0], jnp.asarray(self.sigma, noises[0].dtype))
+
+
+@dataclass(frozen=True)
 class LinearJacobian:
     """A solver whose networks are held constant in the gradient, which is an approximation.
 
@@ -334,22 +408,30 @@ def clip(x: Float[Array, "*shape"], limit: float) -> Float[Array, "*shape"]:
     return jnp.where(jnp.abs(x) <= limit, x, limit * jnp.sign(lax.stop_gradient(x)))
 
 
-def _iterate(step: Callable[[Array, tuple[Array, ...]], Array], x: Array, *constants: Any) -> Array:
+def _iterate(step: Callable[[Any, tuple[Array, ...]], Any], x: Any, *constants: Any) -> Any:
     """Apply `step` to x once for each row of the constants."""
 
-    def body(x: Array, row: tuple[Array, ...]) -> tuple[Array, None]:
+    def body(x: Any, row: tuple[Array, ...]) -> tuple[Any, None]:
         return step(x, row), None
 
-    rows = tuple(jnp.asarray(c, x.dtype) for c in constants)
+    kind = jax.tree.leaves(x)[0].dtype
+    rows = tuple(jnp.asarray(c, kind) for c in constants)
     return lax.scan(jax.checkpoint(body, prevent_cse=False), x, rows)[0]
 
 
-SOLVERS: dict[str, type[Any]] = {"ddim": DDIM, "consistency": Consistency, "flow": Flow}
+SOLVERS: dict[str, type[Any]] = {
+    "ddim": DDIM,
+    "consistency": Consistency,
+    "flow": Flow,
+    "heun": Heun,
+    "one_step": OneStep,
+}
 LINEAR = "linear"
 
 
 def parse(text: str) -> Solver:
-    """The solver that a text names: ddim:10, ddim:3:leading, consistency:2, flow:8.
+    """The solver that a text names: ddim:10, ddim:3:leading, consistency:2, flow:8, heun:9,
+    one_step:2.5.
 
     With :linear at the end, its gradient is that of `LinearJacobian`. Raises ValueError for a text
     of another form.

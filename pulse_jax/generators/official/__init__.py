@@ -11,6 +11,7 @@ from pulse_jax.files import one_line
 from pulse_jax.generators.diffusion import DiffusionModel
 from pulse_jax.generators.official.ada import from_ada
 from pulse_jax.generators.official.diffusers import from_diffusers, is_diffusers
+from pulse_jax.generators.official.edm import from_edm
 from pulse_jax.generators.official.parameters import (
     checked,
     persistent_modules,
@@ -32,9 +33,9 @@ def read_network(path: str | Path) -> tuple[StyleNetwork | DiffusionModel, dict[
 
     The content tells which program wrote the file. It may be a folder of diffusers, or a file in
     one (see `from_diffusers`). Other files are those of StyleGAN, StyleGAN 2 or its ADA in
-    TensorFlow, stylegan2-ada-pytorch, stylegan3, or rosinality's stylegan2-pytorch. If the file
-    holds several networks, the generator's moving average is read. PULSE's synthesis.pt may have
-    any name, and mapping.pt and gaussian_fit.pt are read from the same folder.
+    TensorFlow, stylegan2-ada-pytorch, stylegan3, rosinality's stylegan2-pytorch, or EDM. If the
+    file holds several networks, the generator's moving average is read. PULSE's synthesis.pt may
+    have any name, and mapping.pt and gaussian_fit.pt are read from the same folder.
 
     A StyleGAN's parameters are float32 arrays in "mapping" and "synthesis". If the file has them,
     there are also "latent_average" (d,), the mean of the style vectors, for
@@ -58,6 +59,8 @@ def read_network(path: str | Path) -> tuple[StyleNetwork | DiffusionModel, dict[
         if pulse:
             return from_pulse(tree, **pulse)
         module, params = _convert(tree)
+        if isinstance(module, DiffusionModel):
+            return module, params
         return module, checked(module, params)
     except Exception as error:  # a tree of another make may fail anywhere
         reason = one_line(error)[:300]
@@ -66,13 +69,13 @@ def read_network(path: str | Path) -> tuple[StyleNetwork | DiffusionModel, dict[
         raise ValueError(f"{path}: {reason}") from error
 
 
-def _convert(tree: Any) -> tuple[StyleNetwork, dict[str, Any]]:
+def _convert(tree: Any) -> tuple[StyleNetwork | DiffusionModel, dict[str, Any]]:
     match tree:
         case (_, _, Instance(name="dnnlib.tflib.network.Network") as network):
             return from_tensorflow(network)
         case Instance(name="dnnlib.tflib.network.Network"):
             return from_tensorflow(tree)
-        case {"G_ema": Instance() as root} | (Instance() as root):
+        case {"G_ema": Instance() as root} | {"ema": Instance() as root} | (Instance() as root):
             return _from_module(root)
         case {"g_ema": Instance() as root}:
             return _from_module(root, tree.get("latent_avg"))
@@ -83,13 +86,17 @@ def _convert(tree: Any) -> tuple[StyleNetwork, dict[str, Any]]:
     raise ValueError(f"holds no generator, but {_content(tree)}")
 
 
-def _from_module(root: Instance, average: Any = None) -> tuple[StyleNetwork, dict[str, Any]]:
+def _from_module(
+    root: Instance, average: Any = None
+) -> tuple[StyleNetwork | DiffusionModel, dict[str, Any]]:
     """The generator that was pickled as a PyTorch module. Its parts tell which program it is of."""
     modules = persistent_modules(root) if "_modules" in root.state else {}
     if "synthesis.input" in modules:
         return from_stylegan3(root)
     if "synthesis" in modules:
         return from_ada(root)
+    if "model.enc" in modules:
+        return from_edm(root)
     if "convs" in modules:
         return from_rosinality(persistent_state(modules), average)
     raise ValueError(f"holds no generator, but a {root.name!r}")

@@ -137,7 +137,7 @@ def _read_module(
         if kind not in classes:
             raise ValueError(f"describes a {kind!r:.60}, not a {' or '.join(classes)}")
         expect(config, _STANDARD[kind])
-        module: Any = classes[kind](**_fields(classes[kind], config))
+        module: Any = classes[kind](**fields(classes[kind], config))
     except Exception as error:
         raise _told(path, error) from error
     try:
@@ -152,7 +152,7 @@ def _read_module(
             x = jax.ShapeDtypeStruct((1, *module.noise_shape), kind)
             labels = (jax.ShapeDtypeStruct((1,), np.int32),) if module.classes else ()
             inputs = (x, jax.ShapeDtypeStruct((), kind), *labels)
-        return module, _params(module, arrays, *inputs)
+        return module, named_params(module, arrays, *inputs)
     except Exception as error:
         raise _told(weights, error) from error
 
@@ -178,7 +178,7 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _fields(kind: type, config: dict[str, Any]) -> dict[str, Any]:
+def fields(kind: type, config: dict[str, Any]) -> dict[str, Any]:
     """The settings that are fields of a class. Raises ValueError for one of another type."""
     hints, values = typing.get_type_hints(kind), {}
     for field in dataclasses.fields(kind):
@@ -229,7 +229,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _params(module: nn.Module, arrays: dict[str, np.ndarray], *inputs: Any) -> dict[str, Any]:
+def named_params(module: nn.Module, arrays: dict[str, np.ndarray], *inputs: Any) -> dict[str, Any]:
     """The parameters of a module in float32, if the tensors have its names and shapes.
 
     Names are the same but for separators, and `weight` at their end. An autoencoder's encoder is
@@ -275,7 +275,7 @@ def _schedule(root: Path) -> Schedule | None:
         for pattern, (schedule, standard) in _SCHEDULES.items():
             if type(kind) is str and re.fullmatch(pattern, kind):
                 expect(config, standard)
-                return schedule(**_fields(schedule, config))
+                return schedule(**fields(schedule, config))
         raise ValueError(f"networks for a {kind!r:.60} have no solver here")
     except Exception as error:
         raise _told(path, error) from error

@@ -20,11 +20,14 @@ Network = TypeVar("Network", bound=StyleNetwork)
 class Entries:
     """A file's arrays by name. Each can be taken once. Errors name the `program` that wrote them.
 
+    If `shared`, small arrays can have several names, up to 16 MB in all.
+
     Raises ValueError for more entries, or longer names, than networks have.
     """
 
-    def __init__(self, program: str, arrays: dict[Any, Any]) -> None:
+    def __init__(self, program: str, arrays: dict[Any, Any], shared: bool = False) -> None:
         self.program, self.arrays = program, dict(arrays)
+        self.spare = 2**24 if shared else 0  # bytes
         self.taken: dict[int, tuple[str, np.ndarray]] = {}
         if len(arrays) > 1000:
             raise ValueError(f"{program}'s networks have fewer entries than {len(arrays)}")
@@ -43,7 +46,9 @@ class Entries:
             raise ValueError(f"{what} is missing, or no tensor with {ndim} axes")
         if not all(0 < size <= 4096 for size in value.shape):
             raise ValueError(f"{what} has shape {value.shape}, which no network has")
-        if id(value) in self.taken:
+        again = id(value) in self.taken
+        self.spare -= value.nbytes if again else 0
+        if again and self.spare < 0:
             raise ValueError(f"{what} is the same array as {self.taken[id(value)][0]!r}")
         self.taken[id(value)] = name, value  # kept, so that no other array gets its id
         return value
