@@ -63,6 +63,7 @@ class Picture:
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)  # by restart
     kept: dict[int, tuple[np.ndarray, dict[str, np.ndarray]]] = field(default_factory=dict)
     kept_maps: dict[str, Float[np.ndarray, "r r c"]] = field(default_factory=dict)
+    unlike: str = ""  # how it is unlike what the generator makes, if it is
     error: str = ""  # why its results can't be saved
 
     @property

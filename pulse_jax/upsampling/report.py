@@ -208,8 +208,8 @@ def text(value: Any) -> str:
     return escape(one_line(value))
 
 
-def paragraph(told: str) -> str:
-    return f'<p class="wide faint">{text(told)}</p>'
+def paragraph(told: str, kind: str = "faint") -> str:
+    return f'<p class="wide {kind}">{text(told)}</p>'
 
 
 def converged(rows: Sequence[Row], total: int) -> Iterator[str]:
@@ -277,6 +277,7 @@ def section(
         intro=kind.intro,
         figures=figures,
         prepared=paragraph(f"The picture was {picture.prepared}.") if picture.prepared else "",
+        unlike=paragraph(f"This picture is {picture.unlike}.", "missed") if picture.unlike else "",
         gain=f"{1 / max(np.quantile(colour, 0.99), 1 / 255):.3g}",
         stretch=STRETCH if dark else "",
         input=source(folder / "input.png"),

@@ -33,7 +33,7 @@ from pulse_jax.posterior import Posterior
 from pulse_jax.progress import Course, Progress
 from pulse_jax.search import Search, SearchState
 from pulse_jax.types import Params
-from pulse_jax.upsampling import by_seed, configuration, draws, report, results
+from pulse_jax.upsampling import by_seed, configuration, draws, familiarity, report, results
 from pulse_jax.upsampling.pictures import (
     Picture,
     Source,
@@ -56,10 +56,11 @@ class Results:
     """What `upsample` returns.
 
     `pictures` has each picture for each seed, with `rows` (restart → what results.csv says of it),
-    `images()`, `latents()`, a posterior's `maps()`, and `error`. `failures` has a line for each
-    picture that could not be read and each file that could not be written. `settings` include the
-    seeds that were drawn. `stopped` says why the run ended before all was done, or nothing. The
-    same call does the rest.
+    `images()`, `latents()`, a posterior's `maps()`, `error`, and `unlike`, which says how it is
+    unlike what the generator makes, if it is. One that was cut out also has `put_back(image)`.
+    `failures` has a line for each picture that could not be read and each file that could not be
+    written. `settings` include the seeds that were drawn. `stopped` says why the run ended before
+    all was done, or nothing. The same call does the rest.
     """
 
     pictures: tuple[Picture, ...]
@@ -437,6 +438,8 @@ def _carry_out(
             log.warning(f"{told_of}, since the loss or its gradient wasn't finite")
         if not (run.is_complete(picture) or stopped):  # the process that failed has told why
             picture.error = picture.error or f"{picture.folder}: not all restarts are saved"
+    if first:
+        _compare(run)
     failures += [picture.error for picture in pictures if picture.error]
     if first and run.output is not None:
         failures += _conclude(run, run.output, failures, timings)
@@ -548,6 +551,23 @@ def _finish(run: Run, picture: Picture, stopped: bool) -> None:
         save(picture, results.finish, run.generator.resolution, run.settings.eps)
     elif stopped and picture.rows and picture.folder is not None:
         save(picture, results.overview, run.generator.resolution, run.settings.eps)
+
+
+def _compare(run: Run) -> None:
+    """Tell which pictures are unlike those that the generator makes, if that is known of them."""
+    settings, own = run.settings, familiarity.read(run.settings)
+    done = [p for p in run.pictures if str(p.side) in own and run.is_complete(p) and not p.error]
+    if not done:
+        return
+    score = familiarity.make_score(settings.generator)
+
+    def compare(picture: Picture) -> None:
+        picture.unlike = familiarity.difference(picture, settings, own, score)
+        if picture.unlike:
+            log.warning(one_line(f"{picture.name} is {picture.unlike}"))
+
+    for picture in done:
+        save(picture, compare)
 
 
 def _conclude(

@@ -1,0 +1,97 @@
+"""Whether a picture is like those that its generator makes.
+
+For pictures of a generator's own, searches have been made once, and `own_pictures.json` beside its
+weights says what they came to. A picture is unlike what the generator knows if its own search comes
+to something else: if its restarts end farther from it, or if the discriminator, which has learnt
+what the generator's images look like, takes their images for less real.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from pulse_jax.files import expanded
+from pulse_jax.generators.checkpoint import bundled, load_discriminator
+from pulse_jax.plug_in import is_plug_in
+from pulse_jax.types import AnyArray
+from pulse_jax.upsampling.pictures import Picture
+from pulse_jax.upsampling.settings import Settings
+
+FILE = "own_pictures.json"
+DEVIATIONS = 3  # from the mean of the own pictures' scores
+
+Score = Callable[[Float[AnyArray, "side side c"]], float]
+
+
+class Figures(NamedTuple):
+    """What the restarts of one picture have come to."""
+
+    l2: float  # the median, of images as saved
+    score: float  # the mean of the discriminator's, of images that are finite
+
+
+def measure(picture: Picture, score: Score) -> Figures:
+    """The figures of a picture. NaN is one without an image."""
+    scores = [score(image) for image in picture.images().values()]
+    l2 = float(np.median([row["l2_saved"] for row in picture.rows.values()]))
+    return Figures(l2, float(np.mean(scores)) if scores else math.nan)
+
+
+def make_score(generator: str) -> Score:
+    """The discriminator's score of one image, in a batch of its own. Raises ValueError."""
+    discriminator, params = load_discriminator(generator)
+    score = jax.jit(lambda params, image: discriminator(params, image[None])[0])
+    return lambda image: float(score(params, np.asarray(image, np.float32)))
+
+
+def summarise(figures: Sequence[Figures]) -> dict[str, float]:
+    """What is kept of the own pictures of one size."""
+    scores = [one.score for one in figures]
+    return {
+        "pictures": len(figures),
+        "largest l2": max(one.l2 for one in figures),
+        "mean score": float(np.mean(scores)),
+        "deviation of scores": float(np.std(scores, ddof=1)),
+    }
+
+
+def read(settings: Settings) -> dict[str, Any]:
+    """The own pictures' figures by their side, or {} if there are none for such a search.
+
+    They are of searches with the settings' defaults.
+    """
+    usual = Settings()
+    if is_plug_in(settings.generator) or settings.operator != usual.operator:
+        return {}
+    path = bundled().get(settings.generator, expanded(settings.generator)) / FILE
+    return json.loads(path.read_bytes()) if path.is_file() else {}
+
+
+def difference(picture: Picture, settings: Settings, own: dict[str, Any], score: Score) -> str:
+    """How a picture is unlike those of the generator's own, in words, or nothing.
+
+    An l2 counts if it is above eps, and if the search had as many steps as those of the own
+    pictures. A score counts if it is three standard deviations below their mean.
+    """
+    known = own.get(str(picture.side))
+    if known is None:
+        return ""
+    found, reasons = measure(picture, score), []
+    searched = settings.noise is None and settings.steps >= Settings().steps
+    if searched and found.l2 > max(settings.eps, known["largest l2"]):
+        reasons.append(
+            f"half of its restarts end above an l2 of {found.l2:.2g}, and for {known['pictures']} "
+            f"pictures of the generator's own that is at most {known['largest l2']:.2g}"
+        )
+    mean, deviation = known["mean score"], known["deviation of scores"]
+    if found.score < mean - DEVIATIONS * deviation:
+        reasons.append(
+            f"the discriminator gives its results {found.score:.1f}, and those of the generator's "
+            f"own pictures {mean:.1f} ± {deviation:.1f}"
+        )
+    return f"unlike what {settings.generator} knows: {'; '.join(reasons)}" if reasons else ""

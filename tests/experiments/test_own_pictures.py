@@ -1,0 +1,26 @@
+"""Own pictures: what their searches come to is kept beside the weights, size by size."""
+
+import json
+import shutil
+
+import pytest
+from experiment_helpers import run_experiment
+
+from pulse_jax.generators import checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+def test_figures_are_kept_for_each_side(tmp_path):
+    shutil.copytree(checkpoint.find("faces64"), tmp_path / "faces")
+    (tmp_path / "faces" / "own_pictures.json").write_text('{"16": {"pictures": 3}}')
+    flags = "--generator=faces", "--pictures=2", "--sides=8"
+    result = run_experiment("own_pictures", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "faces" / "own_pictures.json").read_text())
+    assert found["16"] == {"pictures": 3} and found["8"]["pictures"] == 2
+    assert found["8"]["largest l2"] < 2e-3 and -5 < found["8"]["mean score"] < 0
+    result = run_experiment("own_pictures", "--generator=faces", "--sides=7", cwd=tmp_path)
+    assert (
+        result.returncode == 1 and "--sides=7 does not divide the generator's 64" in result.stderr
+    )

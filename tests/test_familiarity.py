@@ -1,0 +1,79 @@
+"""A picture that is unlike those of the generator's own is told as such."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from command_helpers import write_picture
+
+import pulse_jax
+from pulse_jax.upsampling import familiarity, run
+from pulse_jax.upsampling.pictures import Picture
+from pulse_jax.upsampling.settings import RECIPES, Settings
+
+OWN = {
+    "4": {"pictures": 9, "largest l2": 9e-4, "mean score": -3.0, "deviation of scores": 0.2},
+}
+
+
+def picture_with(l2s, score=-3.0, side=4):
+    """A picture whose restarts have these l2, and whose images the score below gives `score`."""
+    target, image = np.zeros((side, side, 3), np.float32), np.full((8, 8, 3), score, np.float32)
+    picture = Picture("a.png", target, 1.0, "")
+    picture.rows = {i: {"l2_saved": l2} for i, l2 in enumerate(l2s, 1)}
+    picture.kept = {i: (image, {}) for i, l2 in enumerate(l2s, 1) if np.isfinite(l2)}
+    return picture
+
+
+def score(image):
+    return float(image.mean())
+
+
+@pytest.mark.parametrize(
+    ("picture", "settings", "told"),
+    [
+        (picture_with([1e-3, 8e-4, 9e-4]), {}, ""),
+        (picture_with([1e-3, 2e-3, 3e-3]), {}, "end above an l2 of 0.002, and for 9 pictures"),
+        (picture_with([1e-3, 2e-3, 3e-3]), {"eps": 2e-3}, ""),  # which ends searches earlier
+        (picture_with([1e-3, 2e-3, 3e-3]), {"steps": 50}, ""),
+        (picture_with([1e-3, 2e-3, 3e-3], side=2), {}, ""),  # of no known size
+        (picture_with([1e-3], score=-3.5), {}, ""),
+        (picture_with([1e-3], score=-3.7), {}, "results -3.7, and those of the generator's own"),
+        (picture_with([np.nan, np.nan]), {}, ""),  # which is told already
+    ],
+)
+def test_a_picture_is_compared_with_the_generators_own(picture, settings, told):
+    found = familiarity.difference(picture, Settings(**settings), OWN, score)
+    assert told in found and bool(told) == bool(found)
+    assert not found or found.startswith("unlike what faces64 knows: ")
+
+
+def test_only_figures_of_such_searches_are_compared_with():
+    assert familiarity.read(Settings())["8"]["pictures"] >= 8
+    assert familiarity.read(Settings(operator="area")) == {}
+    assert familiarity.read(Settings(generator="experiment_helpers:linear")) == {}
+
+
+def test_own_pictures_are_summarised():
+    figures = [familiarity.Figures(1e-3, -1.0), familiarity.Figures(8e-4, -3.0)]
+    assert familiarity.summarise(figures) == {
+        "pictures": 2,
+        "largest l2": 1e-3,
+        "mean score": -2.0,
+        "deviation of scores": pytest.approx(2**0.5),
+    }
+
+
+def test_the_command_and_the_page_say_so(tmp_path, monkeypatch, caplog):
+    write_picture(tmp_path / "in" / "a.png")
+    monkeypatch.setattr(run.familiarity, "read", lambda settings: OWN)
+    monkeypatch.setattr(run.familiarity, "make_score", lambda generator: lambda image: -9.0)
+    settings = dataclasses.replace(
+        RECIPES["original"], generator="experiment_helpers:linear", steps=1, restarts=2
+    )
+    results = pulse_jax.upsample(tmp_path / "in", tmp_path / "out", settings)
+    told = "unlike what experiment_helpers:linear knows: the discriminator gives its results -9.0"
+    assert told in results.pictures[0].unlike
+    assert f"a.png is {told}" in caplog.text
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert f'<p class="wide missed">This picture is {told}' in page
