@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import re
 import sys
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -17,6 +18,8 @@ from experiment_helpers import linear
 
 import pulse_jax
 from pulse_jax import chains, images, operators
+from pulse_jax.generators import checkpoint
+from pulse_jax.generators.reader import Reader
 from pulse_jax.upsampling import draws, maps
 from pulse_jax.upsampling.pictures import MAPS
 from pulse_jax.upsampling.restarts import make_draw
@@ -285,3 +288,30 @@ def test_a_deviation_has_a_scale_that_ends_in_a_round_number():
         [1, 0.02, 0.05, 0.1, 1]
     )
     np.testing.assert_array_equal(maps.coloured(np.array([[0.0, 1.0]]))[0], maps.COLOURS[[0, -1]])
+
+
+def test_attributes_are_counted_and_judged(tmp_path, monkeypatch):
+    """Where a reader comes with the generator, of all draws; the page tells what is left open."""
+    reader = Reader((("tone", 1), ("dark_side", ("left", "right", "both"))))
+    weights = reader.init(jax.random.key(3), jnp.zeros((1, 32, 32, 3)))["params"]
+    monkeypatch.setattr(checkpoint, "load_reader", lambda name: (reader, weights))
+    write_picture(tmp_path / "a.png", seed=1)
+    settings = replace(SETTINGS, draws=5, steps=4)
+    results = pulse_jax.upsample(tmp_path / "a.png", tmp_path / "out", settings)
+    (picture,) = results.pictures
+    images = np.stack(list(picture.images().values()))
+    assert len(images) == 30  # all draws
+    read = np.asarray(reader.apply({"params": weights}, images))
+    expected = np.bincount(read[:, 1:].argmax(1), minlength=3) / 30
+    assert picture.shares() == {
+        "dark_side": pytest.approx(dict(zip(("left", "right", "both"), expected, strict=True)))
+    }
+    names = [row["statistic"] for row in table(tmp_path / "out" / "a" / "diagnostics.csv")]
+    assert names[21:] == ["tone", "dark_side: left", "dark_side: right", "dark_side: both"]
+    page = (tmp_path / "out" / "index.html").read_text()
+    best = ("left", "right", "both")[expected.argmax()]
+    agreed = expected.max() >= 0.95
+    told = f"determine: dark side ({best} in {expected.max():.0%} of draws)"
+    assert ("All draws agree." if agreed else told) in page
+    (alone,) = pulse_jax.upsample(tmp_path / "a.png", None, settings).pictures
+    assert alone.shares() == picture.shares()

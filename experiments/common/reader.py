@@ -11,7 +11,6 @@ for which nothing has to be downloaded.
 from functools import partial
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from common.faces import KINDS, RANGES, Attributes, face
 from pulse_jax.files import npz, write
+from pulse_jax.generators.reader import SIDE, Features, Reader
 
 # Their ranges are full turns.
 CIRCULAR = "clothing_hue", "background_hue", "background_angle"
@@ -27,7 +27,12 @@ CIRCULAR = "clothing_hue", "background_hue", "background_angle"
 SIZES = {name: 2 if name in CIRCULAR else 1 for name in Attributes._fields}
 SIZES |= {name: len(set(kinds)) for name, kinds in KINDS.items()}
 BATCH = 32  # faces that `batches` draws
-SIDE = 64  # larger images are shrunk to it
+
+
+def network():
+    """A reader of the attributes of drawn faces."""
+    kinds = {name: tuple(dict.fromkeys(kinds)) for name, kinds in KINDS.items()}
+    return Reader(tuple((name, kinds.get(name, size)) for name, size in SIZES.items()))
 
 
 def encode(attributes):
@@ -54,45 +59,6 @@ def by_attribute(coordinates):
     return dict(zip(SIZES, np.split(coordinates, ends, axis=-1), strict=True))
 
 
-class Features(nn.Module):
-    """Images (N, R, R, 3) in [0, 1] → (N, 256).
-
-    Its convolutions are of patches that don't overlap, so they are matrix products, which two cores
-    do fast.
-    """
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.relu(nn.Dense(96)(patches(shrunk(x) - 0.5, 4)))
-        while x.shape[1] > 4:
-            x = nn.relu(nn.Dense(192)(patches(x, 2)))
-        return nn.relu(nn.Dense(256)(x.reshape(len(x), -1)))
-
-
-class Reader(nn.Module):
-    """Images (N, R, R, 3) in [0, 1] → coordinates of their attributes."""
-
-    coordinates: int
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(self.coordinates)(Features(name="features")(x))
-
-
-def shrunk(x):
-    """Images averaged to `SIDE`, a divisor of their side. Smaller ones stay as they are."""
-    count, side = x.shape[:2]
-    factor = max(1, side // SIDE)
-    return x.reshape(count, side // factor, factor, side // factor, factor, 3).mean(axis=(2, 4))
-
-
-def patches(x, side):
-    """(N, h, w, C) → (N, h / side, w / side, side² C)."""
-    count, height, width, _ = x.shape
-    x = x.reshape(count, height // side, side, width // side, side, -1).swapaxes(2, 3)
-    return x.reshape(*x.shape[:3], -1)
-
-
 def batches(resolution):
     """A `draw(key, i)` of `BATCH` faces. It takes long to compile, so make one for all uses.
 
@@ -110,7 +76,7 @@ def batches(resolution):
 
 def train(draw, key, steps):
     """A reader's flat parameters, by least squares on a batch of `draw` in each step."""
-    reader = Reader(sum(SIZES.values()))
+    reader = network()
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
 
     @jax.jit
@@ -151,15 +117,23 @@ def stored(path, draw, key, steps):
     return weights
 
 
+def compact(weights):
+    """The parameters to be stored beside a generator's: kernels in bfloat16, half as large."""
+    flat = {
+        name: leaf.astype(jnp.bfloat16) if name.endswith("kernel") else leaf
+        for name, leaf in weights.items()
+    }
+    return unflatten_dict(flat, sep="/")["params"]
+
+
 @partial(jax.jit, static_argnums=0)
-def _apply(network, weights, batch):
-    return network.apply(weights, batch)
+def _apply(module, weights, batch):
+    return module.apply(weights, batch)
 
 
 def read_images(weights, batch):
     """The coordinates that are read off images in [0, 1]: (N, D)."""
-    reader = Reader(sum(SIZES.values()))
-    return np.asarray(_apply(reader, unflatten_dict(weights, sep="/"), batch))
+    return np.asarray(_apply(network(), unflatten_dict(weights, sep="/"), batch))
 
 
 def features(weights, batch):
@@ -175,11 +149,11 @@ def perceptual_distance(weights, x, y):
     mean absolute value. Earlier layers tell where each hair lies. (The idea is from Johnson et al.,
     "Perceptual losses for real-time style transfer and super-resolution", ECCV 2016.)
     """
-    network, params = Reader(sum(SIZES.values())), unflatten_dict(weights, sep="/")
+    whole, params = network(), unflatten_dict(weights, sep="/")
 
     def seen(batch):
         hear = {"capture_intermediates": lambda module, _: isinstance(module, Features)}
-        read, found = network.apply(params, batch, **hear)
+        read, found = whole.apply(params, batch, **hear)
         return read, found["intermediates"]["features"]["__call__"][0]
 
     pairs = zip(seen(x), seen(y), strict=True)

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from jax import Array
 from jaxtyping import Float
 from tqdm import tqdm
 
-from pulse_jax.files import expanded, near, one_line, write
+from pulse_jax.files import expanded, near, one_line, read_json, write
 from pulse_jax.generators import Generator, fit_latents, official, published, style_generator
 from pulse_jax.generators.diffusion import DiffusionModel, diffusion_generator
 from pulse_jax.generators.diffusion.autoencoders import (
@@ -39,6 +39,7 @@ from pulse_jax.generators.diffusion.solvers import (
 from pulse_jax.generators.diffusion.unet import UNet2DModel
 from pulse_jax.generators.digests import digest as digest
 from pulse_jax.generators.plug_in import plug_in
+from pulse_jax.generators.reader import Reader
 from pulse_jax.generators.style_network import StyleNetwork
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
@@ -52,6 +53,7 @@ ARCHITECTURES: dict[str, type[Any]] = {
     "stylegan2": StyleGAN2,
     "stylegan3": StyleGAN3,
     "discriminator": Discriminator,
+    "reader": Reader,
     "diffusion": DiffusionModel,
     "unet2d": UNet2DModel,
     "edm": EDMPrecond,
@@ -181,6 +183,21 @@ def load_discriminator(
     return score, params
 
 
+def load_reader(name_or_path: str | Path) -> tuple[Reader, Params] | None:
+    """The reader that comes with a generator, which tells what its images show, if there is one.
+
+    `reader.apply({"params": params}, images)` turns images (n, R, R, 3) in [0, 1] into coordinates.
+    Raises ValueError as `load` does.
+    """
+    if is_plug_in(name_or_path):
+        return None
+    path = find(name_or_path)
+    if not (path / "spec.json").is_file() or "reader" not in read_json(path / "spec.json"):
+        return None
+    module, params = _read(path, "reader")
+    return module, params
+
+
 def find(name_or_path: str | Path) -> Path:
     """The folder or file of a generator, from its name or a path, which may begin with `~`.
 
@@ -213,13 +230,25 @@ def save(folder: str | Path, **networks: tuple[nn.Module | DiffusionModel, Param
 
     Each network's weights go into an Orbax folder. `spec.json` is written last, and holds the
     architectures and the SHA-256 of every file. `load` reads the `generator`. A StyleGAN's
-    parameters include `latent_fit`. `load_discriminator` reads the `discriminator`.
+    parameters include `latent_fit`. `load_discriminator` reads the `discriminator`, and
+    `load_reader` the `reader`.
+    """
+    _save(Path(folder).absolute(), {}, networks)
+
+
+def add(folder: str | Path, **networks: tuple[nn.Module, Params]) -> None:
+    """Write more networks into a folder that `save` has written; the others stay as they are.
+
+    Raises ValueError if there is no such folder.
     """
     folder = Path(folder).absolute()
+    _save(folder, read_json(folder / "spec.json"), networks)
+
+
+def _save(folder: Path, spec: dict[str, Any], networks: Mapping[str, tuple[Any, Params]]) -> None:
     with _checkpointer() as checkpointer:
         for name, (_, params) in networks.items():
             checkpointer.save(folder / name, jax.tree.map(np.asarray, params), force=True)
-    spec = {}
     for name, (module, _) in networks.items():
         (folder / name / "commit_success.txt").unlink(missing_ok=True)  # it tells where we are
         entry = _described(module)
@@ -245,7 +274,7 @@ def _made(entry: Any) -> Any:
     if isinstance(entry, dict):
         fields = {name: _made(value) for name, value in entry.items() if name != "architecture"}
         return ARCHITECTURES[entry["architecture"]](**fields)
-    return tuple(entry) if isinstance(entry, list) else entry  # a tuple is a list in JSON
+    return tuple(map(_made, entry)) if isinstance(entry, list) else entry  # a tuple, in JSON
 
 
 def _checkpointer() -> Any:

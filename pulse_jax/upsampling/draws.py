@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ from pulse_jax import chains, posterior
 from pulse_jax.chains import Warming, WarmUp
 from pulse_jax.files import load_arrays, npz, one_line, write
 from pulse_jax.generators import Generator
+from pulse_jax.generators.reader import Reader
 from pulse_jax.images import save_image
 from pulse_jax.losses import Image, l2
 from pulse_jax.operators import Operator
@@ -65,7 +67,10 @@ def build(generator: Generator, operator: Operator, settings: Settings) -> Poste
 
 
 class Chains:
-    """A picture's chains, and what they have drawn so far. `start`: from `make_draw`."""
+    """A picture's chains, and what they have drawn so far.
+
+    `start`: from `make_draw`. `reader`: what tells which attributes the draws have, if anything.
+    """
 
     def __init__(
         self,
@@ -74,8 +79,13 @@ class Chains:
         density: Posterior,
         params: Params,
         start: Draw,
+        reader: tuple[Reader, Params] | None = None,
     ) -> None:
         self.picture, self.settings, self.density = picture, settings, density
+        self.reader: Reader | None
+        self.reader_params: Params
+        self.reader, self.reader_params = reader or (None, {})
+        self.statistics = [*STATISTICS, *(self.reader.names if self.reader else ())]
         self.inputs = params, jnp.asarray(picture.target)
         generator = density.generator
         self.image_shape = generator.resolution, generator.resolution, generator.channels
@@ -126,7 +136,8 @@ class Chains:
             key = jax.random.fold_in(self.draw_key, self.made)
             state, positions, info = chains.draw(key, sampler, *self.inputs, warming.state, number)
             warming = warming._replace(state=state)
-            self.note(positions, info, measure(self.density, *self.inputs, directions, positions))
+            looked = self.reader, self.reader_params, directions
+            self.note(positions, info, measure(self.density, *self.inputs, *looked, positions))
             if self.made in looks and self.made >= 20:  # each takes a program of its own
                 rhat = f", R-hat {chains.rhat(self.all('statistics')).max():.2f}"
             rate = self.all("acceptance_rate").mean()
@@ -175,6 +186,9 @@ class Chains:
         images = images.reshape(-1, *images.shape[2:])
         found = maps.summarise(images[np.isfinite(images).all((1, 2, 3))])
         picture.kept_maps = found
+        if self.reader:
+            read = statistics[..., len(STATISTICS) :].reshape(-1, len(self.reader.names))
+            picture.kept_shares = self.reader.shares(read)
         degrade, latents = jax.jit(operator.apply), []
         synthesize = jax.jit(self.density.image)  # one at a time, as for a search
         for number, position in enumerate(self.shown(), 1):
@@ -199,9 +213,16 @@ class Chains:
         columns |= figures._asdict()
         table = [
             {"statistic": name} | {column: float(x[i]) for column, x in columns.items()}
-            for i, name in enumerate(STATISTICS)
+            for i, name in enumerate(self.statistics)
         ]
         write(picture.place / "diagnostics.csv", results.as_csv(table))
+        if picture.kept_shares:
+            shares = [
+                {"attribute": name, "kind": kind, "share": share}
+                for name, kinds in picture.kept_shares.items()
+                for kind, share in kinds.items()
+            ]
+            write(picture.place / "attributes.csv", results.as_csv(shares))
         rows = [row for _, row in sorted(picture.rows.items())]
         write(picture.place / "results.csv", results.as_csv(rows))
         results.clear(picture)
@@ -299,15 +320,20 @@ def random_directions(shape: tuple[int, int, int]) -> Float[Array, "k r r c"]:
     return jax.random.normal(jax.random.key(0), (PROJECTIONS, *shape)) / math.prod(shape) ** 0.5
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="reader")
 def measure(
     density: Posterior,
     params: Any,
     target: Image,
+    reader: Reader | None,
+    reader_params: Params,
     directions: Float[Array, "k r r c"],
     positions: Position,
 ) -> dict[str, AnyArray]:
-    """Images of draws (chains, n, ...), and what chains are judged by: see `STATISTICS`."""
+    """Images of draws (chains, n, ...), and what chains are judged by.
+
+    These are `STATISTICS`, and what a reader reads off the images.
+    """
 
     def one(position: Position) -> dict[str, AnyArray]:
         image = density.image(params, position)
@@ -315,6 +341,9 @@ def measure(
         value = density.likelihood.logpdf(lr, target) + density.logprior(position)
         projections = jnp.tensordot(directions, image, 3)
         statistics = jnp.concatenate([value[None], projections])
+        if reader is not None:
+            read: Any = reader.apply({"params": reader_params}, jnp.clip(image, 0, 1)[None])
+            statistics = jnp.concatenate([statistics, read[0]])
         return {"images": image, "l2": l2(lr, target), "statistics": statistics}
 
     return jax.lax.map(jax.vmap(one), positions)

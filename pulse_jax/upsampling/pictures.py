@@ -1,5 +1,6 @@
 """The pictures of a run: how they are read and resized, and what is known of their results."""
 
+import csv
 import dataclasses
 import functools
 import logging
@@ -63,6 +64,7 @@ class Picture:
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)  # by restart
     kept: dict[int, tuple[np.ndarray, dict[str, np.ndarray]]] = field(default_factory=dict)
     kept_maps: dict[str, Float[np.ndarray, "r r c"]] = field(default_factory=dict)
+    kept_shares: dict[str, dict[str, float]] = field(default_factory=dict)
     unlike: str = ""  # how it is unlike what the generator makes, if it is
     error: str = ""  # why its results can't be saved
 
@@ -140,6 +142,16 @@ class Picture:
             return self.kept_maps
         paths = [self.folder / f"{name}.npy" for name in MAPS]
         return {path.stem: np.load(path) for path in paths if path.is_file()}
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """The share of draws with each kind of an attribute; {} where nothing reads attributes."""
+        if self.folder is None or not (path := self.folder / "attributes.csv").is_file():
+            return self.kept_shares
+        found: dict[str, dict[str, float]] = {}
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["attribute"], {})[row["kind"]] = float(row["share"])
+        return found
 
 
 def image_path(folder: Path, restart: int) -> Path:
@@ -422,5 +434,5 @@ def for_seeds(
         folder = output if output is None or len(seeds) == 1 else output / f"seed_{seed}"
         for name, picture in pictures.items():
             own = None if folder is None else folder / name
-            fresh: dict[str, Any] = {"rows": {}, "kept": {}, "kept_maps": {}}
+            fresh: dict[str, Any] = {"rows": {}, "kept": {}, "kept_maps": {}, "kept_shares": {}}
             yield dataclasses.replace(picture, seed=seed, folder=own, **fresh)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pulse_jax.files import counted, one_line, write
+from pulse_jax.generators.reader import undetermined
 from pulse_jax.search import STATUS
 from pulse_jax.upsampling import curves, video
 from pulse_jax.upsampling.pictures import MAPS, Picture
@@ -120,12 +121,14 @@ the <button class="term" popovertarget="quantiles">quantiles</button>, and
         "status": "Chains have met if the largest R-hat is at most 1.05. Otherwise they tell "
         "different things, and the mean, the deviation and the quantiles mean nothing.",
         "R-hat": "R-hat compares chains with each other and with themselves, rank-normalised and "
-        "split. At 1 nothing tells them apart. It is the largest of the log density and of 20 "
-        "random projections of the image.",
+        "split. At 1 nothing tells them apart. It is the largest of the log density, of 20 random "
+        "projections of the image, and of its attributes, if they are read.",
         "ESS": "The effective sample size: so many independent draws would tell as much. It is the "
         "smallest of the same statistics, in the bulk and in the tails.",
         "deviation": "The standard deviation of each pixel over all draws, for values from 0 to 1. "
         "It is that of the generator's images.",
+        "attributes": "What a small network reads off each draw. It knows the drawn faces that the "
+        "generator has learnt from, and errs now and then.",
         "quantiles": "In one of twenty draws, a value is below its quantile q05; in one of twenty, "
         "it is above q95; q50 is the median.",
     },
@@ -266,7 +269,7 @@ def section(
     else:
         rows = [row for _, row in sorted(picture.rows.items())]
         told, maps = verdict(rows[0]), "".join(map_button(folder, name, source) for name in SHOWN)
-        figures = deviation(folder, rows[0], source)
+        figures = deviation(folder, rows[0], source) + attributes(picture.shares())
     films = [folder / film for film in video.NAMES if (folder / film).is_file()]
     colour = picture.target[..., :3]
     dark = np.median(colour) < DARK
@@ -310,6 +313,27 @@ def deviation(folder: Path, row: Row, source: Callable[[Path], str]) -> str:
     caption = f"<figcaption>The {term('deviation')} of each pixel</figcaption>"
     return f"""<p>{status} {figures}</p>
 <figure class="deviation">{image}{caption}</figure>"""
+
+
+def attributes(shares: Mapping[str, Mapping[str, float]]) -> str:
+    """Which attributes the picture leaves open, and the share of draws with each kind."""
+    if not shares:
+        return ""
+    left_open = undetermined(shares)
+    told = f"The picture doesn't determine: {left_open}." if left_open else "All draws agree."
+    rows = "".join(
+        f"<tr><td>{text(name.replace('_', ' '))}</td><td>{kinds_told(kinds)}</td></tr>"
+        for name, kinds in shares.items()
+    )
+    return f"""<p>{text(told)}</p>
+<details><summary>The {term("attributes")} of the draws</summary>
+<table class="attributes"><tbody>{rows}</tbody></table></details>"""
+
+
+def kinds_told(kinds: Mapping[str, float]) -> str:
+    """The kinds that there are and their shares, the most frequent first."""
+    found = sorted(kinds.items(), key=lambda pair: -pair[1])
+    return ", ".join(f"{text(kind)} {share:.0%}" for kind, share in found if share)
 
 
 def map_button(folder: Path, name: str, source: Callable[[Path], str]) -> str:

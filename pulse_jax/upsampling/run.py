@@ -26,6 +26,7 @@ from pulse_jax.generators import Generator, checkpoint, style_generator
 from pulse_jax.generators.diffusion import DiffusionModel, diffusion_generator
 from pulse_jax.generators.digests import network_digest
 from pulse_jax.generators.plug_in import plug_in
+from pulse_jax.generators.reader import Reader
 from pulse_jax.operators import Operator, is_flat, plug_ins
 from pulse_jax.plug_in import attempt as attempt_call
 from pulse_jax.plug_in import is_plug_in, raised_in_callback
@@ -90,6 +91,7 @@ class Run:
     named: Sequence[str] = ()  # the files and folders that the pictures are from
     # By side, in place of searches.
     densities: Mapping[int, tuple[Operator, Posterior]] = field(default_factory=dict)
+    reader: tuple[Reader, Params] | None = None  # of the draws' attributes
 
     def is_complete(self, picture: Picture) -> bool:
         return len(picture.rows) == self.settings.results
@@ -195,7 +197,9 @@ def _prepare(
     named = [given] if isinstance(given, str | Path) else given if isinstance(given, list) else []
     run = Run(settings, generator, params, searches, seeds, pictures, output, config, 0)
     run.named = [str(source) for source in named if isinstance(source, str | Path)]
-    run.densities = {} if settings.noise is None else _build_densities(*parts)
+    if settings.noise is not None:
+        run.densities = _build_densities(*parts)
+        run.reader = checkpoint.load_reader(settings.generator)
     run.slots = _agreed(before or choose_slots(run))
     run.save_config()
     return run, failures
@@ -523,7 +527,7 @@ def _sample(
 
     def draw(picture: Picture) -> None:
         operator, density = run.densities[picture.side]
-        chains = draws.Chains(picture, settings, density, run.params, start)
+        chains = draws.Chains(picture, settings, density, run.params, start, run.reader)
         for now in chains.run(stop):
             course.note(now.made, 0, now.spared)
             tell(now.told)

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 
+import common.reader
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from helpers import DATA, golden, relative_error
 
 from pulse_jax.generators import checkpoint, fit_latents
 from pulse_jax.generators.official import read
+from pulse_jax.generators.reader import Reader
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 
@@ -132,6 +134,28 @@ def test_a_loaded_discriminator_scores_images_of_0_to_1(saved):
     expected = jax.jit(discriminator.apply)({"params": params}, 2 * images - 1)
     assert expected.shape == (4,)
     assert relative_error(jax.jit(score)(loaded, images), expected) <= 1e-6
+
+
+def test_a_reader_is_added_and_comes_back(copied):
+    """What its attributes are, too; the other networks stay as they are."""
+    before = checkpoint.load(copied)[1]
+    assert checkpoint.load_reader(copied) is None
+    reader = Reader((("tone", 1), ("glasses", ("none", "round"))))
+    params = random_params(reader, np.zeros((1, 8, 8, 3)))
+    checkpoint.add(copied, reader=(reader, params))
+    found, loaded = checkpoint.load_reader(copied)
+    assert found == reader and found.names == ["tone", "glasses: none", "glasses: round"]
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.load(copied)[1], before)
+    assert checkpoint.load_reader("some:plug_in") is None
+
+
+def test_the_bundled_readers_are_of_drawn_faces():
+    for name in ("faces64", "faces128"):
+        reader, params = checkpoint.load_reader(name)
+        assert reader == common.reader.network()
+        read = reader.apply({"params": params}, np.full((1, 64, 64, 3), 0.5, np.float32))
+        assert read.shape == (1, sum(common.reader.SIZES.values()))
 
 
 def test_a_digest_tells_any_two_trees_apart():

@@ -8,6 +8,8 @@ from common import reader
 from common.faces import KINDS, RANGES, Attributes, sample_attributes
 from flax.traverse_util import flatten_dict
 
+from pulse_jax import generators
+
 
 def test_attributes_are_coordinates():
     values = {name: jnp.float32([low]) for name, (low, _) in RANGES.items()}
@@ -46,9 +48,9 @@ def test_r_squared():
 
 
 def test_features_of_a_larger_image_are_those_of_the_smaller(monkeypatch):
-    monkeypatch.setattr(reader, "SIDE", 16)
+    monkeypatch.setattr(generators.reader, "SIDE", 16)
     batch = np.random.default_rng(0).random((3, 16, 16, 3), np.float32)
-    params = reader.Reader(3).init(jax.random.key(0), batch)
+    params = reader.network().init(jax.random.key(0), batch)
     weights = flatten_dict(params, sep="/")
     found = reader.features(weights, batch)
     assert found.shape == (3, 256) and found.min() == 0 and found.std() > 0
@@ -60,7 +62,7 @@ def test_the_perceptual_distance():
     """0 for the same images; what is read counts, and the layer before."""
     batch = np.random.default_rng(0).random((3, 16, 16, 3), np.float32)
     coordinates = sum(reader.SIZES.values())
-    params = reader.Reader(coordinates).init(jax.random.key(0), batch)
+    params = reader.network().init(jax.random.key(0), batch)
     weights = flatten_dict(params, sep="/")
     assert reader.perceptual_distance(weights, batch, batch) == 0
     near, far = (reader.perceptual_distance(weights, batch, t * batch) for t in (0.99, 0.9))
