@@ -391,7 +391,7 @@ def parse(text: str) -> Callable[[optax.ScalarOrSchedule], optax.GradientTransfo
     if text in OPTIMIZERS:
         return OPTIMIZERS[text]
     if not plug_in.is_plug_in(text):
-        known = ", ".join((*OPTIMIZERS, *SAMPLERS))
+        known = ", ".join(OPTIMIZERS)
         raise ValueError(f"{text!r} is none of {known} and no module:callable")
     plug_in.find(text)
     return partial(plugged_in, text)

@@ -141,7 +141,7 @@ def test_the_examples_of_plug_ins_run(tmp_path, monkeypatch):
     lr = settings.degradation()(2)(image)
     np.testing.assert_allclose(lr, 0.5**2.2, rtol=1e-5)
     assert settings.loss()(lr, lr + 0.1, None) > settings.loss()(lr, lr, None)
-    z, optimizer = jnp.ones((2, 4)), settings.optimizer(0)
+    z, optimizer = jnp.ones((2, 4)), settings.optimizer()
     gradient = jnp.arange(8.0).reshape(2, 4)
     updates, _ = optimizer.update(gradient, optimizer.init(z), z, value=1.0)
     np.testing.assert_allclose(jnp.sum((z + updates) ** 2, axis=1), 4, rtol=1e-5)

@@ -80,10 +80,10 @@ def power_cut():
     "flags",
     [
         [],
-        ["--opt_name=langevin", "--lr_schedule=fixed", "--save_video"],
+        ["--opt_name=sgdm", "--lr_schedule=fixed", "--save_video"],
         ["--opt_name=lbfgs", "--save_intermediate", "--stop_at_eps"],
     ],
-    ids=["adam", "sampler", "lbfgs"],
+    ids=["adam", "sgdm", "lbfgs"],
 )
 def test_what_is_under_way_goes_on_from_its_last_state(run, folder, monkeypatch, tmp_path, flags):
     whole = run(folder, *flags, output="whole")

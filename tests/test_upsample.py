@@ -200,7 +200,7 @@ def test_what_is_under_way_is_saved_less_often_where_that_takes_long(monkeypatch
         ({"seeds": (1, -1)}, "seeds=1,-1: must be at least 0 and at most 4.29497e+09"),
         ({"vary": 1.0}, "vary=1.0 is for init_from=PATH"),
         ({"opt_name": "adamw"}, "opt_name=adamw: 'adamw' is none of sgd, sgdm"),
-        ({"opt_name": "langevin", "scheme": "rescale"}, "take geodesic or tangent_update"),
+        ({"opt_name": "lbfgs", "scheme": "geodesic"}, "the scheme geodesic doesn't go with lbfgs"),
         ({"loss_str": "L3"}, "loss_str=L3: 'L3' is none of L2, L1, GEOCROSS"),
         ({"operator": "cube"}, "operator=cube: 'cube' is none of bicubic"),
         ({"learning_rate": 0.0}, "learning_rate=0.0: "),

@@ -82,7 +82,7 @@ class Run:
     settings: Settings
     generator: Generator
     params: Params
-    searches: Mapping[tuple[int, int | None], tuple[Operator, Search]]  # by side, a sampler's seed
+    searches: Mapping[int, tuple[Operator, Search]]  # by side
     seeds: tuple[int, ...]
     pictures: list[Picture]
     output: Path | None
@@ -309,17 +309,16 @@ def _build(
     params: Params,
     degradation: Callable[[int], Operator],
     pictures: Sequence[Picture],
-) -> dict[tuple[int, int | None], tuple[Operator, Search]]:
-    """A search for each side of the pictures and, with a sampler, for each seed."""
+) -> dict[int, tuple[Operator, Search]]:
+    """A search for each side of the pictures."""
     loss, searches = settings.loss(), {}
-    for side, seed in sorted({_key(settings, picture) for picture in pictures}, key=str):
+    for side in sorted({picture.side for picture in pictures}):
         operator = _make_operator(settings, generator, degradation, side)
-        optimizer = settings.optimizer(seed or 0)
-        search = pulse_jax.build(generator, operator, loss, optimizer)
+        search = pulse_jax.build(generator, operator, loss, settings.optimizer())
         if settings.plug_ins():
             target = jax.ShapeDtypeStruct((side, side, generator.channels), np.float32)
             attempt_step(search, generator, params, target)
-        searches[side, seed] = operator, search
+        searches[side] = operator, search
     return searches
 
 
@@ -369,10 +368,6 @@ def attempt_step(
     before, after = (jax.tree.map(lambda x: (x.shape, x.dtype), state) for state in states)
     if before != after:
         raise ValueError("a step of the search leaves a state of other shapes than it began with")
-
-
-def _key(settings: Settings, picture: Picture) -> tuple[int, int | None]:
-    return picture.side, picture.seed if settings.opt_name in pulse_jax.SAMPLERS else None
 
 
 def choose_slots(run: Run) -> int:
@@ -480,8 +475,8 @@ def _search(
     at_once = run.slots * jax.local_device_count()
     course = Course(len(jobs), most, settings.stop_at_eps, at_once)
     progress(course.progress)
-    for key, (operator, search) in run.searches.items():
-        own = [job for job in jobs if _key(settings, job.picture) == key]
+    for side, (operator, search) in run.searches.items():
+        own = [job for job in jobs if job.picture.side == side]
         if not own or stop():
             continue
         began, steps = time.perf_counter(), 0
@@ -508,7 +503,7 @@ def _search(
                 run.slots = slots
                 attempt(run.save_config)
         seconds = time.perf_counter() - began
-        yield {"side": key[0], "restarts": len(own), "steps": steps, "seconds": seconds}
+        yield {"side": side, "restarts": len(own), "steps": steps, "seconds": seconds}
 
 
 def _sample(

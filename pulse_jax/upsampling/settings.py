@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-import jax
 import optax
 
 from pulse_jax import likelihoods, losses, operators, optimizers, plug_in, schemes
@@ -16,7 +15,7 @@ from pulse_jax.generators import NOISE_TYPES, SPACES
 from pulse_jax.generators.diffusion import solvers
 from pulse_jax.images import ImageWarning
 from pulse_jax.operators import OPERATORS, Operator
-from pulse_jax.optimizers import OPTIMIZERS, SAMPLERS, SCHEDULES
+from pulse_jax.optimizers import OPTIMIZERS, SCHEDULES
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.schemes import SCHEMES
 
@@ -249,19 +248,14 @@ class Settings:
     opt_name: str = _setting(
         "lbfgs",
         SEARCH,
-        "This optimiser lowers the loss. The samplers go with --lr_schedule=fixed "
-        f"--nostop_at_eps: they are {' and '.join(SAMPLERS)}. The other choices are "
-        f"{', '.join(OPTIMIZERS)}, and module:callable of your own.",
-    )
-    temperature: float = _setting(
-        0.01, SEARCH, "A sampler has this temperature, in units of the loss.", low=0
+        f"This optimiser lowers the loss. The choices are {', '.join(OPTIMIZERS)}, and "
+        "module:callable of your own.",
     )
     scheme: str | None = _setting(
         None,
         SEARCH,
         "This keeps latents where they belong, on their spheres. The choices are "
-        f"{', '.join(SCHEMES)}, and module:callable of your own. Without it, it is rescale, and "
-        "geodesic for langevin.",
+        f"{', '.join(SCHEMES)}, and module:callable of your own. Without it, it is rescale.",
     )
     learning_rate: float = _setting(0.4, SEARCH, "The learning rate is at most this.")
     lr_schedule: str = _setting(
@@ -354,13 +348,10 @@ class Settings:
             self._schedule()
         with _blaming(loss_str=self.loss_str):
             self.loss()
-        if self.opt_name not in SAMPLERS:
-            with _blaming(opt_name=self.opt_name):
-                optimizers.parse(self.opt_name)
+        with _blaming(opt_name=self.opt_name):
+            optimizers.parse(self.opt_name)
         with _blaming(scheme=self.scheme):
             schemes.parse(self.chosen_scheme)
-        if self.opt_name == "pcn" and self.learning_rate > 1:
-            raise ValueError(f"learning_rate={self.learning_rate}: pcn takes one in (0, 1]")
         # By name, since making the optimiser would take a device at each import.
         name, suited = self.chosen_scheme.partition(":")[0], self._suited_schemes()
         if name in SCHEMES and name not in suited:
@@ -437,12 +428,9 @@ class Settings:
         """What a search lowers, towards a little less than eps."""
         return losses.parse(self.loss_str or LOSS, HEADROOM * self.eps)
 
-    def optimizer(self, seed: int) -> optax.GradientTransformation:
-        """The optimiser with its scheme. A sampler's noise also depends on a restart's start."""
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimiser with its scheme."""
         scheme, schedule = schemes.parse(self.chosen_scheme), self._schedule()
-        if self.opt_name in SAMPLERS:
-            sampler = SAMPLERS[self.opt_name]
-            return scheme(sampler(schedule, self.temperature, jax.random.key(seed)))
         with _blaming(opt_name=self.opt_name):
             base = optimizers.parse(self.opt_name)(schedule)
         with _blaming(scheme=self.chosen_scheme):
