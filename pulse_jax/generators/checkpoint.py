@@ -34,6 +34,7 @@ from pulse_jax.generators.diffusion.solvers import (
     ConsistencySchedule,
     EDMSchedule,
     FlowSchedule,
+    GuidedSchedule,
     NoiseSchedule,
 )
 from pulse_jax.generators.diffusion.unet import UNet2DModel
@@ -58,6 +59,7 @@ ARCHITECTURES: dict[str, type[Any]] = {
     "unet2d": UNet2DModel,
     "edm": EDMPrecond,
     "noise_schedule": NoiseSchedule,
+    "guided_schedule": GuidedSchedule,
     "consistency_schedule": ConsistencySchedule,
     "flow_schedule": FlowSchedule,
     "edm_schedule": EDMSchedule,

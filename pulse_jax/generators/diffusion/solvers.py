@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pulse_jax.files import near
 from pulse_jax.generators.diffusion.blocks import Images
@@ -72,6 +72,51 @@ class NoiseSchedule:
             root = np.sqrt(alphas)
             alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
         return alphas
+
+    # What a subclass has otherwise.
+
+    noise_is_of_clipped: ClassVar[bool] = False  # whether ε is computed anew after the clip
+
+    @property
+    def time_scale(self) -> float:
+        """What the network sees of t is this times t."""
+        return 1.0
+
+    def stride(self, steps: int) -> int:
+        """The distance of so many equally spaced times from 0."""
+        return self.num_train_timesteps // steps
+
+    def following(self, index: Int[np.ndarray, "steps"]) -> Int[np.ndarray, "steps"]:
+        """The times to which steps at the times `index` lead, where the last is below 0."""
+        return index - self.num_train_timesteps // len(index)
+
+
+@dataclass(frozen=True)
+class GuidedSchedule(NoiseSchedule):
+    """A `NoiseSchedule` of guided-diffusion (Dhariwal and Nichol, arXiv 2105.05233).
+
+    Its program's DDIM differs from that of diffusers in three ways. A step leads to the next of
+    the times. ε is computed anew from the clipped x_0. And "leading" times, which it writes as
+    ddimN, are as far from each other as the last can be below T; "linspace" is its plain N. With
+    `rescale_timesteps`, the network sees 1000 t / T.
+    """
+
+    rescale_timesteps: bool = False
+
+    noise_is_of_clipped: ClassVar[bool] = True
+
+    @property
+    def time_scale(self) -> float:
+        """1000 / T if rescaled."""
+        return 1000 / self.num_train_timesteps if self.rescale_timesteps else 1.0
+
+    def stride(self, steps: int) -> int:
+        """The least distance with which so many times, and no more, are below T."""
+        return -(-self.num_train_timesteps // steps)
+
+    def following(self, index: Int[np.ndarray, "steps"]) -> Int[np.ndarray, "steps"]:
+        """The next of the times, and −1 at the end."""
+        return np.append(index[1:], -1)
 
 
 def _cosine(_start: float, _end: float, steps: int) -> Float[np.ndarray, "T"]:
@@ -209,7 +254,7 @@ class DDIM(_Stepwise):
         total, steps = schedule.num_train_timesteps, self.steps
         backwards = np.arange(steps)[::-1]
         if self.spacing == "leading":
-            return total // steps * backwards + float(schedule.steps_offset)
+            return schedule.stride(steps) * backwards + float(schedule.steps_offset)
         if self.spacing == "linspace":
             return np.round(np.linspace(0, total - 1, steps))[::-1]
         return np.round(total - np.arange(steps) * total / steps) - 1
@@ -219,9 +264,9 @@ class DDIM(_Stepwise):
     ) -> Images:
         alphas, times = schedule.alphas_cumprod(), self.times(schedule)
         index = times.astype(int)
-        before = index - schedule.num_train_timesteps // self.steps
+        following = schedule.following(index)
         end = 1.0 if schedule.set_alpha_to_one else alphas[0]
-        next_alphas = np.where(before >= 0, alphas[before], end)
+        next_alphas = np.where(following >= 0, alphas[following], end)
 
         def step(x: Array, constants: tuple[Array, ...]) -> Array:
             t, a, b, next_a, next_b = constants  # the roots of A and 1 − A, now and next
@@ -235,10 +280,12 @@ class DDIM(_Stepwise):
                     start, noise = output, (x - a * output) / b
             if schedule.clip_sample:
                 start = clip(start, schedule.clip_sample_range)
+                if schedule.noise_is_of_clipped:
+                    noise = (x - a * start) / b
             return next_a * start + next_b * noise
 
         roots = [np.sqrt(v) for a in (alphas[index], next_alphas) for v in (a, 1 - a)]
-        return _iterate(step, noises[0], times, *roots)
+        return _iterate(step, noises[0], schedule.time_scale * times, *roots)
 
 
 @dataclass(frozen=True)

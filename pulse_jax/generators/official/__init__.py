@@ -12,6 +12,7 @@ from pulse_jax.generators.diffusion import DiffusionModel
 from pulse_jax.generators.official.ada import from_ada
 from pulse_jax.generators.official.diffusers import from_diffusers, is_diffusers
 from pulse_jax.generators.official.edm import from_edm
+from pulse_jax.generators.official.guided import from_guided, is_guided
 from pulse_jax.generators.official.parameters import (
     checked,
     persistent_modules,
@@ -33,9 +34,10 @@ def read_network(path: str | Path) -> tuple[StyleNetwork | DiffusionModel, dict[
 
     The content tells which program wrote the file. It may be a folder of diffusers, or a file in
     one (see `from_diffusers`). Other files are those of StyleGAN, StyleGAN 2 or its ADA in
-    TensorFlow, stylegan2-ada-pytorch, stylegan3, rosinality's stylegan2-pytorch, or EDM. If the
-    file holds several networks, the generator's moving average is read. PULSE's synthesis.pt may
-    have any name, and mapping.pt and gaussian_fit.pt are read from the same folder.
+    TensorFlow, stylegan2-ada-pytorch, stylegan3, rosinality's stylegan2-pytorch, EDM, or
+    guided-diffusion, whose flags are read from the .json of the same name. If the file holds
+    several networks, the generator's moving average is read. PULSE's synthesis.pt may have any
+    name, and mapping.pt and gaussian_fit.pt are read from the same folder.
 
     A StyleGAN's parameters are float32 arrays in "mapping" and "synthesis". If the file has them,
     there are also "latent_average" (d,), the mean of the style vectors, for
@@ -58,6 +60,8 @@ def read_network(path: str | Path) -> tuple[StyleNetwork | DiffusionModel, dict[
     try:
         if pulse:
             return from_pulse(tree, **pulse)
+        if is_guided(tree):
+            return from_guided(tree, path)
         module, params = _convert(tree)
         if isinstance(module, DiffusionModel):
             return module, params
