@@ -18,6 +18,7 @@ from absl import flags
 
 import pulse_jax
 from pulse_jax.align import cut_out, face_quad, find_faces, read_landmarks, write_landmarks
+from pulse_jax.align.detector import check_detector
 from pulse_jax.align.landmarks import Faces
 from pulse_jax.console import described, make_output_safe
 from pulse_jax.files import counted, expanded, one_line
@@ -30,6 +31,8 @@ def main() -> None:
     failed = False
     try:
         given = None if values.landmarks is None else read_landmarks(expanded(values.landmarks))
+        if given is None:
+            check_detector()
         output, written = expanded(values.output), dict[str, Faces]()
         output.mkdir(parents=True, exist_ok=True)
         for path in [path for name in named for path in pictures(expanded(name))]:
@@ -96,7 +99,10 @@ def align(path: Path, output: Path, side: int, given: dict[str, Faces] | None) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ImageWarning)
         picture: np.ndarray = to_uint8(load_image(path))
-    found = find_faces(picture) if given is None else given.get(path.name, [])
+    try:
+        found = find_faces(picture) if given is None else given.get(path.name, [])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not found:
         raise ValueError(f"{path}: no face {'was found' if given is None else 'has landmarks'}")
     for number, landmarks in enumerate(found, 1):

@@ -15,8 +15,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from pulse_jax.files import one_line
+
 MOST = 2000  # pixels: the longest side of a picture that is searched
-CONFIDENCE = 0.9
+CONFIDENCE = 0.95
 POINTS = "left_eye", "right_eye", "nose", "mouth_left", "mouth_right"
 # Two attributes of a pooling layer in an ONNX file, of the same length in bytes: "pad as TensorFlow
 # does", and "pad one pixel at the end", which for these networks is the same.
@@ -24,12 +26,17 @@ SAME = b"\x0a\x08auto_pad\x22\x0aSAME_UPPER\xa0\x01\x03"
 AT_THE_END = b"\x0a\x04pads\x42\x04\x00\x00\x01\x01\x6a\x08(filler)\xa0\x01\x07"
 
 
+def check_detector() -> None:
+    """Raises ValueError, in one line, if the extra `align` isn't installed."""
+    _detector()
+
+
 def find_faces(picture: UInt8[np.ndarray, "h w 3"]) -> list[Float[np.ndarray, "5 2"]]:
     """The five landmarks of each face in a picture, for `face_quad`; from left to right.
 
     The landmarks are whole pixels. Faces are found that are at least 20 pixels wide, in a picture
     whose sides are at most 2000 pixels. A larger picture is reduced to that before. Raises
-    ValueError, in one line, if the extra `align` isn't installed.
+    ValueError, in one line, if the extra `align` isn't installed, or if it fails.
     """
     height, width, _ = picture.shape
     factor = max(1, max(height, width) / MOST)
@@ -37,7 +44,12 @@ def find_faces(picture: UInt8[np.ndarray, "h w 3"]) -> list[Float[np.ndarray, "5
         size = round(width / factor), round(height / factor)
         resized = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
         picture = np.asarray(resized)
-    found = [face for face in _detector().detect_faces(picture) if face["confidence"] > CONFIDENCE]
+    detector = _detector()
+    try:
+        found = detector.detect_faces(picture)
+    except Exception as error:  # OpenCV's, or what an odd box leads to
+        raise ValueError(f"the search for faces failed: {one_line(error)[:200]}") from error
+    found = [face for face in found if face["confidence"] > CONFIDENCE]
     faces = [np.array([face["keypoints"][name] for name in POINTS], float) for face in found]
     faces = [(face + 0.5) * factor - 0.5 for face in faces]
     return sorted(faces, key=lambda face: float(face[:2, 0].sum()))

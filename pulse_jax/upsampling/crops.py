@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pulse_jax.align import cut_out, face_quad, find_faces, read_landmarks
+from pulse_jax.align.detector import check_detector
 from pulse_jax.align.ffhq import Quad, angle, side
 from pulse_jax.images import on_white, to_uint8
 from pulse_jax.upsampling.settings import Settings
@@ -37,7 +38,7 @@ def make_find(
         raise ValueError(f"crop=face is for photographs, and {settings.generator} has alpha")
     given = None if settings.landmarks is None else read_landmarks(settings.landmarks)
     if given is None:
-        find_faces(np.zeros((1, 1, 3), np.uint8))  # which tells now if nothing can find them
+        check_detector()
 
     def find(name: str, image: Image) -> list[Crop]:
         faces = find_faces(to_uint8(on_white(image))) if given is None else given.get(name, [])

