@@ -87,6 +87,13 @@ def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
         assert f"photograph, with an l2 of {float(best['l2_put_back']):#.3g}<" in page
         assert f">{float(best['l2_put_back']):#.3g}</td>" in page
 
+    # The same command sees the same pictures, and has nothing to do.
+    before = {path: path.read_bytes() for path in output.rglob("*.*") if path.name != "timings.csv"}
+    with pytest.raises(SystemExit):
+        run(*names, *flags, generator=LINEAR)
+    assert "9 of 9 restarts had been done before: 0 to go" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in before} == before
+
     # The command puts any of them back, also all faces of one photograph.
     call("out/group_1")
     first = (output / "group_1" / "put_back.png").read_bytes()
