@@ -87,6 +87,19 @@ def _stylegan3(domain: str, resolution: int, name: str, config: str | None = Non
     )
 
 
+def _sid(domain: str, file: str) -> Model:
+    """A one-step student of EDM's denoiser, for the solver one_step:2.5."""
+    return Model(
+        domain,
+        64,
+        "EDM, in one step",
+        f"https://huggingface.co/UT-Austin-PML/SiD/resolve/main/{file}",
+        file.rpartition("/")[2],
+        "Apache 2.0; its teacher's is CC BY-NC-SA 4.0",
+        "https://huggingface.co/UT-Austin-PML/SiD",
+    )
+
+
 _FFHQ, _FFHQ_U = "faces (FFHQ)", "faces, unaligned (FFHQ-U)"
 _METFACES, _METFACES_U = "faces in art (MetFaces)", "faces in art, unaligned (MetFaces-U)"
 _AFHQ_V2 = "cats, dogs and wild animals (AFHQv2)"
@@ -122,6 +135,27 @@ PUBLISHED = {
             ("afhqv2-512", _AFHQ_V2, 512, "afhqv2"),
         )
     },
+    "diffusion-stylegan2-ffhq1024": Model(
+        _FFHQ,
+        1024,
+        "StyleGAN 2",
+        "https://huggingface.co/zhendongw/diffusion-gan/resolve/main/checkpoints/"
+        "diffusion-stylegan2-ffhq.pkl",
+        "diffusion-stylegan2-ffhq.pkl",
+        "none stated",
+        "https://github.com/Zhendong-Wang/Diffusion-GAN",
+    ),
+    "edm-ffhq64": Model(
+        _FFHQ,
+        64,
+        "EDM",
+        "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-ffhq-64x64-uncond-vp.pkl",
+        "edm-ffhq-64x64-uncond-vp.pkl",
+        "CC BY-NC-SA 4.0",
+        "https://github.com/NVlabs/edm",
+    ),
+    "sid-ffhq64": _sid(_FFHQ, "ffhq64/alpha1.2/network-snapshot-1.200000-498176.pkl"),
+    "sid-afhqv2-64": _sid(_AFHQ_V2, "afhq64/alpha1.2/network-snapshot-1.200000-305664.pkl"),
     "stylegan1-ffhq1024": _stylegan(
         _FFHQ, 1024, "ffhq-1024x1024", "1MEGjdvVpUsu1jB4zrXZN7Y4kBBOzizDQ"
     ),

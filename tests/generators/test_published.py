@@ -270,7 +270,7 @@ def test_the_table_in_the_documentation_is_this_one():
 def test_names_files_and_addresses_agree():
     for name, model in PUBLISHED.items():
         assert name.endswith(str(model.resolution))
-        assert model.resolution in (256, 512, 1024)
+        assert model.resolution in (64, 256, 512, 1024)
         assert re.fullmatch(r"https://\S+", model.url)
         if not model.by_hand:
             assert model.url.endswith(f"/{model.file}")
