@@ -33,20 +33,21 @@ def main() -> None:
         given = None if values.landmarks is None else read_landmarks(expanded(values.landmarks))
         if given is None:
             check_detector()
-        output, written = expanded(values.output), dict[str, Faces]()
+        output, found_in = expanded(values.output), dict[str, Faces]()
         output.mkdir(parents=True, exist_ok=True)
+        written: dict[Path, Path] = {}
         for path in [path for name in named for path in pictures(expanded(name))]:
             try:
-                if path.name in written:
+                if path.name in found_in:
                     raise ValueError(f"{path}: another picture is also called {path.name}")
-                found = align(path, output, values.side, given)
-                written[path.name] = found
+                found = align(path, output, values.side, given, written)
+                found_in[path.name] = found
                 print(one_line(f"{path}: {counted(len(found), 'face')}"))
             except ValueError as error:
                 failed = True
                 print(f"pulse_jax_align: {one_line(error)}", file=sys.stderr)
-        if written:
-            write_landmarks(output / "landmarks.json", written)
+        if found_in:  # and corrections of others aren't lost, if that is the file that has them
+            write_landmarks(output / "landmarks.json", {**(given or {}), **found_in})
     except ValueError as error:
         sys.exit(f"pulse_jax_align: {one_line(error)}")
     except OSError as error:
@@ -91,24 +92,34 @@ def pictures(path: Path) -> list[Path]:
     return list_images(path)[0] if path.is_dir() else [path]
 
 
-def align(path: Path, output: Path, side: int, given: dict[str, Faces] | None) -> Faces:
+def align(
+    path: Path, output: Path, side: int, given: dict[str, Faces] | None, written: dict[Path, Path]
+) -> Faces:
     """Write the faces of one picture, and return their landmarks.
 
-    Raises ValueError if there are none, and if a file can't be read or written.
+    `written` gets the file of each face, with its picture. Raises ValueError if there are none, if
+    a file can't be read or written, and before one would replace another face or the picture.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ImageWarning)
         picture: np.ndarray = to_uint8(load_image(path))
     try:
         found = find_faces(picture) if given is None else given.get(path.name, [])
+        faces = [cut_out(picture, face_quad(landmarks), side) for landmarks in found]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if not found:
         raise ValueError(f"{path}: no face {'was found' if given is None else 'has landmarks'}")
-    for number, landmarks in enumerate(found, 1):
-        face = cut_out(picture, face_quad(landmarks), side)
-        name = path.stem if len(found) == 1 else f"{path.stem}_{number}"
-        save_image(output / f"{name}.png", face / 255)
+    numbers = [""] if len(found) == 1 else [f"_{i}" for i in range(1, len(found) + 1)]
+    files = [output / f"{path.stem}{number}.png" for number in numbers]
+    for file in files:
+        if file.exists() and file.samefile(path):
+            raise ValueError(f"{path}: its face would replace it; take another --output")
+        if file in written:
+            raise ValueError(f"{path}: {file} is already a face of {written[file]}")
+    for file, face in zip(files, faces, strict=True):
+        save_image(file, face / 255)
+        written[file] = path
     return found
 
 

@@ -96,8 +96,13 @@ def cut_out(
 
     What the square has beyond the picture is the picture's reflection, blurred towards the rim. It
     is black without `padding`. The square is first sampled with `supersampling` times as many
-    pixels. FFHQ and PULSE have sides of 1024 pixels, and 4096 before.
+    pixels. FFHQ and PULSE have sides of 1024 pixels, and 4096 before. Raises ValueError for a
+    square that lies outside of the picture.
     """
+    height, width, _ = picture.shape
+    low, high = quad.min(axis=0), quad.max(axis=0)
+    if (high < 0).any() or (low > [width - 1, height - 1]).any():
+        raise ValueError(f"the square of a face lies outside of the {width}×{height} pixels")
     region = cropped(shrunk(Region(picture, quad), side))
     if padding:
         region = padded(region)

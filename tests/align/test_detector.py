@@ -1,6 +1,7 @@
 """Faces are found where they are; the command cuts them out."""
 
 import importlib.util
+import json
 import sys
 
 import numpy as np
@@ -96,6 +97,34 @@ def test_all_faces_are_cut_out_from_left_to_right(astronaut, call, tmp_path, cap
     call("one.png", "two.png", "--landmarks=faces/landmarks.json", "--output=again", "--side=64")
     for name in ("one.png", "two_1.png", "two_2.png"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "faces" / name).read_bytes()
+
+
+def test_nothing_that_is_there_is_lost(call, tmp_path, capsys):
+    """Not a face of another picture, nor the picture, nor the landmarks of others."""
+    face = [[20, 20], [30, 20], [25, 25], [21, 31], [29, 31]]
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
+    for name in ("a.png", "a.bmp", "a_1.png", "far.png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    far = (np.array(face) + 1e9).tolist()
+    marks = {"a.png": [face, face], "a.bmp": [face, face], "a_1.png": [face], "far.png": [far]}
+    (tmp_path / "marks.json").write_text(json.dumps(marks))
+    flags = "--landmarks=marks.json", "--side=8"
+    with pytest.raises(SystemExit):
+        call("a.png", "a.bmp", "a_1.png", "far.png", *flags, "--output=out")
+    assert capsys.readouterr().err.splitlines() == [
+        "pulse_jax_align: a.bmp: out/a_1.png is already a face of a.png",
+        "pulse_jax_align: a_1.png: out/a_1.png is already a face of a.png",
+        "pulse_jax_align: far.png: the square of a face lies outside of the 60×50 pixels",
+    ]
+    with pytest.raises(SystemExit):
+        call("a_1.png", *flags, "--output=.")
+    assert "a_1.png: its face would replace it; take another --output" in capsys.readouterr().err
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a_1.png")), pixels)
+    call("a.bmp", *flags, "--output=out")
+    kept = read_landmarks(tmp_path / "out" / "landmarks.json")
+    assert {name: len(faces) for name, faces in kept.items()} == {
+        name: len(faces) for name, faces in marks.items()
+    }
 
 
 def test_a_missing_extra_is_told_in_one_line(call, monkeypatch):
