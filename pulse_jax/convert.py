@@ -26,6 +26,7 @@ import pulse_jax
 from pulse_jax.console import check_devices, described, make_output_safe
 from pulse_jax.files import expanded, one_line
 from pulse_jax.generators import checkpoint, published
+from pulse_jax.generators.diffusion import DiffusionModel
 from pulse_jax.generators.style_network import StyleNetwork
 from pulse_jax.types import Params
 
@@ -125,13 +126,15 @@ def convert(source: str | Path, folder: str | Path, dtype: str = "float32") -> N
         print(f"{source}: {model.page}, {model.licence}")
         path = published.fetch(str(source))
     module, params = checkpoint.read_network(path)
-    networks = {name: params[name] for name in ("mapping", "synthesis") if name in params}
+    names = "mapping", "synthesis", "network", "decoder"
+    networks = {name: params[name] for name in names if name in params}
     count = sum(leaf.size for leaf in jax.tree.leaves(networks))
     print(
         f"{source}: {type(module).__name__}, {module.resolution}×{module.resolution} pixels, "
-        f"{count:,} parameters, z {module.z_size}, w {module.num_layers} × {module.latent_size}"
+        f"{count:,} parameters, {_latents(module)}"
     )
-    params = checkpoint.with_latent_fit(module, params)
+    if isinstance(module, StyleNetwork):
+        params = checkpoint.with_latent_fit(module, params)
 
     # Nearly all is in the kernels, and the rest needs its digits.
     def stored(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
@@ -141,6 +144,15 @@ def convert(source: str | Path, folder: str | Path, dtype: str = "float32") -> N
     files = [path for path in (folder / "generator").rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files) / 1e6
     print(f"{source}: {size:.3g} MB of {dtype} in {folder}")
+
+
+def _latents(module: StyleNetwork | DiffusionModel) -> str:
+    """What a generator is a function of, in words."""
+    if isinstance(module, StyleNetwork):
+        return f"z {module.z_size}, w {module.num_layers} × {module.latent_size}"
+    network: Any = module.network
+    kind = type(module.schedule).__name__ if module.schedule else "no schedule"
+    return f"noise {' × '.join(map(str, network.noise_shape))}, {kind}"
 
 
 def _check_free(folder: Path) -> None:
@@ -162,7 +174,7 @@ def _is_converted(folder: Path) -> bool:
         return False
 
 
-def _write(folder: Path, module: StyleNetwork, params: Params) -> None:
+def _write(folder: Path, module: StyleNetwork | DiffusionModel, params: Params) -> None:
     """Save the generator in a temporary folder, then move it into place."""
     temporary = folder / f".{os.getpid()}.tmp"
     spec, weights = folder / "spec.json", folder / "generator"

@@ -87,6 +87,15 @@ def test_a_published_file_whatever_its_name(command, tmp_path, capsys, name):
     np.testing.assert_array_equal(synthesize(pulse_jax.load("out")[1], *sample), image)
 
 
+def test_a_diffusion_model(command, capsys):
+    """Its schedule and decoder come along; there is no latent fit."""
+    assert command(DATA / "modern" / "flow", "--output=out") == 0
+    told = capsys.readouterr()
+    assert "DiffusionModel, 16×16 pixels, 55,983 parameters, noise 16 × 16 × 3" in told.out
+    assert not told.err
+    assert_same(DATA / "modern" / "flow", "out")
+
+
 @pytest.mark.parametrize("source", ["pulse", "pulse/synthesis.pt", "pulse/another.name"])
 def test_pulse_brings_its_own_latent_fit(command, capsys, source):
     Path("pulse").mkdir()

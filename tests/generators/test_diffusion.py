@@ -118,6 +118,7 @@ def test_positional_features_are_exact_in_float32():
 
 # --- Solvers. ---
 
+BOUNDS = {"float64": 1e-8, "float32": 1e-3}
 DDIM_RUNS = {
     **{
         f"{spacing}_{clip}_{steps}": "ddpm_ddim_epsilon"
@@ -161,7 +162,7 @@ def test_times_of_ddim(key):
     [
         pytest.param(key, dtype, marks=[] if (key, dtype) in FAST else [pytest.mark.slow])
         for key in DDIM_RUNS
-        for dtype in ("float64", "float32")
+        for dtype in BOUNDS
     ],
 )
 def test_ddim_and_its_gradient(key, dtype):
@@ -173,59 +174,71 @@ def test_ddim_and_its_gradient(key, dtype):
         arrays["cotangent"],
         [arrays[f"{key}_image"], arrays[f"{key}_grad_z"]],
         dtype,
-        1e-8 if dtype == "float64" else 1e-3,
+        BOUNDS[dtype],
     )
 
 
-@pytest.mark.parametrize(
-    ("clip", "steps", "dtype"),
-    [
-        pytest.param(c, n, d, marks=[] if (c, n, d) == FAST_CONSISTENCY else [pytest.mark.slow])
-        for FAST_CONSISTENCY in [("noclip", 2, "float64")]
-        for c in ("clip", "noclip")
-        for n in (1, 2)
-        for d in ("float64", "float32")
-    ],
-)
-def test_consistency_and_its_gradients(clip, steps, dtype):
-    """For the noise of the second step too."""
+def consistency_run(clip, steps):
+    """A run's arrays, the names of its own, the noises, its solver and schedule."""
     arrays, key = arrays_of("consistency_sampler"), f"{('onestep', 'twostep')[steps - 1]}_{clip}"
     schedule = pipeline("consistency_pipeline")[0].schedule
     schedule = dataclasses.replace(schedule, clip_denoised=clip == "clip")
-    solver = parse(f"consistency:{steps}")
-    levels = arrays[f"{key}_sigmas"][:steps]
-    assert relative_error(solver.levels(schedule), levels) <= 1e-13
-    expected = [arrays[f"{key}_image"], arrays[f"{key}_grad_z"]]
-    if "twostep_noclip" in key:
-        expected += [arrays[f"{key}_grad_noise2"]]
-    network = applied("consistency_pipeline", dtype)
-    assert_equals(
-        lambda *noises: solver(network, noises, schedule),
-        [arrays["z"], arrays["noise2"]][:steps],
-        arrays["cotangent"],
-        expected,
-        dtype,
-        1e-8 if dtype == "float64" else 1e-3,
-    )
+    solver, noises = parse(f"consistency:{steps}"), [arrays["z"], arrays["noise2"]][:steps]
+    assert relative_error(solver.levels(schedule), arrays[f"{key}_sigmas"][:steps]) <= 1e-13
+    return arrays, key, noises, solver, schedule
 
 
-@pytest.mark.parametrize(
-    ("shift", "steps", "dtype"),
-    [
-        (3, 4, "float64"),
-        *(
-            pytest.param(*run, dtype, marks=pytest.mark.slow)
-            for run in ((1, 1), (1, 4), (1, 8), (3, 4))
-            for dtype in ("float64", "float32")
-            if (*run, dtype) != (3, 4, "float64")
-        ),
-    ],
-)
-def test_flow_and_its_gradient(shift, steps, dtype):
+def flow_run(shift, steps):
+    """A run's arrays, the names of its own, its solver and schedule."""
     arrays, key = arrays_of("flow_sampler"), f"shift{shift}_{steps}"
     schedule = dataclasses.replace(pipeline("flow")[0].schedule, shift=float(shift))
     solver = parse(f"flow:{steps}")
     assert relative_error(solver.levels(schedule), arrays[f"{key}_sigmas"]) <= 1e-13
+    return arrays, key, solver, schedule
+
+
+def test_images_of_consistency_and_flow():
+    """The gradients take as long again to compile, and are in the slow tests."""
+    arrays, key, noises, solver, schedule = consistency_run("clip", 2)
+    assert_image("consistency_pipeline", solver, noises, schedule, arrays[f"{key}_image"])
+    arrays, key, solver, schedule = flow_run(3, 4)
+    assert_image("flow", solver, [arrays["z"]], schedule, arrays[f"{key}_image"])
+
+
+def assert_image(folder, solver, noises, schedule, expected):
+    network = applied(folder, "float64")
+    with jax.enable_x64(True):
+        noises = [jnp.asarray(nhwc(noise), float) for noise in noises]
+        image = jax.jit(lambda noises: solver(network, noises, schedule))(noises)
+    assert relative_error(image, nhwc(expected)) <= 1e-8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("clip", ["clip", "noclip"])
+def test_consistency_and_its_gradients(clip, steps, dtype):
+    """For the noise of the second step too."""
+    arrays, key, noises, solver, schedule = consistency_run(clip, steps)
+    expected = [arrays[f"{key}_image"], arrays[f"{key}_grad_z"]]
+    if key == "twostep_noclip":
+        expected += [arrays[f"{key}_grad_noise2"]]
+    network = applied("consistency_pipeline", dtype)
+    assert_equals(
+        lambda *noises: solver(network, noises, schedule),
+        noises,
+        arrays["cotangent"],
+        expected,
+        dtype,
+        BOUNDS[dtype],
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize(("shift", "steps"), [(1, 1), (1, 4), (1, 8), (3, 4)])
+def test_flow_and_its_gradient(shift, steps, dtype):
+    arrays, key, solver, schedule = flow_run(shift, steps)
     network = applied("flow", dtype)
     assert_equals(
         lambda z: solver(network, [z], schedule),
@@ -233,7 +246,7 @@ def test_flow_and_its_gradient(shift, steps, dtype):
         arrays["cotangent"],
         [arrays[f"{key}_image"], arrays[f"{key}_grad_z"]],
         dtype,
-        1e-8 if dtype == "float64" else 1e-3,
+        BOUNDS[dtype],
     )
 
 
@@ -249,7 +262,9 @@ def decoder(folder):
 @pytest.mark.parametrize(
     ("folder", "dtype"),
     [
-        *((name, "float64") for name in ("vq", "kl", "tiny")),
+        ("vq", "float64"),
+        ("tiny", "float64"),
+        pytest.param("kl", "float64", marks=pytest.mark.slow),
         *(pytest.param(n, "float32", marks=pytest.mark.slow) for n in ("vq", "kl", "tiny")),
     ],
 )
@@ -281,25 +296,21 @@ def test_decoders_and_their_gradients(folder, dtype):
 
 def test_a_pipeline_is_a_generator(tmp_path):
     """From its folder, from the file of its network, and from what was saved of it."""
-    folder = MODERN / "ddpm_pipeline"
-    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    model, params = checkpoint.load_network(folder)
+    folder = MODERN / "flow"
+    model, params = pipeline("flow")
     checkpoint.save(tmp_path, generator=(model, params))
-    for source in (weights, tmp_path):
+    for source in (folder / "unet" / "diffusion_pytorch_model.safetensors", tmp_path):
         same, same_params = checkpoint.load_network(source)
         assert same == model
         assert checkpoint.digest(same_params) == checkpoint.digest(params)
 
-    generator, params = pulse_jax.load(tmp_path, solver="ddim:2")
-    assert (generator.resolution, generator.channels, generator.styles) == (32, 3, None)
+    generator, params = pulse_jax.load(tmp_path, solver="flow:2")
+    assert (generator.resolution, generator.channels, generator.styles) == (16, 3, None)
     latents, frozen = generator.sample(jax.random.key(0))
     assert frozen == {} and list(latents) == ["noise_0"]
     image = jax.jit(generator.synthesize)(params, latents, frozen)
-
-    def network(x, t):
-        return model.network.apply({"params": params["network"]}, x, t)
-
-    x = parse("ddim:2:trailing")(network, [latents["noise_0"]], model.schedule)
+    solver, network = parse("flow:2"), applied("flow", "float32")
+    x = jax.jit(lambda x: solver(network, [x], model.schedule))(latents["noise_0"])
     assert relative_error(image, (x[0] + 1) / 2) <= 1e-5
 
 

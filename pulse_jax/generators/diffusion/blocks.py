@@ -166,7 +166,7 @@ class FourierFeatures(nn.Module):
 
     @nn.compact
     def __call__(self, t: Float[Array, "n"]) -> Float[Array, "n features"]:
-        w: Any = self.param("kernel", nn.initializers.normal(16.0), (self.features // 2,))
+        w: Any = self.param("scale", nn.initializers.normal(16.0), (self.features // 2,))
         turns = jnp.log(t)[:, None] * w
         angles = 2 * jnp.pi * (turns - jnp.round(turns))  # whole turns would cost digits
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

@@ -35,8 +35,8 @@ class NoiseSchedule:
 
     Ho et al., arXiv 2006.11239. A is the cumulative product of 1 − β. The network predicts ε, or
     v = √A ε − √(1 − A) x_0, or x_0 ("sample"). The fields are the keys of diffusers' DDIMScheduler,
-    with its defaults but for `beta_start` and `beta_end` of none. Raises ValueError for an unknown
-    kind of β or of prediction, and for ε where no ε is left at the last t.
+    and its defaults. Raises ValueError for an unknown kind of β or of prediction, for β outside
+    (0, 1), and for ε where the last t leaves nothing but ε.
     """
 
     num_train_timesteps: int = 1000
@@ -56,6 +56,9 @@ class NoiseSchedule:
         if self.beta_schedule not in _BETAS:
             kinds = ", ".join(_BETAS)
             raise ValueError(f"beta_schedule must be one of {kinds}, got {self.beta_schedule!r}")
+        _expect_times(self.num_train_timesteps)
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(f"beta is from {self.beta_start} to {self.beta_end}, not in (0, 1)")
         if self.prediction_type not in PREDICTIONS:
             kinds = ", ".join(PREDICTIONS)
             raise ValueError(
@@ -151,6 +154,11 @@ class ConsistencySchedule:
 
     usual: ClassVar[str] = "consistency:1"
 
+    def __post_init__(self) -> None:
+        _expect_times(self.num_train_timesteps)
+        if not (0 < self.sigma_min < self.sigma_max and self.sigma_data > 0 and self.rho > 0):
+            raise ValueError("sigma_min < sigma_max, sigma_data and rho must be above 0")
+
     def sigmas(self) -> Float[np.ndarray, "T"]:
         """The levels, from the highest to the lowest."""
         ramp = np.linspace(0, 1, self.num_train_timesteps)
@@ -170,6 +178,17 @@ class FlowSchedule:
     shift: float = 1.0
 
     usual: ClassVar[str] = "flow:8"
+
+    def __post_init__(self) -> None:
+        _expect_times(self.num_train_timesteps)
+        if not self.shift > 0:
+            raise ValueError(f"shift must be above 0, got {self.shift}")
+
+
+def _expect_times(number: int) -> None:
+    """Raises ValueError for fewer than two times, or more than any network has."""
+    if not 2 <= number <= 10**5:
+        raise ValueError(f"num_train_timesteps must be from 2 to 100000, got {number}")
 
 
 @dataclass(frozen=True)
@@ -248,6 +267,12 @@ class DDIM(_Stepwise):
         super().__post_init__()
         if self.spacing not in SPACINGS:
             raise ValueError(f"the spacing {self.spacing!r} is none of {', '.join(SPACINGS)}")
+
+    def check(self, schedule: NoiseSchedule) -> None:
+        """Raises ValueError if a schedule has too few times."""
+        super().check(schedule)
+        if (first := self.times(schedule)[0]) >= schedule.num_train_timesteps:
+            raise ValueError(f"time {first:g} is none of {schedule.num_train_timesteps} times")
 
     def times(self, schedule: NoiseSchedule) -> Float[np.ndarray, "steps"]:
         """The times that are visited, as whole numbers."""

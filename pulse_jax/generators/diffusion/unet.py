@@ -55,7 +55,8 @@ class UNet2DModel(nn.Module):
     matter of the schedule that the network was trained with.
 
     The fields are the keys of diffusers' config.json, with the defaults of diffusers, and a type of
-    block for each level: see `DOWN_BLOCKS` and `UP_BLOCKS`. Raises ValueError for another type.
+    block for each level: see `DOWN_BLOCKS` and `UP_BLOCKS`. Raises ValueError for another type, and
+    for a `sample_size` that can't be halved so often.
     """
 
     sample_size: int
@@ -90,6 +91,10 @@ class UNet2DModel(nn.Module):
             if len(types) != len(self.block_out_channels):
                 levels = len(self.block_out_channels)
                 raise ValueError(f"{name} are {len(types)} for {levels} block_out_channels")
+        multiple = 2 ** (len(self.block_out_channels) - 1)
+        if not 0 < self.sample_size <= 4096 or self.sample_size % multiple:
+            told = f"a multiple of {multiple}, up to 4096"
+            raise ValueError(f"sample_size = {self.sample_size} must be {told}")
         super().__post_init__()
 
     @property
@@ -104,7 +109,7 @@ class UNet2DModel(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Images, t: Float[Array, "*n"], labels: Int[Array, "n"] | None = None
+        self, x: Images, t: Float[Array, "*times"], labels: Int[Array, "n"] | None = None
     ) -> Images:
         if self.center_input_sample:
             x = 2 * x - 1
@@ -126,7 +131,7 @@ class UNet2DModel(nn.Module):
             h = h + skip
         return h / t[:, None, None, None] if self.time_embedding_type == "fourier" else h
 
-    def _embed(self, t: Float[Array, "n"], labels: Int[Array, "n"] | None) -> Float[Array, "n e"]:
+    def _embed(self, t: Float[Array, "times"], labels: Int[Array, "n"] | None) -> Embedding:
         """The embedding of times and classes."""
         features: Any
         first = self.block_out_channels[0]

@@ -105,6 +105,7 @@ def from_diffusers(path: Path) -> tuple[DiffusionModel, dict[str, Any]]:
     root = folder.parent if folder.name == "unet" else folder
     index = root / "model_index.json"
     parts = _config(index) if index.is_file() else {}
+    schedule = _schedule(root)
     unet = root / "unet" if (root / "unet").is_dir() else root
     params: dict[str, Any] = {}
     weights = None if path.is_dir() else path
@@ -114,7 +115,7 @@ def from_diffusers(path: Path) -> tuple[DiffusionModel, dict[str, Any]]:
         if part in parts or (root / part).is_dir():
             channels = network.in_channels
             decoder, params["decoder"] = _read_module(root / part, DECODERS, None, channels)
-    return DiffusionModel(network, _schedule(root), decoder), params
+    return DiffusionModel(network, schedule, decoder), params
 
 
 def _read_module(
