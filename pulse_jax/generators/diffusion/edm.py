@@ -95,7 +95,7 @@ class EDMPrecond(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Images, sigma: Float[Array, "*n"], labels: Int[Array, "n"] | None = None
+        self, x: Images, sigma: Float[Array, "*levels"], labels: Int[Array, "n"] | None = None
     ) -> Images:
         sigma = jnp.atleast_1d(jnp.asarray(sigma))
         emb = self._embed(sigma, labels).astype(x.dtype)
@@ -105,7 +105,7 @@ class EDMPrecond(nn.Module):
         return (self.sigma_data / norm) ** 2 * x + s * self.sigma_data / norm * denoised
 
     def _embed(
-        self, sigma: Float[Array, "n"], labels: Int[Array, "n"] | None
+        self, sigma: Float[Array, "levels"], labels: Int[Array, "n"] | None
     ) -> Float[Array, "_ e"]:
         """The embedding of noise levels and classes, before its last activation."""
         features = self.model_channels * self.channel_mult_noise
