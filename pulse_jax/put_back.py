@@ -9,6 +9,7 @@ photograph at its rim.
 """
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from pulse_jax.align import put_back
 from pulse_jax.align.ffhq import Quad
 from pulse_jax.console import described, make_output_safe
 from pulse_jax.files import expanded, one_line, read_json
-from pulse_jax.images import load_image, save_image
+from pulse_jax.images import ImageWarning, ValueRange, load_image, save_image
 from pulse_jax.upsampling.pictures import image_path
 from pulse_jax.upsampling.results import CROP, rank, read_table
 
@@ -77,23 +78,33 @@ def photograph_with(
     Raises ValueError, in one line, if a folder holds no such result, or one of another photograph.
     """
     found = [_read(folder, pick) for folder in folders]
-    path = found[0][0]
-    for folder, (other, _, _) in zip(folders, found, strict=True):
+    path, value_range, _, _ = found[0]
+    for folder, (other, *_) in zip(folders, found, strict=True):
         if other != path:
             raise ValueError(f"{folder}: its photograph is {other}, not {path}")
-    return put_back(load_image(path), [(image, quad) for _, image, quad in found], outscale)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImageWarning)  # what `pulse_jax` has told
+        photograph = load_image(path, value_range)
+    return put_back(photograph, [(image, quad) for *_, image, quad in found], outscale)
 
 
-def _read(folder: Path, pick: int | None) -> tuple[str, Float32[np.ndarray, "r r 3"], Quad]:
-    """(path of the photograph, result, its square) of a folder."""
-    place = read_json(folder / CROP)
-    if pick is None:
-        try:
-            rows = read_table(folder / "results.csv")
-        except OSError as error:
-            raise ValueError(f"{folder}/results.csv: can't be read: {one_line(error)}") from error
-        pick = int(min(rows, key=rank)["restart"])
-    return str(place["photograph"]), load_image(image_path(folder, pick)), np.array(place["quad"])
+def _read(
+    folder: Path, pick: int | None
+) -> tuple[str, ValueRange | None, Float32[np.ndarray, "r r 3"], Quad]:
+    """(path of the photograph, the range of its values, result, its square) of a folder."""
+    path = folder / CROP
+    try:
+        place = read_json(path)
+        photograph, value_range = str(place["photograph"]), place["value_range"]
+        quad = np.array(place["quad"], float).reshape(4, 2)
+        if pick is None:
+            path = folder / "results.csv"
+            pick = int(min(read_table(path), key=rank)["restart"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        told = one_line(error)
+        raise ValueError(told if str(path) in told else f"{path}: can't be read: {told}") from error
+    value_range = tuple(value_range) if isinstance(value_range, list) else value_range
+    return photograph, value_range, load_image(image_path(folder, pick)), quad
 
 
 if __name__ == "__main__":

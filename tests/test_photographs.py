@@ -83,7 +83,7 @@ def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
         whole = images.to_uint8(align.put_back(photograph, [(result, quad)]))
         assert np.array_equal(np.asarray(Image.open(folder / "put_back.png")), whole)
         place = json.loads((folder / "crop.json").read_text())
-        assert place == {"photograph": names[0], "quad": quad.tolist()}
+        assert place == {"photograph": names[0], "quad": quad.tolist(), "value_range": None}
         assert f"photograph, with an l2 of {float(best['l2_put_back']):#.3g}<" in page
         assert f">{float(best['l2_put_back']):#.3g}</td>" in page
 
@@ -118,6 +118,39 @@ def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
         with pytest.raises(SystemExit, match=r"^pulse_jax_put_back: ") as exit:
             call(*arguments)
         assert told in exit.value.code and "\n" not in exit.value.code
+
+
+def test_a_photograph_is_read_as_it_was(run, photographs, call):
+    """With its range of values, and a folder that was damaged is told."""
+    pixels = np.random.default_rng(0).integers(0, 4096, (50, 50), np.uint16)
+    Image.fromarray(pixels).save(photographs / "deep.png")
+    flags = "--crop=3,2,16", "--value_range=0,4095", "--steps=1", "--operator=area"
+    output = run(str(photographs / "deep.png"), *flags, generator=LINEAR)
+    call("out/deep")
+    written = (output / "deep" / "put_back.png").read_bytes()
+    assert (photographs / "put_back.png").read_bytes() == written
+    (output / "deep" / "results.csv").write_text("restart,l2_saved\n")
+    with pytest.raises(SystemExit, match=r"results\.csv: can't be read"):
+        call("out/deep")
+    (output / "deep" / "crop.json").write_text('{"quad": [], "value_range": null}')
+    with pytest.raises(SystemExit, match=r"crop\.json: can't be read: 'photograph'"):
+        call("out/deep")
+
+
+def test_landmarks_may_be_in_the_home_folder(photographs, monkeypatch):
+    monkeypatch.setenv("HOME", str(photographs))
+    settings = Settings(
+        generator=LINEAR, operator="area", crop="face", input_size=2, landmarks="~/marks.json",
+        steps=1, restarts=1, seeds=(0,),
+    )  # fmt: skip
+    (picture,) = pulse_jax.upsample(photographs / "one.png", None, settings).pictures
+    # A photograph of the same name may be another one the next time.
+    write_picture(photographs / "one.png", side=50, seed=9)
+    (other,) = pulse_jax.upsample(photographs / "one.png", None, settings).pictures
+    corner = images.load_image(photographs / "one.png")[-1, -1]
+    image = other.images()[1]
+    assert np.array_equal(other.put_back(image)[-1, -1], corner)
+    assert not np.array_equal(picture.target, other.target)
 
 
 def test_what_was_cropped_is_put_back_in_memory(photographs):

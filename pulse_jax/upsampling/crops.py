@@ -9,6 +9,7 @@ from jaxtyping import Float
 from pulse_jax.align import cut_out, face_quad, find_faces, read_landmarks
 from pulse_jax.align.detector import check_detector
 from pulse_jax.align.ffhq import Quad, angle, side
+from pulse_jax.files import expanded
 from pulse_jax.images import on_white, to_uint8
 from pulse_jax.upsampling.settings import Settings
 
@@ -36,7 +37,7 @@ def make_find(
         return lambda name, image: [_square(image, crop)]
     if channels == 4:
         raise ValueError(f"crop=face is for photographs, and {settings.generator} has alpha")
-    given = None if settings.landmarks is None else read_landmarks(settings.landmarks)
+    given = None if settings.landmarks is None else read_landmarks(expanded(settings.landmarks))
     if given is None:
         check_detector()
 

@@ -45,6 +45,7 @@ class Origin:
     load: Callable[[], crops.Image]
     path: Path | None  # its file, if it has one
     quad: Quad  # where the picture was
+    value_range: images.ValueRange | None  # with which it is read
     cut: Callable[[crops.Image], crops.Image]  # cuts out and downscales it, as it was done before
 
 
@@ -205,6 +206,7 @@ def read_pictures(
 
     `networks`: the digest of the generator's.
     """
+    _load_again.cache_clear()  # files may have changed since another run
     names = [s.name if isinstance(s, Path) else f"{i:02d}" for i, s in enumerate(sources, 1)]
     find = crops.make_find(settings, generator.resolution, generator.channels)
     found: list[tuple[str, Picture]] = []  # after what messages call it
@@ -247,6 +249,7 @@ def read_pictures(
                     load if path else lambda: image,
                     path,
                     square.quad,
+                    settings.value_range,
                     functools.partial(cut_again, square),
                 )
             found.append((told, Picture(own, target, variance, networks, prepared, origin)))
@@ -256,7 +259,7 @@ def read_pictures(
     # The folder of a picture's results keeps its suffix, where its name would else be taken.
     names = [*unread, *(picture.name for _, picture in found)]
     taken = Counter(Path(name).stem for name in names)
-    taken.update([*OF_THE_RUN, *names])
+    taken.update([*OF_THE_RUN, ".", "..", *names])  # "..", as of a picture ...png
 
     def enter(told: str, picture: Picture) -> None:
         stem = Path(picture.name).stem

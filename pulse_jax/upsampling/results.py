@@ -201,9 +201,13 @@ def save_grid(picture: Picture, resolution: int) -> None:
     images.save_image(picture.place / "input.png", picture.target)
     images.save_image(picture.place / "bicubic.png", smooth)
     images.save_image(picture.place / "grid.png", images.grid([[enlarged, smooth, *found]]))
-    if picture.origin is not None and picture.origin.path is not None:
-        path, quad = picture.origin.path.absolute(), picture.origin.quad.tolist()
-        write(picture.place / CROP, json.dumps({"photograph": str(path), "quad": quad}) + "\n")
+    if (origin := picture.origin) is not None and origin.path is not None:
+        place = {
+            "photograph": str(origin.path.absolute()),
+            "quad": origin.quad.tolist(),
+            "value_range": origin.value_range,
+        }
+        write(picture.place / CROP, json.dumps(place) + "\n")
 
 
 def finish(picture: Picture, resolution: int, eps: float) -> None:
