@@ -194,6 +194,7 @@ def test_what_is_under_way_is_saved_less_often_where_that_takes_long(monkeypatch
 @pytest.mark.parametrize(
     ("given", "told"),
     [
+        ({"crop": "middle"}, "crop=middle is not center, face or X,Y,SIDE"),
         ({"restarts": 0}, "restarts=0: must be at least 1"),
         ({"eps": float("nan")}, "eps=nan: not finite"),
         ({"seeds": ()}, "seeds=: names nothing"),
@@ -206,7 +207,7 @@ def test_what_is_under_way_is_saved_less_often_where_that_takes_long(monkeypatch
         ({"learning_rate": 0.0}, "learning_rate=0.0: "),
     ],
 )
-def test_settings_that_cannot_be_are_refused_when_they_are_made(given, told):
+def test_settings_that_cannot_be_are_refused_when_they_are_made(unchecked, given, told):
     with pytest.raises(ValueError) as error:
         Settings(**given)
     assert told in str(error.value) and "\n" not in str(error.value)

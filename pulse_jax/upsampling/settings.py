@@ -336,6 +336,8 @@ class Settings:
         self._check_posterior()
 
     def _check_pictures(self) -> None:
+        if isinstance(self.crop, str) and self.crop not in ("center", "face"):
+            raise ValueError(f"crop={self.crop} is not {CROP.form}")
         if isinstance(self.crop, tuple) and self.crop[2] < 1:
             raise ValueError(f"crop={CROP.write(self.crop)}: SIDE must be at least 1")
         if self.crop == "face" and self.input_size is None:
