@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 from command_helpers import write_picture
+from experiment_helpers import save_small_generator
 
 import pulse_jax
 from pulse_jax.upsampling import familiarity, run
 from pulse_jax.upsampling.pictures import Picture
-from pulse_jax.upsampling.settings import RECIPES, Settings
+from pulse_jax.upsampling.settings import LOSS, RECIPES, Settings
 
 OWN = {
     "4": {"pictures": 9, "largest l2": 9e-4, "mean score": -3.0, "deviation of scores": 0.2},
@@ -50,8 +51,26 @@ def test_a_picture_is_compared_with_the_generators_own(picture, settings, told):
 
 def test_only_figures_of_such_searches_are_compared_with():
     assert familiarity.read(Settings())["8"]["pictures"] >= 8
-    assert familiarity.read(Settings(operator="area")) == {}
-    assert familiarity.read(Settings(generator="experiment_helpers:linear")) == {}
+    for settings in (RECIPES["posterior"], Settings(loss_str=LOSS, scheme="rescale", eps=0.1)):
+        assert familiarity.read(settings) == familiarity.read(Settings())
+    for settings in (
+        Settings(operator="area"),
+        Settings(learning_rate=0.01),
+        Settings(space="z"),
+        Settings(generator="experiment_helpers:linear"),
+    ):
+        assert familiarity.read(settings) == {}
+
+
+def test_figures_that_are_damaged_spare_the_results(tmp_path):
+    save_small_generator(tmp_path / "generator")
+    (tmp_path / "generator" / familiarity.FILE).write_text("{")
+    write_picture(tmp_path / "a.png")
+    settings = Settings(generator=str(tmp_path / "generator"), steps=1, restarts=1)
+    results = pulse_jax.upsample(tmp_path / "a.png", tmp_path / "out", settings)
+    (failure,) = results.failures
+    assert f"{familiarity.FILE}: can't be read" in failure
+    assert (tmp_path / "out" / "index.html").is_file() and results.rows
 
 
 def test_own_pictures_are_summarised():

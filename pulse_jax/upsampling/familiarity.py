@@ -6,7 +6,7 @@ to something else: if its restarts end farther from it, or if the discriminator,
 what the generator's images look like, takes their images for less real.
 """
 
-import json
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from pulse_jax.files import expanded
+from pulse_jax.files import expanded, read_json
 from pulse_jax.generators.checkpoint import bundled, load_discriminator
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.types import AnyArray
 from pulse_jax.upsampling.pictures import Picture
-from pulse_jax.upsampling.settings import Settings
+from pulse_jax.upsampling.settings import LOSS, SEARCH, STYLES, Settings
 
 FILE = "own_pictures.json"
 DEVIATIONS = 3  # from the mean of the own pictures' scores
@@ -63,13 +63,18 @@ def summarise(figures: Sequence[Figures]) -> dict[str, float]:
 def read(settings: Settings) -> dict[str, Any]:
     """The own pictures' figures by their side, or {} if there are none for such a search.
 
-    They are of searches with the settings' defaults.
+    They are of searches with the settings' defaults. Raises ValueError if they can't be read.
     """
     usual = Settings()
-    if is_plug_in(settings.generator) or settings.operator != usual.operator:
+    alike = usual, dataclasses.replace(usual, loss_str=LOSS, scheme=usual.chosen_scheme)
+    for field in dataclasses.fields(Settings):
+        counts = field.name == "operator" or field.metadata["group"] in (SEARCH, STYLES)
+        if counts and all(getattr(settings, field.name) != getattr(x, field.name) for x in alike):
+            return {}
+    if is_plug_in(settings.generator):
         return {}
     path = bundled().get(settings.generator, expanded(settings.generator)) / FILE
-    return json.loads(path.read_bytes()) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def difference(picture: Picture, settings: Settings, own: dict[str, Any], score: Score) -> str:

@@ -437,8 +437,8 @@ def _carry_out(
             log.warning(f"{told_of}, since the loss or its gradient wasn't finite")
         if not (run.is_complete(picture) or stopped):  # the process that failed has told why
             picture.error = picture.error or f"{picture.folder}: not all restarts are saved"
-    if first:
-        _compare(run)
+    if first and (complaint := attempt(_compare, run)):
+        failures.append(complaint)
     failures += [picture.error for picture in pictures if picture.error]
     if first and run.output is not None:
         failures += _conclude(run, run.output, failures, timings)
