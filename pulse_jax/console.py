@@ -33,6 +33,11 @@ def put_back() -> None:
     _start("pulse_jax_put_back", "pulse_jax.put_back")
 
 
+def web() -> None:
+    """The script `pulse_jax_web`."""
+    _start("pulse_jax_web", "pulse_jax.web.__main__")
+
+
 def make_output_safe() -> None:
     """Provide that no work ends because its messages can't be printed.
 

@@ -20,6 +20,7 @@ from pulse_jax import __main__ as command
 from pulse_jax import convert, put_back
 from pulse_jax.align import __main__ as align
 from pulse_jax.generators import checkpoint
+from pulse_jax.web import __main__ as web
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -37,7 +38,7 @@ EXPERIMENTS = sorted(ROOT.glob("experiments/**/*.py"))
 DEFINED = re.compile(r'DEFINE_\w+\(\s*"(\w+)"')
 # A program with its arguments, which may go on in the next line of a text.
 COMMAND = re.compile(
-    r"\b(pulse_jax|pulse_jax_align|pulse_jax_convert|pulse_jax_put_back|\w+\.py)((?:\s+(?!\S*(?:python|pulse_jax))[\w.:$/=,*+-]+)+)"
+    r"\b(pulse_jax|pulse_jax_align|pulse_jax_convert|pulse_jax_put_back|pulse_jax_web|\w+\.py)((?:\s+(?!\S*(?:python|pulse_jax))[\w.:$/=,*+-]+)+)"
 )
 
 
@@ -242,6 +243,8 @@ def flags_of(program):
         return {*align.parse(["pulse_jax_align", "picture"])[0], "help"}
     if program == "pulse_jax_put_back":
         return {*put_back.parse(["pulse_jax_put_back", "folder"])[0], "help"}
+    if program == "pulse_jax_web":
+        return {*web.parse(["pulse_jax_web"]), "help"}
     if program == "pulse_jax_convert":
         return {*convert.parse(["pulse_jax_convert", "source"])[0], "help"}
     (script,) = ROOT.glob(f"experiments/{program}")
@@ -260,7 +263,9 @@ def test_its_commands_exist_with_their_flags(page):
 
 @every_page_and_card
 def test_the_flags_that_it_speaks_of_exist(page):
-    known = {*command.FLAGS, "help"}.union(*(DEFINED.findall(p.read_text()) for p in EXPERIMENTS))
+    known = {*command.FLAGS, *flags_of("pulse_jax_web"), "help"}.union(
+        *(DEFINED.findall(p.read_text()) for p in EXPERIMENTS)
+    )
     others = {"xla_cpu_multi_thread_eigen"}
     for flag in set(re.findall(r"`--(\w+)", prose(page))) - others:
         assert {flag, flag.removeprefix("no")} & known, flag

@@ -1,0 +1,116 @@
+"""A web page on which pictures are upsampled, for this machine alone unless --host says otherwise.
+
+    pulse_jax_web                                # open the address that it prints
+    pulse_jax_web --output_dir=large --port=8000
+
+Each search has a folder of its own, OUTPUT_DIR/results/NAME, with all that `pulse_jax` writes.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+
+from absl import flags
+
+import pulse_jax
+from pulse_jax.console import (
+    check_devices,
+    described,
+    logged_to_streams,
+    make_output_safe,
+    used_cache,
+)
+from pulse_jax.files import expanded, one_line
+from pulse_jax.generators import checkpoint
+from pulse_jax.web.desk import Desk
+
+GRACE = 2  # seconds that open connections have when the server ends
+
+
+def main() -> None:
+    """The console script: serves the page until it is told to end."""
+    values = parse(sys.argv)
+    # Gradio reads these as it is imported. It would report its use and look for a newer version.
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    try:
+        import uvicorn
+
+        from pulse_jax.web.page import make_app
+    except ModuleNotFoundError as error:
+        if error.name not in ("gradio", "uvicorn"):
+            raise
+        sys.exit('pulse_jax_web: the page takes Gradio: pip install "pulse_jax[web]"')
+    with contextlib.ExitStack() as at_end:
+        at_end.enter_context(logged_to_streams("pulse_jax_web: ", str))
+        try:
+            check_devices()
+            at_end.enter_context(used_cache(expanded(values.cache_dir)))
+            generators = values.generators or list(checkpoint.bundled())
+            desk = Desk(expanded(values.output_dir).absolute(), generators)
+            at_end.callback(desk.close)
+            listening = at_end.enter_context(listen(values.host, values.port))
+        except ValueError as error:
+            sys.exit(f"pulse_jax_web: {one_line(error)}")
+        config = uvicorn.Config(
+            make_app(desk), log_level="critical", timeout_graceful_shutdown=GRACE
+        )
+        host, port = listening.getsockname()[:2]
+        name = f"[{host}]" if ":" in host else host
+        print(f"http://{name}:{port} is the page; Ctrl-C ends it; results go to {desk.results}")
+        with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again, when it is done
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def parse(argv: list[str]) -> flags.FlagValues:
+    """The flags' values. An error ends the command with one line."""
+    values = flags.FlagValues()  # not those of the other commands in this process
+    flags.DEFINE_string(
+        "host",
+        "127.0.0.1",
+        "The page is served at this address. 0.0.0.0 lets in whoever reaches this machine, without "
+        "a password.",
+        values,
+    )
+    flags.DEFINE_integer("port", 7860, "It is served at this port.", 0, 65535, flag_values=values)
+    flags.DEFINE_string("output_dir", "runs/web", "Results are written into this folder.", values)
+    flags.DEFINE_list(
+        "generators",
+        None,
+        "The page offers these generators, with commas between them. Without it, it offers the "
+        "bundled ones.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "cache_dir", "~/.cache/pulse_jax", "Compiled programs are kept in this folder.", values
+    )
+    if {"-h", "-help", "--help"} & set(argv):
+        groups = dict.fromkeys(("host", "port", "output_dir", "generators", "cache_dir"), "Flags")
+        print(__doc__, described(["Flags"], groups, values), sep="\n")
+        sys.exit(0)
+    if "--version" in argv:
+        print("pulse_jax_web", pulse_jax.__version__)
+        sys.exit(0)
+    try:
+        _, *rest = values(argv)
+    except flags.Error as error:
+        sys.exit(f"pulse_jax_web: {one_line(error)}")
+    if rest:
+        sys.exit(f"pulse_jax_web: {rest[0]!r} is no flag, and pictures are given on the page")
+    return values
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at an address. Raises ValueError if it can't be had."""
+    try:
+        family = socket.getaddrinfo(host, port)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ValueError(
+            f"--host={host}, --port={port} can't be listened at: {one_line(error)}"
+        ) from error
+
+
+if __name__ == "__main__":
+    make_output_safe()
+    main()
