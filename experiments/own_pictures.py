@@ -26,7 +26,7 @@ from pulse_jax.upsampling.run import make_generator
 FLAGS = flags.FLAGS
 flags.DEFINE_string("generator", "faces64", "This generator's own pictures are measured.")
 flags.DEFINE_list("sides", ["8"], "They are downscaled to each of these sides.")
-flags.DEFINE_integer("pictures", 24, "So many are drawn.", lower_bound=2)
+flags.DEFINE_integer("pictures", 12, "So many are drawn.", lower_bound=2)
 flags.DEFINE_integer("seed", 0, "They depend on this number.", lower_bound=0)
 
 

@@ -74,12 +74,12 @@ def test_figures_that_are_damaged_spare_the_results(tmp_path):
 
 
 def test_own_pictures_are_summarised():
-    figures = [familiarity.Figures(1e-3, -1.0), familiarity.Figures(8e-4, -3.0)]
+    figures = [familiarity.Figures(1e-3, [-1.0, -2.0]), familiarity.Figures(8e-4, [-3.0])]
     assert familiarity.summarise(figures) == {
         "pictures": 2,
         "largest l2": 1e-3,
         "mean score": -2.0,
-        "deviation of scores": pytest.approx(2**0.5),
+        "deviation of scores": pytest.approx(1.0),
     }
 
 

@@ -7,7 +7,6 @@ what the generator's images look like, takes their images for less real.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.settings import LOSS, SEARCH, STYLES, Settings
 
 FILE = "own_pictures.json"
-DEVIATIONS = 3  # from the mean of the own pictures' scores
+DEVIATIONS = 3  # of single images' scores, from their mean
 
 Score = Callable[[Float[AnyArray, "side side c"]], float]
 
@@ -32,14 +31,13 @@ class Figures(NamedTuple):
     """What the restarts of one picture have come to."""
 
     l2: float  # the median, of images as saved
-    score: float  # the mean of the discriminator's, of images that are finite
+    scores: list[float]  # the discriminator's, of images that are finite
 
 
 def measure(picture: Picture, score: Score) -> Figures:
-    """The figures of a picture. NaN is one without an image."""
-    scores = [score(image) for image in picture.images().values()]
+    """The figures of a picture."""
     l2 = float(np.median([row["l2_saved"] for row in picture.rows.values()]))
-    return Figures(l2, float(np.mean(scores)) if scores else math.nan)
+    return Figures(l2, [score(image) for image in picture.images().values()])
 
 
 def make_score(generator: str) -> Score:
@@ -51,7 +49,7 @@ def make_score(generator: str) -> Score:
 
 def summarise(figures: Sequence[Figures]) -> dict[str, float]:
     """What is kept of the own pictures of one size."""
-    scores = [one.score for one in figures]
+    scores = np.concatenate([one.scores for one in figures])
     return {
         "pictures": len(figures),
         "largest l2": max(one.l2 for one in figures),
@@ -81,7 +79,8 @@ def difference(picture: Picture, settings: Settings, own: dict[str, Any], score:
     """How a picture is unlike those of the generator's own, in words, or nothing.
 
     An l2 counts if it is above eps, and if the search had as many steps as those of the own
-    pictures. A score counts if it is three standard deviations below their mean.
+    pictures. Scores count if their mean is three standard deviations below that of the own results.
+    The deviation is that of single results, so the number of restarts needn't be known.
     """
     known = own.get(str(picture.side))
     if known is None:
@@ -94,9 +93,9 @@ def difference(picture: Picture, settings: Settings, own: dict[str, Any], score:
             f"pictures of the generator's own that is at most {known['largest l2']:.2g}"
         )
     mean, deviation = known["mean score"], known["deviation of scores"]
-    if found.score < mean - DEVIATIONS * deviation:
+    if found.scores and (its_mean := np.mean(found.scores)) < mean - DEVIATIONS * deviation:
         reasons.append(
-            f"the discriminator gives its results {found.score:.1f}, and those of the generator's "
+            f"the discriminator gives its results {its_mean:.1f}, and those of the generator's "
             f"own pictures {mean:.1f} ± {deviation:.1f}"
         )
     return f"unlike what {settings.generator} knows: {'; '.join(reasons)}" if reasons else ""
