@@ -25,7 +25,7 @@ from absl import flags, logging
 import pulse_jax
 from pulse_jax.console import check_devices, described, make_output_safe
 from pulse_jax.files import expanded, one_line
-from pulse_jax.generators import checkpoint, published
+from pulse_jax.generators import checkpoint, official, published
 from pulse_jax.generators.diffusion import DiffusionModel
 from pulse_jax.generators.style_network import StyleNetwork
 from pulse_jax.types import Params
@@ -125,7 +125,9 @@ def convert(source: str | Path, folder: str | Path, dtype: str = "float32") -> N
     else:
         print(f"{source}: {model.page}, {model.licence}")
         path = published.fetch(str(source))
-    module, params = checkpoint.read_network(path)
+    # A folder may hold what it was converted to before.
+    read = checkpoint.read_network if model is None else official.read_network
+    module, params = read(path)
     names = "mapping", "synthesis", "network", "decoder"
     networks = {name: params[name] for name in names if name in params}
     count = sum(leaf.size for leaf in jax.tree.leaves(networks))

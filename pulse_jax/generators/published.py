@@ -1,7 +1,7 @@
 """Published generators by name: where their files are, and how one gets onto this machine.
 
-Addresses, file names and licences are what the publishers' own pages say (`Model.page`). No
-digests were found there. docs/generators.md has a table for people.
+Addresses, file names, licences and digests are what the publishers' own pages say (`Model.page`).
+Few have a digest. docs/generators.md has a table for people.
 """
 
 import contextlib
@@ -18,7 +18,10 @@ from pulse_jax.files import expanded, near, one_line
 
 
 class Model(NamedTuple):
-    """A published generator: one file, and what its publisher says about it."""
+    """A published generator: its file, and what its publisher says about it.
+
+    Where it is a folder, `file` is the largest one in it, and `others` are beside it.
+    """
 
     domain: str
     resolution: int  # the side of its images
@@ -28,6 +31,7 @@ class Model(NamedTuple):
     licence: str
     page: str  # where it is published
     digest: str | None = None  # "sha256:…" or "md5:…", where one is published
+    others: tuple[str, ...] = ()
 
     @property
     def by_hand(self) -> bool:
@@ -100,6 +104,29 @@ def _sid(domain: str, file: str) -> Model:
     )
 
 
+def _diffusers(
+    domain: str, architecture: str, repository: str, licence: str, file: str, *others: str
+) -> Model:
+    """A pipeline of diffusers, of 256×256 pixels."""
+    page = f"https://huggingface.co/{repository}"
+    url = f"{page}/resolve/main/{file}"
+    return Model(domain, 256, architecture, url, file, licence, page, _DIGESTS.get(url), others)
+
+
+_WEIGHTS = "diffusion_pytorch_model.bin"
+_OPENAI = "openai/diffusers-cd_bedroom256_"
+_DIGESTS = {
+    f"https://huggingface.co/{_OPENAI}{loss}/resolve/main/unet/{_WEIGHTS}": f"sha256:{digest}"
+    for loss, digest in {
+        "l2": "371676dd8e30d27b85bd2a630d4c2022fc13b50b77eb41a456ab645cbe61b413",
+        "lpips": "67bc6468d2f7683e52921cefaffba4714a3509ea87c72b03f986fc48edf1584d",
+    }.items()
+}
+_FLAT = _WEIGHTS, "config.json", "model_index.json", "scheduler_config.json"
+_PARTS = (
+    *(f"unet/{_WEIGHTS}", "unet/config.json"),
+    *("model_index.json", "scheduler/scheduler_config.json"),
+)
 _FFHQ, _FFHQ_U = "faces (FFHQ)", "faces, unaligned (FFHQ-U)"
 _METFACES, _METFACES_U = "faces in art (MetFaces)", "faces in art, unaligned (MetFaces-U)"
 _AFHQ_V2 = "cats, dogs and wild animals (AFHQv2)"
@@ -156,6 +183,27 @@ PUBLISHED = {
     ),
     "sid-ffhq64": _sid(_FFHQ, "ffhq64/alpha1.2/network-snapshot-1.200000-498176.pkl"),
     "sid-afhqv2-64": _sid(_AFHQ_V2, "afhq64/alpha1.2/network-snapshot-1.200000-305664.pkl"),
+    "ddpm-celebahq256": _diffusers(
+        "faces (CelebA-HQ)", "DDPM", "google/ddpm-celebahq-256", "Apache 2.0", *_FLAT
+    ),
+    "ddpm-ema-church256": _diffusers(
+        "churches (LSUN)", "DDPM", "google/ddpm-ema-church-256", "Apache 2.0", *_FLAT
+    ),
+    **{
+        f"cd-{loss}-bedroom256": _diffusers(
+            "bedrooms (LSUN)", "consistency model", f"{_OPENAI}{loss}", "MIT", *_PARTS
+        )
+        for loss in ("l2", "lpips")
+    },
+    "ldm-celebahq256": _diffusers(
+        "faces (CelebA-HQ)",
+        "DDPM of latents, VQ decoder",
+        "CompVis/ldm-celebahq-256",
+        "Apache 2.0",
+        *_PARTS,
+        f"vqvae/{_WEIGHTS}",
+        "vqvae/config.json",
+    ),
     "stylegan1-ffhq1024": _stylegan(
         _FFHQ, 1024, "ffhq-1024x1024", "1MEGjdvVpUsu1jB4zrXZN7Y4kBBOzizDQ"
     ),
@@ -183,14 +231,14 @@ def folder(name: str) -> Path:
 
 
 def fetch(name: str, progress: bool = True) -> Path:
-    """The path of a published generator's file, which is downloaded if it isn't there yet.
+    """The path of a published generator's file or folder, downloaded if it isn't there yet.
 
     A download that was broken off is kept beside it as `FILE.part`, and the next call asks only for
     the rest, as if the published file never changed. The file gets its name when it is complete
     and, if a digest is published, matches it. A file that was put there by hand is taken as it is.
     With `progress`, a bar runs on stderr.
 
-    Raises ValueError for an unknown name. It also does so if the file can't be downloaded: there is
+    Raises ValueError for an unknown name. It also does so if a file can't be downloaded: there is
     no connection, the server fails, the download breaks off, the digest is another, the disk is
     full, pooch isn't installed, or Google Drive wants a browser. The message is one line with the
     address and the path to save the file as.
@@ -198,11 +246,20 @@ def fetch(name: str, progress: bool = True) -> Path:
     if name not in PUBLISHED:
         names = near(name, PUBLISHED) or f": they are {', '.join(PUBLISHED)}"
         raise ValueError(f"no published generator {name!r}{names}")
-    model, path = PUBLISHED[name], folder(name) / PUBLISHED[name].file
+    model = PUBLISHED[name]
+    for other in model.others:  # small ones, so that what is missing is told at once
+        _fetch(name, model.url.removesuffix(model.file) + other, other, None, False)
+    path = _fetch(name, model.url, model.file, model.digest, progress)
+    return folder(name) if model.others else path
+
+
+def _fetch(name: str, url: str, file: str, digest: str | None, progress: bool) -> Path:
+    """The path of one file of a published generator."""
+    path = folder(name) / file
     if path.is_file():
         return path
-    by_hand = f"save {model.url} as {path}"
-    if model.by_hand:
+    by_hand = f"save {url} as {path}"
+    if PUBLISHED[name].by_hand:
         raise ValueError(f"{name}: Google Drive gives it to browsers only, so {by_hand}")
     try:
         import pooch
@@ -214,12 +271,12 @@ def fetch(name: str, progress: bool = True) -> Path:
     part = path.with_name(f"{path.name}.part")
     download = functools.partial(_download, part=part, progress=progress)
     try:
-        pooch.retrieve(model.url, model.digest, path.name, path.parent, downloader=download)
+        pooch.retrieve(url, digest, path.name, path.parent, downloader=download)
     except OSError as error:
         raise ValueError(f"{name}: download failed: {one_line(error)}; or {by_hand}") from error
     except ValueError as error:
         raise ValueError(
-            f"{name}: download failed: its digest isn't {model.digest}; or {by_hand}"
+            f"{name}: download failed: its digest isn't {digest}; or {by_hand}"
         ) from error
     return path
 
@@ -250,7 +307,8 @@ def _download(url: str, output_file: str, _: Any, *, part: Path, progress: bool)
             return _download(url, output_file, _, part=part, progress=progress)
         elif response.status_code != 200:
             raise OSError(f"the server says {response.status_code} {response.reason}")
-        elif kind.startswith(("text/", "application/json")):  # a login page, a message
+        elif kind.startswith(("text/", "application/json")) and part.stem[-5:] != ".json":
+            # a login page, a message
             raise OSError(f"the server sends {kind} in its place")
         elif not (length := response.headers.get("Content-Length", "")).isdigit():
             raise OSError("the server doesn't tell the file's length")

@@ -215,6 +215,19 @@ def test_a_message_is_not_the_file(server, kind):
     assert files() == []
 
 
+def test_a_folder_is_fetched_file_by_file(server, monkeypatch):
+    """The small ones first. A server may send settings as text."""
+    url = PUBLISHED["local"].url
+    publish(monkeypatch, url, others=("unet/config.json", "model_index.json"))
+    server.content_type = "text/plain"
+    assert "the server sends text/plain in its place" in refused()
+    assert files() == ["model_index.json", "unet"]
+    server.content_type = "application/octet-stream"
+    assert fetch("local", progress=False) == folder("local")
+    assert (folder("local") / "unet" / "config.json").read_bytes() == DATA
+    assert len(server.asked) == 4
+
+
 def test_tells_that_there_is_no_connection(server, monkeypatch):
     publish(monkeypatch, "http://127.0.0.1:1/weights.pkl")
     message = refused()
@@ -274,4 +287,5 @@ def test_names_files_and_addresses_agree():
         assert re.fullmatch(r"https://\S+", model.url)
         if not model.by_hand:
             assert model.url.endswith(f"/{model.file}")
+        assert model.file not in model.others
     assert len({model.url for model in PUBLISHED.values()}) == len(PUBLISHED)
