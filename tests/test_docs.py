@@ -121,11 +121,14 @@ def test_the_example_of_a_fault_runs(capsys):
 
 
 def test_the_example_of_a_generator_runs(tmp_path, monkeypatch):
-    (code,) = blocks(DOCS / "generators.md", "python")
+    code, diffusion = blocks(DOCS / "generators.md", "python")
     (tmp_path / "my_module.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     generator, _ = pulse_jax.load("my_module:make")
     assert generator.resolution == 16
+    exec(diffusion, {})
+    generator, _ = pulse_jax.load("mine", solver="flow:2")
+    assert generator.resolution == 8
 
 
 def test_the_examples_of_plug_ins_run(tmp_path, monkeypatch):
