@@ -146,6 +146,16 @@ def test_bfloat16_halves_the_kernels_on_disk_alone(command, name):
     assert 0 < relative_error(synthesize(rounded, *sample), synthesize(params, *sample)) <= 0.05
 
 
+def test_frequencies_keep_their_digits_in_bfloat16(command):
+    source = DATA / "modern" / "edm" / "edm_ncsnpp.pkl"
+    assert command(source, "--output=out", "--dtype=bfloat16") == 0
+    params, (_, rounded) = checkpoint.load_network(source)[1], checkpoint.load_network("out")
+    params, rounded = params["network"], rounded["network"]
+    np.testing.assert_array_equal(*(tree["map_noise"]["scale"] for tree in (rounded, params)))
+    name = "enc_16x16_conv"
+    assert relative_error(rounded[name]["kernel"], params[name]["kernel"]) > 1e-4
+
+
 def test_what_bfloat16_has_rounded_is_not_rounded_again(command):
     shutil.copy(DATA / "sg2_tf.pkl", ".")
     assert command("sg2_tf.pkl", "--dtype=bfloat16") == 0

@@ -68,13 +68,13 @@ def check_network(name, dtype, bound):
     return denoiser
 
 
-@pytest.mark.parametrize("name", ["edm_ncsnpp", "edm_adm_strided", "edm_ddpmpp_cond"])
+@pytest.mark.parametrize("name", ["edm_ncsnpp", "edm_adm_strided"])
 def test_networks_and_their_gradients(name):
     check_network(name, np.float64, 1e-9)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["edm_ddpmpp", "edm_adm"])
+@pytest.mark.parametrize("name", ["edm_ddpmpp", "edm_ddpmpp_cond", "edm_adm"])
 def test_the_other_networks(name):
     denoiser = check_network(name, np.float64, 1e-9)
     denoiser.compiled(denoiser)("x_mixed", "sigma_mixed", ("D_mixed",), 1e-9)
