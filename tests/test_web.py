@@ -1,5 +1,6 @@
 """The web page: what its form may ask for, and searches one after another, each on its own."""
 
+import sys
 import threading
 import time
 from pathlib import Path
@@ -188,6 +189,16 @@ def test_flags_are_refused_in_one_line(flags, told):
     with pytest.raises(SystemExit) as exit:
         command.parse(["pulse_jax_web", *flags])
     assert told in str(exit.value) and "\n" not in str(exit.value)
+
+
+def test_without_gradio_a_line_tells_how_to_install_it(monkeypatch):
+    for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+    monkeypatch.setattr(sys, "argv", ["pulse_jax_web"])
+    for name in ("gradio", "uvicorn"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SystemExit, match=r'pip install "pulse_jax\[web\]"'):
+        command.main()
 
 
 def test_an_address_that_is_taken_is_told_in_one_line():

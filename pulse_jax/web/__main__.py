@@ -19,6 +19,7 @@ from pulse_jax.console import (
     described,
     logged_to_streams,
     make_output_safe,
+    noted_signals,
     used_cache,
 )
 from pulse_jax.files import expanded, one_line
@@ -48,6 +49,8 @@ def main() -> None:
             at_end.enter_context(used_cache(expanded(values.cache_dir)))
             generators = values.generators or list(checkpoint.bundled())
             desk = Desk(expanded(values.output_dir).absolute(), generators)
+            # uvicorn ends at a signal, and then raises it again, which must not end the process.
+            at_end.enter_context(noted_signals())
             at_end.callback(desk.close)
             listening = at_end.enter_context(listen(values.host, values.port))
         except ValueError as error:
@@ -58,8 +61,7 @@ def main() -> None:
         host, port = listening.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
         print(f"http://{name}:{port} is the page; Ctrl-C ends it; results go to {desk.results}")
-        with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again, when it is done
-            uvicorn.Server(config).run(sockets=[listening])
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def parse(argv: list[str]) -> flags.FlagValues:

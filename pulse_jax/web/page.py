@@ -29,6 +29,7 @@ POLICY = (
 )
 STYLE = """
 #results img, #picture img { image-rendering: pixelated; }
+#results .grid-container { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
 #run iframe { width: 100%; height: 80vh; border: 0; }
 footer { display: none !important; }
 """
@@ -162,12 +163,8 @@ def make_page(desk: Desk) -> gr.Blocks:
                     label="Results", columns=4, format="png", elem_id="results", interactive=False
                 )
         run = gr.HTML(elem_id="run")
-        gr.Examples(
-            examples(desk.generators),
-            [picture, generator, crop, input_size],
-            label="Examples",
-            examples_per_page=4,
-        )
+        if found := examples(desk.generators):
+            gr.Examples(found, [picture, generator, crop, input_size], examples_per_page=4)
 
         inputs = [picture, generator, operator, recipe, restarts, crop, square, input_size]
         outputs = [told, results, run, begin, cancel]
