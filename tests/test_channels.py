@@ -29,7 +29,9 @@ def make(folder, **fields):
     return folder
 
 
-@pytest.fixture(scope="module", params=MODES, ids=MODES.values())
+@pytest.fixture(
+    scope="module", params=[1, pytest.param(4, marks=pytest.mark.slow)], ids=MODES.values()
+)
 def made(request, tmp_path_factory):
     """(channels, a folder with a StyleGAN 2 of so many)."""
     folder = tmp_path_factory.mktemp("generator")

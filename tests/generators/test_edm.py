@@ -181,7 +181,8 @@ def test_solvers_that_are_none(text, told):
         solvers.parse(text)
 
 
-@pytest.mark.parametrize("block", ["b0", pytest.param("b1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("block", ["b0", "b1"])
 def test_blocks_with_several_heads(block):
     arrays = golden("modern/edm/edm_block_heads")
     given = json.loads(str(arrays[f"{block}_args"]))
