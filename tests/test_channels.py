@@ -137,6 +137,8 @@ def test_a_posterior_takes_no_generator_with_classes(classes):
     generator, _ = checkpoint.load(classes)
     with pytest.raises(ValueError, match="the generator has 3"):
         posterior.build(generator, operators.area(2), likelihoods.gaussian(0.1))
+    with pytest.raises(ValueError, match=r"^noise=0\.1: a posterior takes no classes"):
+        upsample([np.zeros((4, 4, 3))], settings=Settings(generator=str(classes), noise=0.1))
 
 
 def test_a_style_generator_tells_its_channels():

@@ -173,6 +173,9 @@ def _prepare(
     elif not importlib.util.find_spec("blackjax"):
         install = 'pip install "pulse_jax[posterior]"'
         raise ValueError(f"noise={settings.noise}: posterior samples take blackjax: {install}")
+    elif generator.classes:
+        known = f"{settings.generator} has {generator.classes}"
+        raise ValueError(f"noise={settings.noise}: a posterior takes no classes, and {known}")
     check_space(settings)
     if isinstance(given, Iterable) and not isinstance(given, str | np.ndarray | jax.Array):
         given = list(given)
