@@ -183,8 +183,6 @@ def settle():
     if FLAGS.batch_size % unit:
         raise ValueError(f"--batch_size={FLAGS.batch_size} must be a multiple of {unit}")
     pool.check()
-    if FLAGS.finish and not FLAGS.stop_minutes:
-        raise ValueError("--finish takes --stop_minutes")
 
 
 def distances(x, y):

@@ -242,8 +242,6 @@ def settle():
         raise ValueError(
             f"--path_interval={intervals[0]} and --r1_interval={intervals[1]} would meet in a step"
         )
-    if FLAGS.finish and not FLAGS.stop_minutes:
-        raise ValueError("--finish takes --stop_minutes")
 
 
 def data_set():

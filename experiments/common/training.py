@@ -72,8 +72,10 @@ def stopwatch():
 def claim(path, module):
     """Write the flags that a run must keep, which are the key flags of its script.
 
-    Raises ValueError if its folder is of a run with others.
+    Raises ValueError if its folder is of a run with others, and for flags that can't be.
     """
+    if FLAGS.finish and not FLAGS.stop_minutes:
+        raise ValueError("--finish takes --stop_minutes")
     own = FLAGS.get_key_flags_for_module(module)
     finite.check({flag.name: flag.value for flag in own})
     config = {flag.name: flag.value for flag in own if flag.name not in OPEN}

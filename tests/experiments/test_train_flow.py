@@ -54,6 +54,7 @@ def test_the_loss_falls_and_is_told(flow):
         ("--channels=24", "--channels=24 must be a multiple of 32"),
         ("--fold=3", "--resolution=8 is no multiple of 3, by which --fold=3 and 1 levels of"),
         ("--data_dir=nowhere", "nowhere"),
+        ("--finish", "--finish takes --stop_minutes"),
     ],
 )
 def test_bad_flags_are_told_in_one_line(tmp_path, flag, told):
