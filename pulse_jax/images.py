@@ -143,7 +143,10 @@ def load_kernel(path: str | Path) -> Float[np.ndarray, "h w"]:
             elif head == _FITS:
                 values = _read_fits(stream)
             else:
-                values = np.asarray(_open(stream, Path(path).suffix.lower())[0])
+                picture, _ = _open(stream, Path(path).suffix.lower())
+                if picture.mode == "P":
+                    raise ValueError("its numbers are colours of a palette, not values")
+                values = np.asarray(picture)
         if values.ndim != 2 or values.dtype.kind not in "fiu":
             raise ValueError(
                 f"it holds {values.shape} of {values.dtype}, not a 2-D array of numbers"

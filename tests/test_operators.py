@@ -365,6 +365,9 @@ def test_bad_kernels(unchecked, tmp_path, values, line):
         parse(f"psf:{tmp_path / 'psf.npy'}")
     with pytest.raises(ValueError, match=r"missing\.npy: can't be read"):
         parse(f"psf:{tmp_path / 'missing.npy'}")
+    Image.fromarray(np.ones((3, 3), np.uint8)).convert("P").save(tmp_path / "psf.png")
+    with pytest.raises(ValueError, match=r"psf\.png: can't be read: its numbers are colours"):
+        parse(f"psf:{tmp_path / 'psf.png'}")
     with pytest.raises(ValueError, match="psf needs sides larger than 4 pixels, got 4"):
         psf(np.ones((9, 9)))(random((4, 4, 3)))
 
