@@ -70,7 +70,7 @@ def network_run(folder, dtype):
     return arrays, applied(folder, dtype, **labels)
 
 
-@pytest.mark.parametrize("folder", ["class_cond", "ncsnpp"])
+@pytest.mark.parametrize("folder", ["ncsnpp", pytest.param("class_cond", marks=pytest.mark.slow)])
 def test_networks_at_a_time_for_each_image(folder):
     arrays, network = network_run(folder, "float64")
     with jax.enable_x64(True):

@@ -447,9 +447,9 @@ class OneStep:
 class LinearJacobian:
     """A solver whose networks are held constant in the gradient, which is an approximation.
 
-    The search then sees the linear part of each step alone, and no network is differentiated. So a
-    step of the search is several times as fast, and takes less memory. Chihaoui et al. (BIRD),
-    arXiv 2405.19572.
+    The search then sees the linear part of each step alone, and no network is differentiated. Of
+    three evaluations for each step, one is left, or two if images are clipped, where the gradient
+    depends on what was clipped. Chihaoui et al. (BIRD), arXiv 2405.19572.
     """
 
     solver: Solver
