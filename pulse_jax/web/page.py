@@ -11,6 +11,7 @@ import gradio as gr
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
+from PIL import Image
 from starlette.background import BackgroundTask
 
 from pulse_jax.generators import checkpoint
@@ -198,7 +199,12 @@ def examples(generators: Sequence[str]) -> list[list[Any]]:
     """The pictures that come with generators, and what to choose for them."""
     folders = {name: checkpoint.bundled().get(name, Path(name)) / "examples" for name in generators}
     return [
-        [str(path), name, "whole", None]
+        [str(path), name, "whole", _side(path)]
         for name, folder in folders.items()
         for path in sorted(folder.glob("*.png"))
     ]
+
+
+def _side(path: Path) -> int:
+    with Image.open(path) as image:
+        return image.width
