@@ -542,7 +542,8 @@ def judge(setup, state, targets, score):
     latents = state.best.latents
     images = render(setup, latents, state.frozen)
     accepted = errors(setup, images, targets) <= EPS
-    styles = jax.jit(jax.vmap(setup.generator.styles, (None, 0)))(setup.params, latents)
+    styles_of = jax.jit(jax.vmap(setup.generator.styles, (None, 0, 0)))
+    styles = styles_of(setup.params, latents, state.frozen)
     alike = render(setup, *with_noise_of_first(latents, state.frozen))
     groups = [x[kept] for x, kept in zip(by_face(alike), by_face(accepted), strict=True)]
     return {

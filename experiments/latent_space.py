@@ -101,7 +101,8 @@ def search(name, operator, inputs):
     built = harness.build(generator, operator, harness.optimizer_of(FLAGS.recipe), weight)
     stop = recipe.stop_at_eps
     found = harness.search_all(generator, params, operator, built, inputs, stop_at_eps=stop)
-    styles = jax.jit(jax.vmap(generator.styles, (None, 0)))(params, found.state.best.latents)
+    styles_of = jax.jit(jax.vmap(generator.styles, (None, 0, 0)))
+    styles = styles_of(params, found.state.best.latents, found.state.frozen)
     spread = np.asarray(jax.vmap(geocross)(styles), float).reshape(found.l2.shape)
     return {
         "images": found.images,

@@ -117,7 +117,7 @@ def test_styles_share_a_part(spread):
         "common": (1, 5),
         "own": (6, 5),
     }
-    styles = jax.vmap(generator.styles, (None, 0))({"latent_fit": fit}, latents)
+    styles = jax.vmap(generator.styles, (None, 0, None))({"latent_fit": fit}, latents, {})
     z = np.asarray(styles / np.sqrt(2) - 100).transpose(0, 2, 1).reshape(-1, 6)
     expected = (1 - spread**2) * np.ones((6, 6)) + spread**2 * np.eye(6)
     assert np.abs(np.cov(z, rowvar=False) - expected).max() <= 5 * np.sqrt(2 / len(z))

@@ -59,6 +59,11 @@ def from_ada(root: Instance) -> tuple[StyleGAN2, dict[str, Any]]:
             "noise_strength": take(f"{name}.noise_strength", 0),
         }
 
+    embed = None
+    if "mapping.embed" in modules:
+        expect_of("mapping.embed", activation="linear", bias_gain=1)
+        embed = dense("mapping.embed")
+    expect_of("", c_dim=0 if embed is None else len(embed["kernel"]))
     for name in ("img_resolution", "init_res"):  # init_res: of a program derived from this one
         expect_square(modules[""].get(name), name)
     sides = list(entries.sides(r"synthesis\.b(\d+)\."))
@@ -75,11 +80,6 @@ def from_ada(root: Instance) -> tuple[StyleGAN2, dict[str, Any]]:
         synthesis[f"{ours}_to_rgb"] = to_rgb(f"{theirs}.torgb")
     layers = entries.layers(r"mapping\.fc(\d+)\.weight$")
     mapping = [fully_connected(f"mapping.fc{i}") for i in layers]
-    embed = None
-    if "mapping.embed" in modules:
-        expect_of("mapping.embed", activation="linear", bias_gain=1)
-        embed = dense("mapping.embed")
-    expect_of("", c_dim=0 if embed is None else len(embed["kernel"]))
     average = take("mapping.w_avg", 1)
     entries.drop(r"synthesis\.b\d+\.conv[01]\.noise_const$")
     entries.check_filters(r"\.resample_filter$", SMOOTHING)
