@@ -19,15 +19,20 @@ takes layers from generators that know faces at its side. This is how `decoder64
 one CPU core; its card has what came of it:
 
     start="python experiments/train_decoder.py --batch_size=8 --learning_rate=1.5e-3"
-    $start --output_dir=runs/pixels32 --resolution=32 --channels=128,128,96,64 \\
-        --start_from=faces64 --stop_minutes=52 --finish
+    half="--resolution=32 --channels=128,128,96,64"
+    $start $half --output_dir=runs/pixels32 --start_from=faces64 --stop_minutes=52 --finish
     $start --output_dir=runs/pixels64 --start_from=runs/pixels32/generator,faces64 \\
         --discriminator=faces64 --stop_minutes=62 --finish
-    $start --output_dir=runs/decoder32 --resolution=32 --channels=128,128,96,64 \\
-        --start_from=runs/pixels32/generator --perceptual_weight=1 --stop_minutes=32
-    $start --output_dir=runs/decoder64 --discriminator=runs/pixels64/generator \\
-        --start_from=runs/decoder32/generator,runs/pixels64/generator,faces64 \\
+    $start $half --output_dir=runs/first32 --start_from=runs/pixels32/generator \\
+        --perceptual_weight=1 --stop_minutes=32
+    $start --output_dir=runs/first64 --discriminator=runs/pixels64/generator \\
+        --start_from=runs/first32/generator,runs/pixels64/generator,faces64 \\
         --perceptual_weight=4 --reader_steps=8000 --stop_minutes=58 --finish
+    $start $half --output_dir=runs/second32 --start_from=runs/first32/generator \\
+        --perceptual_weight=1 --reader_steps=8000 --stop_minutes=52 --finish
+    $start --output_dir=runs/decoder64 --discriminator=runs/first64/generator \\
+        --start_from=runs/second32/generator,runs/first64/generator \\
+        --perceptual_weight=4 --reader_steps=8000 --stop_minutes=62 --finish
 
 --stop_minutes and --finish end a stage by the clock; an interrupted one goes on with the same
 command. Stages of the same side can share their --pool. One core computes 60 images of 32 pixels a
