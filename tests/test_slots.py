@@ -141,7 +141,9 @@ def test_an_operator(operator):
     check(lambda x, y: (operator.apply(x), operator.adjoint(y)), random(32, 24, 3), small)
 
 
-@pytest.mark.parametrize("network", [StyleGAN, StyleGAN2, StyleGAN3])
+@pytest.mark.parametrize(
+    "network", [StyleGAN, StyleGAN2, pytest.param(StyleGAN3, marks=pytest.mark.slow)]
+)
 def test_a_generator(network):
     network = network(8, (8, 8), latent_size=16, mapping_layers=1, **OPTIONS.get(network, {}))
     noise = [random(*shape, seed=i) for i, shape in enumerate(network.noise_shapes)]

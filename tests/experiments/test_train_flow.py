@@ -28,6 +28,7 @@ def flow(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_the_data(flow):
     generator, params = pulse_jax.load(flow / "generator", solver="flow:8")
     latents, frozen = jax.vmap(generator.sample)(jax.random.split(jax.random.key(0), 32))
@@ -40,6 +41,7 @@ def test_samples_are_those_of_the_data(flow):
     assert (np.bincount(distances.argmin(1), minlength=2) >= 4).all()
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_is_told(flow):
     with (flow / "metrics.csv").open() as file:
         (row,) = csv.DictReader(file)

@@ -328,6 +328,7 @@ def test_a_saved_denoiser_is_the_same(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded_params, params)
 
 
+@pytest.mark.slow
 def test_a_search_through_the_command(run, tmp_path):
     write_picture(tmp_path / "in" / "a.png", side=8)
     flags = ["--solver=one_step:2.5", f"--input_dir={tmp_path / 'in'}", "--restarts=3"]

@@ -105,7 +105,8 @@ def places(tree):
     return found
 
 
-NETWORKS = ["sg1_tf.pkl", "sg2_tf.pkl", "sg2ada_fp16cfg.pkl", "sg3R.pkl", "rosinality.pt"]
+NETWORKS = ["sg1_tf.pkl", "sg2_tf.pkl", "sg2ada_fp16cfg.pkl", "rosinality.pt"]
+NETWORKS += [pytest.param("sg3R.pkl", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
