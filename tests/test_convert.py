@@ -64,7 +64,9 @@ def contents(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "sg3R.pkl")) for n in FILES]
+)
 def test_a_published_file_whatever_its_name(command, tmp_path, capsys, name):
     shutil.copy(DATA / name, "weights")
     assert command("weights", "--output=out") == 0

@@ -105,8 +105,8 @@ def places(tree):
     return found
 
 
-NETWORKS = ["sg1_tf.pkl", "sg2_tf.pkl", "sg2ada_fp16cfg.pkl", "rosinality.pt"]
-NETWORKS += [pytest.param("sg3R.pkl", marks=pytest.mark.slow)]
+NETWORKS = ["sg1_tf.pkl", "sg2_tf.pkl", "rosinality.pt"]
+NETWORKS += [pytest.param(n, marks=pytest.mark.slow) for n in ("sg2ada_fp16cfg.pkl", "sg3R.pkl")]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
