@@ -32,7 +32,10 @@ GOLDEN = {name: golden(f"pulse_e2e_{name}") for name in RUNS}
 NETWORK, WEIGHTS = from_pulse(read(DATA / "pulse_e2e_synthesis_zip.pt"))
 PARAMS = WEIGHTS | {"latent_fit": {"mean": INIT["gaussian_mean"], "std": INIT["gaussian_std"]}}
 OPERATOR = pulse_jax.operators.bicubic(8)
-every_run = pytest.mark.parametrize("name", RUNS)
+# Momentum includes descent without it, which is among the slow tests.
+every_run = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "sgd")) for n in RUNS]
+)
 
 
 def start(name):

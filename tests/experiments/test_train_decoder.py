@@ -85,6 +85,7 @@ checkpoint.save("large_judge", discriminator=(module, params))
         assert image.shape == (16, 16, 3)
 
 
+@pytest.mark.slow
 def test_it_learns_what_attributes_say(tmp_path):
     """From z alone: the error on faces that it hasn't seen falls to a fraction."""
     code = """

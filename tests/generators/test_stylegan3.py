@@ -347,6 +347,7 @@ def compiled_steps():
     return steps.lower(params, state).compile()
 
 
+@pytest.mark.slow
 def test_a_search():
     _, params, state = tiny_search()
     assert state.latents["style"].shape == (3, 6, 8)
