@@ -69,6 +69,32 @@ def described(headings: Iterable[str], groups: Mapping[str, str], flags: Any) ->
     return "\n".join(lines)
 
 
+def parsed(script: str, told: str, flags: Any, argv: list[str], *, more: str = "") -> list[str]:
+    """The words of a command line that are no flags; `flags`, absl's, get their values.
+
+    --help shows what is `told` of the script, its flags and `more`; it and --version end the
+    process. So does an error, with one line.
+    """
+    from absl.flags import Error
+
+    import pulse_jax
+    from pulse_jax.files import one_line
+
+    flags.set_gnu_getopt()  # flags may follow other words
+    if {"-h", "-help", "--help"} & set(argv):
+        print(told, described(["Flags"], dict.fromkeys(flags, "Flags"), flags), sep="\n")
+        print(more, end="")
+        sys.exit(0)
+    if "--version" in argv:
+        print(script, pulse_jax.__version__)
+        sys.exit(0)
+    try:
+        _, *words = flags(argv)
+    except Error as error:
+        sys.exit(f"{script}: {one_line(error)}")
+    return words
+
+
 @contextlib.contextmanager
 def logged_to_streams(prefix: str, wording: Callable[[str], str]) -> Iterator[None]:
     """Print what the package logs, in this `wording`. Warnings and errors go to stderr."""

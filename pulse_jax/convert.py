@@ -22,8 +22,7 @@ import jax
 import numpy as np
 from absl import flags, logging
 
-import pulse_jax
-from pulse_jax.console import check_devices, described, make_output_safe
+from pulse_jax.console import check_devices, make_output_safe, parsed
 from pulse_jax.files import expanded, one_line
 from pulse_jax.generators import checkpoint, official, published
 from pulse_jax.generators.diffusion import DiffusionModel
@@ -76,19 +75,12 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
         "differ by some 8-bit steps.",
         flag_values=values,
     )
-    if {"-h", "-help", "--help"} & set(argv):
-        groups = {"output": "Flags", "dtype": "Flags"}
-        print(__doc__, described(["Flags"], groups, values), "Published generators:", sep="\n")
-        for name, model in published.PUBLISHED.items():
-            print(f"  {name}: {model.domain}, {model.architecture}, {model.licence}")
-        sys.exit(0)
-    if "--version" in argv:
-        print("pulse_jax_convert", pulse_jax.__version__)
-        sys.exit(0)
-    try:
-        _, *sources = values(argv)
-    except flags.Error as error:
-        sys.exit(f"pulse_jax_convert: {one_line(error)}")
+    generators = (
+        f"  {name}: {model.domain}, {model.architecture}, {model.licence}\n"
+        for name, model in published.PUBLISHED.items()
+    )
+    more = f"Published generators:\n{''.join(generators)}"
+    sources = parsed("pulse_jax_convert", __doc__, values, argv, more=more)
     if not sources:
         sys.exit("pulse_jax_convert: give a file, a folder or the name of a published generator")
     return values, sources

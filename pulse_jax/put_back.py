@@ -17,10 +17,9 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float32
 
-import pulse_jax
 from pulse_jax.align import put_back
 from pulse_jax.align.ffhq import Quad
-from pulse_jax.console import described, make_output_safe
+from pulse_jax.console import make_output_safe, parsed
 from pulse_jax.files import expanded, one_line, read_json
 from pulse_jax.images import ImageWarning, ValueRange, load_image, save_image
 from pulse_jax.upsampling.pictures import image_path
@@ -42,7 +41,6 @@ def main() -> None:
 def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     """The flags' values, and the folders. An error ends the command with one line."""
     values = flags.FlagValues()  # not those of the other commands in this process
-    values.set_gnu_getopt()
     flags.DEFINE_integer(
         "pick",
         None,
@@ -54,17 +52,7 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
         "outscale", 1.0, "The photograph is enlarged by this factor.", flag_values=values
     )
     flags.DEFINE_string("output", "put_back.png", "The photograph is written here.", values)
-    if {"-h", "-help", "--help"} & set(argv):
-        groups = dict.fromkeys(("pick", "outscale", "output"), "Flags")
-        print(__doc__, described(["Flags"], groups, values), sep="\n")
-        sys.exit(0)
-    if "--version" in argv:
-        print("pulse_jax_put_back", pulse_jax.__version__)
-        sys.exit(0)
-    try:
-        _, *named = values(argv)
-    except flags.Error as error:
-        sys.exit(f"pulse_jax_put_back: {one_line(error)}")
+    named = parsed("pulse_jax_put_back", __doc__, values, argv)
     if not named:
         sys.exit("pulse_jax_put_back: give the folders of results, such as runs/photo_1")
     return values, named

@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-import pulse_jax
 from pulse_jax.align import cut_out, face_quad, find_faces, read_landmarks, write_landmarks
 from pulse_jax.align.detector import check_detector
 from pulse_jax.align.landmarks import Faces
-from pulse_jax.console import described, make_output_safe
+from pulse_jax.console import make_output_safe, parsed
 from pulse_jax.files import counted, expanded, one_line
 from pulse_jax.images import ImageWarning, list_images, load_image, save_image, to_uint8
 
@@ -61,7 +60,6 @@ def main() -> None:
 def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     """The flags' values, and the pictures and folders. An error ends the command with one line."""
     values = flags.FlagValues()  # not those of the other commands in this process
-    values.set_gnu_getopt()
     flags.DEFINE_string("output", "faces", "Faces are written into this folder.", values)
     flags.DEFINE_integer("side", 1024, "Faces have this side, in pixels.", 1, flag_values=values)
     flags.DEFINE_string(
@@ -71,17 +69,7 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
         "faces, each as 68 or 5 points [x, y]. Without it, they are found.",
         values,
     )
-    if {"-h", "-help", "--help"} & set(argv):
-        groups = dict.fromkeys(("output", "side", "landmarks"), "Flags")
-        print(__doc__, described(["Flags"], groups, values), sep="\n")
-        sys.exit(0)
-    if "--version" in argv:
-        print("pulse_jax_align", pulse_jax.__version__)
-        sys.exit(0)
-    try:
-        _, *named = values(argv)
-    except flags.Error as error:
-        sys.exit(f"pulse_jax_align: {one_line(error)}")
+    named = parsed("pulse_jax_align", __doc__, values, argv)
     if not named:
         sys.exit("pulse_jax_align: give pictures, or folders of pictures")
     return values, named

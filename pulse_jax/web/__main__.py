@@ -13,13 +13,12 @@ import sys
 
 from absl import flags
 
-import pulse_jax
 from pulse_jax.console import (
     check_devices,
-    described,
     logged_to_streams,
     make_output_safe,
     noted_signals,
+    parsed,
     used_cache,
 )
 from pulse_jax.files import expanded, one_line
@@ -86,17 +85,7 @@ def parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string(
         "cache_dir", "~/.cache/pulse_jax", "Compiled programs are kept in this folder.", values
     )
-    if {"-h", "-help", "--help"} & set(argv):
-        groups = dict.fromkeys(("host", "port", "output_dir", "generators", "cache_dir"), "Flags")
-        print(__doc__, described(["Flags"], groups, values), sep="\n")
-        sys.exit(0)
-    if "--version" in argv:
-        print("pulse_jax_web", pulse_jax.__version__)
-        sys.exit(0)
-    try:
-        _, *rest = values(argv)
-    except flags.Error as error:
-        sys.exit(f"pulse_jax_web: {one_line(error)}")
+    rest = parsed("pulse_jax_web", __doc__, values, argv)
     if rest:
         sys.exit(f"pulse_jax_web: {rest[0]!r} is no flag, and pictures are given on the page")
     return values
