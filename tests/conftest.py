@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -33,6 +34,10 @@ sys.meta_path.insert(0, Unchecked)
 
 from pulse_jax.generators import checkpoint  # noqa: E402
 from pulse_jax.generators.stylegan2 import StyleGAN2  # noqa: E402
+
+# In the background of a shell, interrupts are ignored, also by the processes that tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # On a GPU or TPU float32 products are otherwise rounded to TF32 or bfloat16, and the bounds on
 # float32 errors wouldn't hold.
