@@ -5,6 +5,7 @@ import difflib
 import io
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -66,11 +67,21 @@ def held(folder: Path) -> Iterator[None]:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ValueError if the file can't be read or holds no object."""
     try:
+        return json_object(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: can't be read: {error}") from error
+
+
+def json_object(path: Path, largest: float = math.inf) -> dict[str, Any]:
+    """As `read_json`, but a ValueError is the reason alone. A file above `largest` bytes is one."""
+    try:
+        if path.stat().st_size > largest:
+            raise ValueError(f"longer than {largest} bytes")
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: can't be read: {one_line(error)}") from error
+    except (OSError, ValueError, RecursionError) as error:  # the last of brackets in brackets
+        raise ValueError(one_line(error)[:300]) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: can't be read: no JSON object")
+        raise ValueError("no JSON object")
     return content
 
 

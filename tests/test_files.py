@@ -4,7 +4,16 @@ from pathlib import Path
 import pytest
 
 from pulse_jax import files
-from pulse_jax.files import counted, expanded, held, near, one_line, write
+from pulse_jax.files import (
+    counted,
+    expanded,
+    held,
+    json_object,
+    near,
+    one_line,
+    read_json,
+    write,
+)
 
 
 @pytest.mark.parametrize("content", ["Köln\n", b"\x00\xff"])
@@ -65,3 +74,23 @@ def test_names_that_are_near():
     names = ["ffhq1024", "ffhq512", "faces64"]
     assert near("FFHQ", names) == "; did you mean ffhq512 or ffhq1024?"
     assert near("nothing", names) == ""
+
+
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        ("[" * 100_000, ""),
+        ("{", ""),
+        ("[]", "no JSON object"),
+        ("{}" + " " * 100, "longer than 50"),
+    ],
+)
+def test_json_that_cannot_be_read(tmp_path, content, told):
+    """Brackets in brackets, too, which aren't a ValueError of Python's."""
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"^{told}"):
+        json_object(path, largest=50 if "longer" in told else 10**6)
+    if "longer" not in told:
+        with pytest.raises(ValueError, match=rf"a\.json: can't be read: {told}"):
+            read_json(path)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from pulse_jax.files import one_line
 from pulse_jax.generators.diffusion import DiffusionModel
 from pulse_jax.generators.official.ada import from_ada
 from pulse_jax.generators.official.diffusers import from_diffusers, is_diffusers
 from pulse_jax.generators.official.edm import from_edm
 from pulse_jax.generators.official.guided import from_guided, is_guided
 from pulse_jax.generators.official.parameters import (
+    blaming,
     checked,
     persistent_modules,
     persistent_state,
@@ -67,10 +67,7 @@ def read_network(path: str | Path) -> tuple[StyleNetwork | DiffusionModel, dict[
             return module, params
         return module, checked(module, params)
     except Exception as error:  # a tree of another make may fail anywhere
-        reason = one_line(error)[:300]
-        if not isinstance(error, ValueError):
-            reason = f"not laid out as expected ({type(error).__name__}: {reason})"
-        raise ValueError(f"{path}: {reason}") from error
+        raise blaming(path, error) from error
 
 
 def _convert(tree: Any) -> tuple[StyleNetwork | DiffusionModel, dict[str, Any]]:

@@ -4,7 +4,6 @@ Keys that a config.json lacks, as older ones do, have the defaults of diffusers.
 """
 
 import dataclasses
-import json
 import math
 import re
 import types
@@ -18,7 +17,7 @@ import numpy as np
 import safetensors.numpy
 from flax import linen as nn
 
-from pulse_jax.files import one_line
+from pulse_jax.files import json_object, one_line
 from pulse_jax.generators.diffusion import DiffusionModel
 from pulse_jax.generators.diffusion.autoencoders import AutoencoderKL, AutoencoderTiny, VQModel
 from pulse_jax.generators.diffusion.solvers import (
@@ -28,9 +27,10 @@ from pulse_jax.generators.diffusion.solvers import (
     Schedule,
 )
 from pulse_jax.generators.diffusion.unet import UNet2DModel
-from pulse_jax.generators.official.parameters import expect, expect_square, hwio, plain
+from pulse_jax.generators.official.parameters import blaming, expect, expect_square, hwio, plain
 from pulse_jax.generators.official.unpickle import read
 
+LARGEST = 2**20  # bytes of settings
 # Files of weights in a folder, the first of which is read.
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 NETWORKS: dict[str, type[nn.Module]] = {"UNet2DModel": UNet2DModel}
@@ -86,7 +86,7 @@ def is_diffusers(path: Path) -> bool:
         parts = ("model_index.json", "config.json", "unet/config.json")
         return any((path / part).is_file() for part in parts)
     try:
-        return json.loads(path.with_name("config.json").read_bytes())["_class_name"] in NETWORKS
+        return json_object(path.with_name("config.json"), LARGEST)["_class_name"] in NETWORKS
     except Exception:  # no such file, or of another program
         return False
 
@@ -140,7 +140,7 @@ def _read_module(
         expect(config, _STANDARD[kind])
         module: Any = classes[kind](**fields(classes[kind], config))
     except Exception as error:
-        raise _told(path, error) from error
+        raise blaming(path, error) from error
     try:
         tiny = isinstance(module, AutoencoderTiny)
         depth = sum(module.num_decoder_blocks) if tiny else module.layers_per_block
@@ -155,28 +155,15 @@ def _read_module(
             inputs = (x, jax.ShapeDtypeStruct((), kind), *labels)
         return module, named_params(module, arrays, *inputs)
     except Exception as error:
-        raise _told(weights, error) from error
-
-
-def _told(path: Path, error: Exception) -> ValueError:
-    """A message with the file's name, for what may fail anywhere in a file of another make."""
-    reason = one_line(error)[:300]
-    if not isinstance(error, ValueError):
-        reason = f"not laid out as expected ({type(error).__name__}: {reason})"
-    return ValueError(f"{path}: {reason}")
+        raise blaming(weights, error) from error
 
 
 def _config(path: Path) -> dict[str, Any]:
     """The settings in a file."""
     try:
-        if path.stat().st_size > 2**20:
-            raise ValueError("too long for settings")
-        config = json.loads(path.read_bytes())
-        if type(config) is not dict:
-            raise ValueError("no JSON object")
-    except Exception as error:  # RecursionError too
-        raise ValueError(f"{path}: can't be read: {one_line(error)[:300]}") from error
-    return config
+        return json_object(path, LARGEST)
+    except ValueError as error:
+        raise ValueError(f"{path}: can't be read: {error}") from error
 
 
 def fields(kind: type, config: dict[str, Any]) -> dict[str, Any]:
@@ -279,4 +266,4 @@ def _schedule(root: Path) -> Schedule | None:
                 return schedule(**fields(schedule, config))
         raise ValueError(f"networks for a {kind!r:.60} have no solver here")
     except Exception as error:
-        raise _told(path, error) from error
+        raise blaming(path, error) from error

@@ -1,6 +1,5 @@
 """OpenAI's guided-diffusion: state dicts, and the flags of its program as JSON beside them."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pulse_jax.files import one_line
+from pulse_jax.files import json_object
 from pulse_jax.generators.diffusion import DiffusionModel
 from pulse_jax.generators.diffusion.solvers import GuidedSchedule
 from pulse_jax.generators.diffusion.unet import UNet2DModel
@@ -91,13 +90,9 @@ def from_guided(state: Any, path: Path) -> tuple[DiffusionModel, dict[str, Any]]
 def _flags(path: Path) -> dict[str, Any]:
     """The flags in a file."""
     try:
-        if path.stat().st_size > 2**20:
-            raise ValueError("too long for flags")
-        flags = json.loads(path.read_bytes())
-        if type(flags) is not dict:
-            raise ValueError("no JSON object")
-    except Exception as error:  # RecursionError too
-        raise ValueError(f"{path.name} can't be read: {one_line(error)[:200]}") from error
+        flags = json_object(path, largest=2**20)
+    except ValueError as error:
+        raise ValueError(f"{path.name} can't be read: {error}") from error
     for name in ("attention_resolutions", "channel_mult"):  # texts such as "16,8", or numbers
         if name in flags:
             text = str(plain(flags[name], name)).strip("[]")

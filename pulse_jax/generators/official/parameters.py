@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Shaped
 
+from pulse_jax.files import one_line
 from pulse_jax.generators.official.unpickle import Instance
 from pulse_jax.generators.style_network import StyleNetwork
 from pulse_jax.images import CHANNELS
@@ -15,6 +17,14 @@ from pulse_jax.images import CHANNELS
 Layer = dict[str, Any]
 """Parameters by their names: arrays, or such a dict again."""
 Network = TypeVar("Network", bound=StyleNetwork)
+
+
+def blaming(path: Path, error: Exception) -> ValueError:
+    """One line with the file's name, for what may fail anywhere in a file of another make."""
+    reason = one_line(error)[:300]
+    if not isinstance(error, ValueError):
+        reason = f"not laid out as expected ({type(error).__name__}: {reason})"
+    return ValueError(f"{path}: {reason}")
 
 
 class Entries:
