@@ -28,10 +28,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
 from common import harness
+from common.ranks import draw
 
 import pulse_jax
 from pulse_jax import calibration, likelihoods, operators, posterior, samplers
@@ -57,7 +57,8 @@ def main(folder):
     cells = {name: folder.arrays(name, partial(simulate, name)) for name in METHODS}
     results = {name: judge(**cell) for name, cell in cells.items()}
     folder.table("table.csv", [line(name, *result) for name, result in results.items()])
-    folder.figure("calibration.png", draw(results))
+    shares = {name: np.column_stack([r[:, 0], c]) for name, (r, c, _) in results.items()}
+    folder.figure("calibration.png", draw(shares, ("rank of the log density", COLUMNS[1])))
 
 
 def decoder():
@@ -166,22 +167,6 @@ def line(name, ranks, coverage, delta):
         },
         "Δcal": f"{delta.value:.2f} [{delta.low:.2f}, {delta.high:.2f}]",
     }
-
-
-def draw(results):
-    """Shares of truths below each rank, by log density and by distance to a random point."""
-    figure, axes = plt.subplots(
-        1, 2, figsize=(9.5, 4.2), layout="constrained", sharex=True, sharey=True
-    )
-    for axis, title in zip(axes, ("rank of the log density", COLUMNS[1]), strict=True):
-        axis.plot([0, 1], [0, 1], color="k", lw=0.8, ls=":")
-        axis.set(xlabel=title, aspect="equal", xlim=(0, 1), ylim=(0, 1))
-    for name, (ranks, coverage, _) in results.items():
-        for axis, shares in zip(axes, (ranks[:, 0], coverage), strict=True):
-            axis.step(np.sort(shares), (np.arange(len(shares)) + 1) / len(shares), label=name)
-    axes[0].set_ylabel("share of truths below it")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right", fontsize="small")
-    return figure
 
 
 if __name__ == "__main__":

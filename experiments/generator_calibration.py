@@ -22,10 +22,10 @@ draws, and an hour and a half of one core; an interrupted run goes on with the s
 from functools import partial
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
 from common import harness
+from common.ranks import draw
 
 import pulse_jax
 from pulse_jax import calibration, likelihoods, operators, posterior, samplers
@@ -66,7 +66,9 @@ def main(folder):
             delta = f"{value:.2f} [{low:.2f}, {high:.2f}]"
         rows.append(row | {"draws per truth moved": moved(found), "Δcal": delta})
     folder.table("table.csv", rows)
-    folder.figure("calibration.png", draw(drawn))
+    shares = {name: columns[:, :2] for name, columns in drawn.items()}
+    titles = "rank of the log density", "rank of a random projection"
+    folder.figure("calibration.png", draw(shares, titles))
 
 
 def make_simulate(method, generator, params):
@@ -151,22 +153,6 @@ def moved(found):
     truths, draws = (found[name].astype(np.float32) for name in ("truths", "draws"))
     apart = np.sqrt(np.mean((draws - truths[:, None]) ** 2))
     return float(apart / np.sqrt(np.mean((np.roll(truths, 1, axis=0) - truths) ** 2)))
-
-
-def draw(drawn):
-    """Shares of truths below each rank, by log density and by the first projection."""
-    figure, axes = plt.subplots(
-        1, 2, figsize=(9.5, 4.2), layout="constrained", sharex=True, sharey=True
-    )
-    for axis, title in zip(axes, ("log density", "a random projection"), strict=True):
-        axis.plot([0, 1], [0, 1], color="k", lw=0.8, ls=":")
-        axis.set(xlabel=f"rank of the {title}", aspect="equal", xlim=(0, 1), ylim=(0, 1))
-    for name, shares in drawn.items():
-        for axis, column in zip(axes, shares.T, strict=False):
-            axis.step(np.sort(column), (np.arange(len(column)) + 1) / len(column), label=name)
-    axes[0].set_ylabel("share of truths below it")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right", fontsize="small")
-    return figure
 
 
 if __name__ == "__main__":
