@@ -132,7 +132,7 @@ class _Gaussian:
     def logpdf(self, lr: Image, target: Image) -> Scalar:
         sigma = _map("sigma", self.sigma, lr, target)
         z = (target - lr) / sigma
-        return -jnp.sum(z**2 / 2 + jnp.log(sigma)) - lr.size * math.log(2 * math.pi) / 2
+        return -pairwise_sum(z**2 / 2 + jnp.log(sigma)) - lr.size * math.log(2 * math.pi) / 2
 
     def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
         return lr + _map("sigma", self.sigma, lr, lr) * jax.random.normal(key, lr.shape)
@@ -154,7 +154,7 @@ class _UnknownSigma:
     def _logpdfs(self, lr: Image, target: Image) -> tuple[Float[Array, "k"], Float[Array, "k"]]:
         """The sigmas, and log N(y; x, σ² I) for each."""
         check_same_shape(lr, target)
-        sigmas, square = self._sigmas(lr.size), jnp.sum((target - lr) ** 2)
+        sigmas, square = self._sigmas(lr.size), pairwise_sum((target - lr) ** 2)
         constant = lr.size * math.log(2 * math.pi) / 2
         return sigmas, -square / (2 * sigmas**2) - lr.size * jnp.log(sigmas) - constant
 
@@ -182,7 +182,7 @@ class _StudentT:
         sigma, nu = _map("sigma", self.sigma, lr, target), jnp.asarray(self.degrees, float)
         constant = gammaln((nu + 1) / 2) - gammaln(nu / 2) - jnp.log(math.pi * nu) / 2
         tail = (nu + 1) / 2 * jnp.log1p(((target - lr) / sigma) ** 2 / nu)
-        return jnp.sum(constant - jnp.log(sigma) - tail)
+        return pairwise_sum(constant - jnp.log(sigma) - tail)
 
     def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
         return lr + _map("sigma", self.sigma, lr, lr) * jax.random.t(key, self.degrees, lr.shape)
@@ -200,14 +200,15 @@ class _Poisson:
     def logpdf(self, lr: Image, target: Image) -> Scalar:
         gain = _map("gain", self.gain, lr, target)
         rate, count = gain * jnp.maximum(lr, 1e-4), gain * target
-        return jnp.sum(count * jnp.log(rate) - rate - gammaln(count + 1) + jnp.log(gain))
+        return pairwise_sum(count * jnp.log(rate) - rate - gammaln(count + 1) + jnp.log(gain))
 
     def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
         gain = _map("gain", self.gain, lr, lr)
         return jax.random.poisson(key, gain * jnp.maximum(lr, 1e-4), lr.shape) / gain
 
     def precision(self, lr: Image, target: Image) -> Image:
-        return _map("gain", self.gain, lr, target) / jnp.maximum(lr, 1e-4)
+        gain = _map("gain", self.gain, lr, target)
+        return jnp.where(lr > 1e-4, gain / jnp.maximum(lr, 1e-4), 0)  # where the rate follows x
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,19 @@ class NegativeLogLikelihood:
 
     def __call__(self, lr: Image, target: Image, styles: Styles | None) -> Scalar:
         return -self.likelihood.logpdf(lr, target)
+
+
+def pairwise_sum(values: Float[AnyArray, "..."]) -> Scalar:
+    """The sum by sixteen numbers at a time, whose rounding grows as the logarithm of their count.
+
+    One running sum of a large picture's log density is off by tenths in float32 (Higham, SIAM
+    Journal on Scientific Computing 14, 1993). Sums by pairs would take more steps.
+    """
+    values = jnp.ravel(values)
+    while values.size > 1:
+        blocks = jnp.pad(values, (0, -values.size % 16)).reshape(16, -1)
+        values = jax.lax.optimization_barrier(blocks.sum(0))  # or XLA joins sums
+    return values.sum()
 
 
 def _map(name: str, width: Width, lr: Image, target: Image) -> Float[Array, "h w c"]:

@@ -16,7 +16,7 @@ import optax
 from jax.tree_util import register_dataclass
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
-from pulse_jax.likelihoods import Likelihood
+from pulse_jax.likelihoods import Likelihood, pairwise_sum
 from pulse_jax.losses import Scalar
 from pulse_jax.operators import Degraded, Image, Operator
 from pulse_jax.static import Static, argument
@@ -83,7 +83,7 @@ class Posterior:
         if self.prior == "spheres":
             return jnp.zeros((), float)
         return sum(
-            (-jnp.sum(leaf**2 + math.log(2 * math.pi)) / 2 for leaf in jax.tree.leaves(position)),
+            (-pairwise_sum(z**2 + math.log(2 * math.pi)) / 2 for z in jax.tree.leaves(position)),
             start=jnp.zeros((), float),
         )
 

@@ -27,6 +27,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 from pulse_jax import sphere
+from pulse_jax.likelihoods import pairwise_sum
 from pulse_jax.losses import Image, Scalar
 from pulse_jax.posterior import Position, onto_spheres
 from pulse_jax.static import argument
@@ -97,7 +98,7 @@ def _noise(key: PRNGKeyArray, z: Position) -> Velocity:
 
 
 def _square(z: Position) -> Scalar:
-    return optax.tree.norm(z, squared=True)
+    return optax.tree.sum(jax.tree.map(lambda leaf: pairwise_sum(leaf**2), z))
 
 
 def _rotate(z: Position, v: Velocity, t: Number) -> tuple[Position, Velocity]:

@@ -108,6 +108,19 @@ def test_a_sum_over_sigmas_is_finer_than_the_picture_tells():
     assert np.ptp(values) < 0.02
 
 
+@pytest.mark.parametrize("size", [1, 16, 17, 100_003])
+def test_sums_of_many_numbers(size):
+    values = np.full(size, 1.2345, np.float32)
+    expected = values.astype(np.float64).sum()
+    assert likelihoods.pairwise_sum(jnp.asarray(values)) == pytest.approx(expected, rel=5e-7)
+
+
+def test_poissons_precision_is_0_where_the_rate_is_that_of_the_least_value():
+    lr = jnp.asarray([[[-0.2, 0.0, 0.5]]])
+    found = LIKELIHOODS["poisson"].precision(lr, jnp.full(lr.shape, 0.1))
+    np.testing.assert_allclose(found, [[[0, 0, 100]]], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
