@@ -21,7 +21,7 @@ from pulse_jax.files import write
 from pulse_jax.generators.checkpoint import find
 from pulse_jax.images import to_uint8
 from pulse_jax.upsampling import familiarity
-from pulse_jax.upsampling.run import make_generator
+from pulse_jax.upsampling.parts import make_generator
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("generator", "faces64", "This generator's own pictures are measured.")

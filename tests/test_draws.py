@@ -21,7 +21,8 @@ from pulse_jax import chains, images, operators
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.reader import Reader
 from pulse_jax.upsampling import draws, maps
-from pulse_jax.upsampling.pictures import MAPS
+from pulse_jax.upsampling.parts import build_posterior
+from pulse_jax.upsampling.pictures import MAPS, read_pictures
 from pulse_jax.upsampling.restarts import make_draw
 from pulse_jax.upsampling.summary import summary
 
@@ -204,7 +205,7 @@ def test_more_seeds_change_no_byte_and_compile_nothing(whole, tmp_path):
 
 def test_chains_begin_at_earlier_results(whole):
     settings = dataclasses.replace(SETTINGS, init_from=str(whole.output), pick=7, vary=1.0)
-    found, failures = pulse_jax.upsampling.run.read_pictures(
+    found, failures = read_pictures(
         [whole.folder / "in" / "a.png"],
         settings,
         (generator := linear()[0]),
@@ -213,7 +214,7 @@ def test_chains_begin_at_earlier_results(whole):
     )
     assert not failures
     start = make_draw(generator, settings)
-    density = draws.build(generator, settings.degradation()(8), settings)
+    density = build_posterior(generator, settings.degradation()(8), settings)
     begun = draws.Chains(found["a"], settings, density, linear()[1], start)
     earlier = whole.results.pictures[0].latents()["style"][6]
     styles = np.asarray(begun.positions[0]["style"])

@@ -229,7 +229,7 @@ LIMITED = """
 import resource
 from pathlib import Path
 from pulse_jax import __main__
-from pulse_jax.upsampling import restarts, run
+from pulse_jax.upsampling import restarts
 
 search_all = restarts.search_all
 
@@ -239,7 +239,7 @@ def limited(*arguments, **options):
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     yield from search_all(*arguments, **options)
 
-run.search_all = limited
+restarts.search_all = limited
 __main__.main()
 """
 

@@ -20,22 +20,23 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Shaped
 
-from pulse_jax import chains, posterior
+from pulse_jax import chains
 from pulse_jax.chains import Warming, WarmUp
-from pulse_jax.files import load_arrays, npz, one_line, write
-from pulse_jax.generators import Generator
+from pulse_jax.files import counted, load_arrays, npz, one_line, write
 from pulse_jax.generators.reader import Reader
 from pulse_jax.images import save_image
 from pulse_jax.losses import Image, l2
 from pulse_jax.operators import Operator
 from pulse_jax.posterior import Position, Posterior
+from pulse_jax.progress import Course, Progress
 from pulse_jax.samplers import Info
 from pulse_jax.starts import GENERATOR, by_name
 from pulse_jax.types import AnyArray, Params
 from pulse_jax.upsampling import maps, results
+from pulse_jax.upsampling.parts import Run
 from pulse_jax.upsampling.pictures import Picture
-from pulse_jax.upsampling.restarts import PATIENCE, SHARE, Draw, restart_keys
-from pulse_jax.upsampling.results import APART, MET, Restart
+from pulse_jax.upsampling.restarts import PATIENCE, SHARE, Draw, make_draw, restart_keys
+from pulse_jax.upsampling.results import APART, MET, Restart, save
 from pulse_jax.upsampling.settings import Settings
 
 log = logging.getLogger("pulse_jax")
@@ -55,15 +56,42 @@ class Now(NamedTuple):
     told: str  # in words
 
 
-def build(generator: Generator, operator: Operator, settings: Settings) -> Posterior:
-    """The density that settings name. Noise maps are drawn too, unless they are left out."""
-    return posterior.build(
-        generator,
-        operator,
-        settings.likelihood(),
-        prior="spheres" if settings.exact_radius else "gaussian",
-        noise="zero" if settings.noise_type == "zero" else "sampled",
-    )
+def carry_out(
+    run: Run, progress: Callable[[Progress], None], stop: Callable[[], bool]
+) -> Iterator[dict[str, Any]]:
+    """Draw from the posterior of each picture of a run. Yields rows for timings.csv."""
+    settings = run.settings
+    share = run.pictures[jax.process_index() :: jax.process_count()]
+    own = [picture for picture in share if not (picture.error or run.is_complete(picture))]
+    course = Course(len(own), len(own) * (2 * settings.steps + settings.draws), False, 1)
+    start = make_draw(run.generator, settings)
+
+    def tell(told: str = "") -> None:
+        done = f"{course.ended} of {counted(len(own), 'picture')}"
+        progress(course.progress._replace(told=", ".join(filter(None, [done, told]))))
+
+    def draw(picture: Picture) -> None:
+        density = run.posteriors[picture.side]
+        its_chains = Chains(picture, settings, density, run.params, start, run.reader)
+        for now in its_chains.run(stop):
+            course.note(now.made, 0, now.spared)
+            tell(now.told)
+        if its_chains.made == settings.draws:
+            its_chains.finish(run.operators[picture.side])
+
+    tell()
+    for side in run.posteriors:
+        began, made = time.perf_counter(), course.made
+        pictures = [picture for picture in own if picture.side == side]
+        for picture in pictures:
+            if not stop():
+                save(picture, draw)
+                course.note(0, 0 if stop() else 1, 0)
+                tell()
+        if pictures:
+            steps, seconds = course.made - made, time.perf_counter() - began
+            row = {"side": side, "restarts": len(pictures) * settings.restarts}
+            yield row | {"steps": steps * settings.restarts, "seconds": seconds}
 
 
 class Chains:

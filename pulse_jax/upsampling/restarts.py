@@ -18,14 +18,16 @@ from jaxtyping import Array, Float, Integer, Key, UInt32
 
 import pulse_jax
 from pulse_jax import starts
-from pulse_jax.driver import Slots, is_out_of_memory
-from pulse_jax.files import counted
+from pulse_jax.driver import Slots, fitting_slots, is_out_of_memory
+from pulse_jax.files import attempt, counted
 from pulse_jax.generators import Generator
 from pulse_jax.losses import l2
 from pulse_jax.operators import Operator
+from pulse_jax.progress import Course, Progress
 from pulse_jax.search import STATUS, Best, Search, SearchState
 from pulse_jax.types import Frozen, Latents, Params
 from pulse_jax.upsampling import results
+from pulse_jax.upsampling.parts import Run
 from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.results import Restart, save
 from pulse_jax.upsampling.settings import Settings
@@ -36,6 +38,86 @@ PATIENCE = 1.0  # seconds
 SHARE = 0.02  # of the time, for saving what is under way
 
 Draw = Callable[[Sequence[Restart]], tuple[Latents, Frozen]]
+
+
+def choose_slots(run: Run) -> int:
+    """What `batch_size` says. By default it is what fits, but no more than needed or worthwhile.
+
+    A CPU gains nothing from more than a few, and its first results would come later. A few slots of
+    a small generator fit anywhere, so the second that it takes to find that out is saved.
+    """
+    settings, generator = run.settings, run.generator
+    if settings.noise is not None:
+        return settings.restarts  # chains move together
+    if settings.batch_size is not None:
+        return settings.batch_size
+    on_cpu = jax.default_backend() == "cpu"
+    worthwhile = 8 if on_cpu else min(256, max(1, 2**24 // generator.resolution**2))
+    needed = -(-settings.restarts * len(run.pictures) // jax.device_count())
+    most = min(needed, worthwhile)
+    if most * generator.resolution**2 <= 8 * 64**2:
+        return most
+    search = next(iter(run.searches.values()))  # sizes hardly matter: the generator takes it
+    state = jax.eval_shape(lambda key: search.init(*generator.sample(key)), jax.random.key(0))
+    target = jax.ShapeDtypeStruct(run.pictures[0].target.shape, np.float32)
+    return fitting_slots(search, run.params, target, state, most, chunk=chunk(settings))
+
+
+def carry_out(
+    run: Run, progress: Callable[[Progress], None], stop: Callable[[], bool], writer: Writer
+) -> Iterator[dict[str, Any]]:
+    """Search for all restarts of a run and save them, size by size. Yields rows for timings.csv."""
+    settings, jobs = run.settings, take_up(run)
+    draw = make_draw(run.generator, settings)
+    most = sum(settings.steps - job.steps for job in jobs)
+    at_once = run.slots * jax.local_device_count()
+    course = Course(len(jobs), most, settings.stop_at_eps, at_once)
+    progress(course.progress)
+    for side, search in run.searches.items():
+        own = [job for job in jobs if job.picture.side == side]
+        if not own or stop():
+            continue
+        began, steps = time.perf_counter(), 0
+        for slots, made, done in search_all(
+            own,
+            run.slots,
+            generator=run.generator,
+            params=run.params,
+            operator=run.operators[side],
+            search=search,
+            draw=draw,
+            settings=settings,
+            writer=writer,
+            stop=stop,
+        ):
+            steps += made
+            course.note(made, len(done), sum(settings.steps - job.steps for job in done))
+            progress(course.progress)
+            if jax.process_count() == 1:
+                for picture in {job.picture for job in done if run.is_complete(job.picture)}:
+                    resolution = run.generator.resolution
+                    writer(save, picture, results.finish, resolution, settings.eps)
+            if slots < run.slots:  # memory ran out
+                run.slots = slots
+                attempt(run.save_config)
+        seconds = time.perf_counter() - began
+        yield {"side": side, "restarts": len(own), "steps": steps, "seconds": seconds}
+
+
+def take_up(run: Run) -> list[Restart]:
+    """The restarts that this process has to search, with what earlier runs have come to."""
+    usable = [picture for picture in run.pictures if not picture.error]
+    numbers = range(1, run.settings.restarts + 1)
+    pairs = [(i, k) for i in range(len(usable)) for k in numbers]
+    own = in_turn(pairs[jax.process_index() :: jax.process_count()])
+    share = [Restart(usable[i], k, run.settings.steps) for i, k in own]
+    jobs = [job for job in share if job.number not in job.picture.rows]
+    for job in jobs:
+        save(job.picture, results.take_up_restart, job)
+    if len(jobs) < len(share):
+        done, whole = len(share) - len(jobs), counted(len(share), "restart")
+        log.info(f"{done} of {whole} had been done before: {len(jobs)} to go")
+    return jobs
 
 
 def in_turn(share: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -1,40 +1,45 @@
-"""`upsample`: all of a run, from pictures and settings to results."""
+"""`upsample`: all of a run, from pictures and settings to results.
+
+`parts` makes what the run takes. `restarts` searches, or else `draws` draws from posteriors.
+"""
 
 import contextlib
 import dataclasses
-import importlib.util
 import logging
-import math
 import secrets
 import shlex
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Float
 
-import pulse_jax
-from pulse_jax.driver import fitting_slots, is_out_of_memory
+from pulse_jax.driver import is_out_of_memory
 from pulse_jax.files import attempt, counted, expanded, held, one_line, write
-from pulse_jax.generators import Generator, checkpoint, style_generator
-from pulse_jax.generators.diffusion import DiffusionModel, diffusion_generator
+from pulse_jax.generators import checkpoint
 from pulse_jax.generators.digests import network_digest
-from pulse_jax.generators.plug_in import plug_in
-from pulse_jax.generators.reader import Reader
-from pulse_jax.operators import Operator, is_flat, plug_ins
-from pulse_jax.plug_in import attempt as attempt_call
-from pulse_jax.plug_in import is_plug_in, raised_in_callback
-from pulse_jax.posterior import Posterior
-from pulse_jax.progress import Course, Progress
-from pulse_jax.search import Search, SearchState
-from pulse_jax.types import Params
-from pulse_jax.upsampling import by_seed, configuration, draws, familiarity, report, results
+from pulse_jax.plug_in import raised_in_callback
+from pulse_jax.progress import Progress
+from pulse_jax.upsampling import (
+    by_seed,
+    configuration,
+    draws,
+    familiarity,
+    report,
+    restarts,
+    results,
+)
+from pulse_jax.upsampling.parts import (
+    Run,
+    build_posteriors,
+    build_searches,
+    completed,
+    make_generator,
+    make_operators,
+)
 from pulse_jax.upsampling.pictures import (
     Picture,
     Source,
@@ -44,9 +49,8 @@ from pulse_jax.upsampling.pictures import (
     read_pictures,
     told,
 )
-from pulse_jax.upsampling.restarts import chunk, in_turn, make_draw, search_all
-from pulse_jax.upsampling.results import Restart, save
-from pulse_jax.upsampling.settings import DIFFUSION, LOSS, RECIPES, STYLES, Settings
+from pulse_jax.upsampling.results import save
+from pulse_jax.upsampling.settings import RECIPES, Settings
 from pulse_jax.upsampling.writer import Writer
 
 log = logging.getLogger("pulse_jax")
@@ -73,50 +77,6 @@ class Results:
     def rows(self) -> list[dict[str, Any]]:
         """The rows of all restarts that are done."""
         return [row for picture in self.pictures for _, row in sorted(picture.rows.items())]
-
-
-@dataclass
-class Run:
-    """What belongs together while a run lasts."""
-
-    settings: Settings
-    generator: Generator
-    params: Params
-    searches: Mapping[int, tuple[Operator, Search]]  # by side
-    seeds: tuple[int, ...]
-    pictures: list[Picture]
-    output: Path | None
-    config: dict[str, Any]
-    slots: int  # on each device
-    named: Sequence[str] = ()  # the files and folders that the pictures are from
-    # By side, in place of searches.
-    densities: Mapping[int, tuple[Operator, Posterior]] = field(default_factory=dict)
-    reader: tuple[Reader, Params] | None = None  # of the draws' attributes
-
-    def is_complete(self, picture: Picture) -> bool:
-        return len(picture.rows) == self.settings.results
-
-    def failed(self, picture: Picture) -> int:
-        """How many of its restarts had no finite loss, or ended early without having met eps."""
-        if self.settings.noise is not None:
-            return 0  # chains haven't met then
-        longest, goal = self.settings.steps, self.settings.loss().eps
-        stops = self.settings.stop_at_eps
-        return sum(
-            math.isinf(row["l2"])
-            or (row["steps"] < longest and not (stops and row["l2"] <= np.float32(goal)))
-            for row in picture.rows.values()
-        )
-
-    def repetition(self) -> list[str]:
-        """The command's arguments that make the results once more, to the byte."""
-        searches = self.settings.noise is None
-        settings = dataclasses.replace(self.settings, batch_size=self.slots if searches else None)
-        return [*self.named, *settings.as_flags()]
-
-    def save_config(self) -> None:
-        if self.output is not None and jax.process_index() == 0:
-            configuration.save(self.output, self.config | {"slots": self.slots})
 
 
 def upsample(
@@ -167,15 +127,7 @@ def _prepare(
     """Do all that can fail before the search. `at_end` lets the output folder go."""
     degradation = told(settings.degradation)
     generator, params = make_generator(settings)
-    _check_label(settings, generator)
-    if settings.noise is None:
-        settings = dataclasses.replace(settings, loss_str=_choose_loss(settings, generator))
-    elif not importlib.util.find_spec("blackjax"):
-        install = 'pip install "pulse_jax[posterior]"'
-        raise ValueError(f"noise={settings.noise}: posterior samples take blackjax: {install}")
-    elif generator.classes:
-        known = f"{settings.generator} has {generator.classes}"
-        raise ValueError(f"noise={settings.noise}: a posterior takes no classes, and {known}")
+    settings = completed(settings, generator)
     check_space(settings)
     if isinstance(given, Iterable) and not isinstance(given, str | np.ndarray | jax.Array):
         given = list(given)
@@ -183,96 +135,27 @@ def _prepare(
     networks = network_digest(params)
     found, failures = read_pictures(sources, settings, generator, networks, degradation)
     if not found:
-        return Run(settings, generator, params, {}, (), [], output, {}, 0), failures
+        return Run(settings, generator, params), failures
     earlier = {} if output is None else _opened(output, resume, at_end)
     seeds = _choose_seeds(settings, earlier)
     settings = dataclasses.replace(settings, seeds=seeds)
+    run = Run(settings, generator, params, seeds, list(for_seeds(found, seeds, output)), output)
+    named = [given] if isinstance(given, str | Path) else given if isinstance(given, list) else []
+    run.named = [str(source) for source in named if isinstance(source, str | Path)]
+    run.operators = make_operators(run, degradation)
     if settings.noise is None:
-        settings = dataclasses.replace(settings, scheme=settings.chosen_scheme)
-    pictures = list(for_seeds(found, seeds, output))
-    parts = settings, generator, params, degradation, pictures
-    searches = _build(*parts) if settings.noise is None else {}
-    config = configuration.describe(settings, params)
+        run.searches = build_searches(run)
+    else:
+        run.posteriors = build_posteriors(run)
+        run.reader = checkpoint.load_reader(settings.generator)
+    run.config = configuration.describe(settings, params)
     if output is not None:
-        configuration.check(output, earlier, config)
+        configuration.check(output, earlier, run.config)
     # While a search is under way, slots that are left open are as many as before.
     before = earlier.get("slots") if output and configuration.is_under_way(output) else None
-    named = [given] if isinstance(given, str | Path) else given if isinstance(given, list) else []
-    run = Run(settings, generator, params, searches, seeds, pictures, output, config, 0)
-    run.named = [str(source) for source in named if isinstance(source, str | Path)]
-    if settings.noise is not None:
-        run.densities = _build_densities(*parts)
-        run.reader = checkpoint.load_reader(settings.generator)
-    run.slots = _agreed(before or choose_slots(run))
+    run.slots = _agreed(before or restarts.choose_slots(run))
     run.save_config()
     return run, failures
-
-
-def make_generator(settings: Settings) -> tuple[Generator, Params]:
-    """The generator that settings name, with the latent space or solver that they name."""
-    name = settings.generator
-    if is_plug_in(name):
-        _refuse(settings, STYLES, "StyleGANs")
-        _refuse(settings, DIFFUSION, "diffusion models")
-        return plug_in(name)
-    network, params = checkpoint.load_network(name, settings.space)
-    if isinstance(network, DiffusionModel):
-        _refuse(settings, STYLES, "StyleGANs")
-        return diffusion_generator(network, settings.solver), params
-    _refuse(settings, DIFFUSION, "diffusion models")
-    generator = style_generator(
-        network,
-        noise_type=settings.noise_type,
-        trainable_noise_layers=settings.num_trainable_noise_layers,
-        zero_noise_layers=_existing(settings.bad_noise_layers, len(network.noise_shapes)),
-        tile_latent=settings.tile_latent,
-        equal_start=settings.equal_start and settings.style_spread is None,
-        style_spread=settings.style_spread,
-        space=settings.space,
-        joint_sphere=settings.joint_sphere,
-        exact_radius=settings.exact_radius,
-        dtype=None if settings.dtype == "float32" else settings.dtype,
-    )
-    return generator, params
-
-
-def _refuse(settings: Settings, group: str, kind: str) -> None:
-    """Raises ValueError if a setting of a group isn't a default. It is for another kind."""
-    for setting in dataclasses.fields(Settings):
-        name = setting.name
-        usual = [getattr(recipe, name) for recipe in RECIPES.values()]
-        if setting.metadata["group"] == group and getattr(settings, name) not in usual:
-            told = f"{name} is for {kind}: {settings.generator} has no such thing"
-            raise ValueError(f"{name}={settings.as_json()[name]}: {told}")
-
-
-def _existing(given: Sequence[int] | None, layers: int) -> set[int] | None:
-    """The `bad_noise_layers` that the network has. None stays None."""
-    if given is None:
-        return None
-    if max(given, default=0) >= layers:
-        log.info(
-            f"bad_noise_layers: there is no layer {max(given)}, since there are {layers} in all"
-        )
-    return set(given) & set(range(layers))
-
-
-def _check_label(settings: Settings, generator: Generator) -> None:
-    """Raises ValueError for a class that the generator doesn't have."""
-    if settings.label is None or settings.label < generator.classes:
-        return
-    known = f"classes from 0 to {generator.classes - 1}" if generator.classes else "no classes"
-    raise ValueError(f"label={settings.label}: {settings.generator} has {known}")
-
-
-def _choose_loss(settings: Settings, generator: Generator) -> str:
-    """The loss of the settings. By default, it has GEOCROSS if there are styles to compare."""
-    if generator.styles is None and settings.loss_str is None:
-        return "100*L2"
-    if generator.styles is None and settings.loss().needs_styles:
-        told = f"GEOCROSS compares style vectors, and {settings.generator} has none"
-        raise ValueError(f"loss_str={settings.loss_str}: {told}")
-    return settings.loss_str or LOSS
 
 
 def _opened(output: Path, resume: bool, at_end: contextlib.ExitStack) -> dict[str, Any]:
@@ -306,96 +189,6 @@ def _agreed(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
 
 
-def _build(
-    settings: Settings,
-    generator: Generator,
-    params: Params,
-    degradation: Callable[[int], Operator],
-    pictures: Sequence[Picture],
-) -> dict[int, tuple[Operator, Search]]:
-    """A search for each side of the pictures."""
-    loss, searches = settings.loss(), {}
-    for side in sorted({picture.side for picture in pictures}):
-        operator = _make_operator(settings, generator, degradation, side)
-        search = pulse_jax.build(generator, operator, loss, settings.optimizer())
-        if settings.plug_ins():
-            target = jax.ShapeDtypeStruct((side, side, generator.channels), np.float32)
-            attempt_step(search, generator, params, target)
-        searches[side] = operator, search
-    return searches
-
-
-def _make_operator(
-    settings: Settings, generator: Generator, degradation: Callable[[int], Operator], side: int
-) -> Operator:
-    operator = degradation(generator.resolution // side)
-    image_shape = generator.resolution, generator.resolution, generator.channels
-    if plug_ins(settings.operator) and is_flat(operator, image_shape):
-        log.warning(
-            f"operator={settings.operator}: its gradient is 0 everywhere, so a search has no "
-            f"direction to follow"
-        )
-    return operator
-
-
-def _build_densities(
-    settings: Settings,
-    generator: Generator,
-    params: Params,
-    degradation: Callable[[int], Operator],
-    pictures: Sequence[Picture],
-) -> dict[int, tuple[Operator, Posterior]]:
-    """A posterior for each side of the pictures."""
-    densities = {}
-    for side in sorted({picture.side for picture in pictures}):
-        operator = _make_operator(settings, generator, degradation, side)
-        density = draws.build(generator, operator, settings)
-        gradient = jax.grad(density.loglikelihood, argnums=2)
-        target = jax.ShapeDtypeStruct((side, side, generator.channels), np.float32)
-        position = jax.eval_shape(density.sample, jax.random.key(0))
-        attempt_call("the log density", jax.eval_shape, gradient, params, target, position)
-        densities[side] = operator, density
-    return densities
-
-
-def attempt_step(
-    search: Search, generator: Generator, params: Params, target: jax.ShapeDtypeStruct
-) -> None:
-    """Trace one step. Raises ValueError, in one line, if a part that plugs in doesn't fit."""
-
-    def step(params: Params, target: Float[jax.Array, "h h c"]) -> tuple[SearchState, SearchState]:
-        state = search.init(*generator.sample(jax.random.key(0)))
-        return state, search.step(params, target, state)[0]
-
-    states = attempt_call("a step of the search", jax.eval_shape, step, params, target)
-    before, after = (jax.tree.map(lambda x: (x.shape, x.dtype), state) for state in states)
-    if before != after:
-        raise ValueError("a step of the search leaves a state of other shapes than it began with")
-
-
-def choose_slots(run: Run) -> int:
-    """What `batch_size` says. By default it is what fits, but no more than needed or worthwhile.
-
-    A CPU gains nothing from more than a few, and its first results would come later. A few slots of
-    a small generator fit anywhere, so the second that it takes to find that out is saved.
-    """
-    settings, generator = run.settings, run.generator
-    if settings.noise is not None:
-        return settings.restarts  # chains move together
-    if settings.batch_size is not None:
-        return settings.batch_size
-    on_cpu = jax.default_backend() == "cpu"
-    worthwhile = 8 if on_cpu else min(256, max(1, 2**24 // generator.resolution**2))
-    needed = -(-settings.restarts * len(run.pictures) // jax.device_count())
-    most = min(needed, worthwhile)
-    if most * generator.resolution**2 <= 8 * 64**2:
-        return most
-    _, search = next(iter(run.searches.values()))  # sizes hardly matter: the generator takes it
-    state = jax.eval_shape(lambda key: search.init(*generator.sample(key)), jax.random.key(0))
-    target = jax.ShapeDtypeStruct(run.pictures[0].target.shape, np.float32)
-    return fitting_slots(search, run.params, target, state, most, chunk=chunk(settings))
-
-
 def _carry_out(
     run: Run, failures: list[str], progress: Callable[[Progress], None], stop: Callable[[], bool]
 ) -> Results:
@@ -411,12 +204,13 @@ def _carry_out(
 
     for picture in pictures:
         save(picture, results.take_up)
-    jobs = [] if samples else _take_up(run)
     stopped, timings = "", []
     with Writer() as writer:
         try:
-            search = partial(_sample, run) if samples else partial(_search, run, jobs, writer)
-            timings = list(search(progress, stop))
+            if samples:
+                timings = list(draws.carry_out(run, progress, stop))
+            else:
+                timings = list(restarts.carry_out(run, progress, stop, writer))
             if stop():
                 usable = [picture for picture in pictures if not picture.error]
                 done, total = sum(len(p.rows) for p in usable), settings.results * len(usable)
@@ -446,105 +240,6 @@ def _carry_out(
     if first and run.output is not None:
         failures += _conclude(run, run.output, failures, timings)
     return Results(tuple(pictures), tuple(failures), settings, stopped)
-
-
-def _take_up(run: Run) -> list[Restart]:
-    """The restarts that this process has to search, with what earlier runs have come to."""
-    usable = [picture for picture in run.pictures if not picture.error]
-    numbers = range(1, run.settings.restarts + 1)
-    pairs = [(i, k) for i in range(len(usable)) for k in numbers]
-    own = in_turn(pairs[jax.process_index() :: jax.process_count()])
-    share = [Restart(usable[i], k, run.settings.steps) for i, k in own]
-    jobs = [job for job in share if job.number not in job.picture.rows]
-    for job in jobs:
-        save(job.picture, results.take_up_restart, job)
-    if len(jobs) < len(share):
-        done, whole = len(share) - len(jobs), counted(len(share), "restart")
-        log.info(f"{done} of {whole} had been done before: {len(jobs)} to go")
-    return jobs
-
-
-def _search(
-    run: Run,
-    jobs: Sequence[Restart],
-    writer: Writer,
-    progress: Callable[[Progress], None],
-    stop: Callable[[], bool],
-) -> Iterator[dict[str, Any]]:
-    """Search for all restarts, size by size, and save them. Yields rows for timings.csv."""
-    settings = run.settings
-    draw = make_draw(run.generator, settings)
-    most = sum(settings.steps - job.steps for job in jobs)
-    at_once = run.slots * jax.local_device_count()
-    course = Course(len(jobs), most, settings.stop_at_eps, at_once)
-    progress(course.progress)
-    for side, (operator, search) in run.searches.items():
-        own = [job for job in jobs if job.picture.side == side]
-        if not own or stop():
-            continue
-        began, steps = time.perf_counter(), 0
-        for slots, made, done in search_all(
-            own,
-            run.slots,
-            generator=run.generator,
-            params=run.params,
-            operator=operator,
-            search=search,
-            draw=draw,
-            settings=settings,
-            writer=writer,
-            stop=stop,
-        ):
-            steps += made
-            course.note(made, len(done), sum(settings.steps - job.steps for job in done))
-            progress(course.progress)
-            if jax.process_count() == 1:
-                for picture in {job.picture for job in done if run.is_complete(job.picture)}:
-                    resolution = run.generator.resolution
-                    writer(save, picture, results.finish, resolution, settings.eps)
-            if slots < run.slots:  # memory ran out
-                run.slots = slots
-                attempt(run.save_config)
-        seconds = time.perf_counter() - began
-        yield {"side": side, "restarts": len(own), "steps": steps, "seconds": seconds}
-
-
-def _sample(
-    run: Run, progress: Callable[[Progress], None], stop: Callable[[], bool]
-) -> Iterator[dict[str, Any]]:
-    """Draw from the posteriors of all pictures, one by one. Yields rows for timings.csv."""
-    settings = run.settings
-    share = run.pictures[jax.process_index() :: jax.process_count()]
-    own = [picture for picture in share if not (picture.error or run.is_complete(picture))]
-    course = Course(len(own), len(own) * (2 * settings.steps + settings.draws), False, 1)
-    start = make_draw(run.generator, settings)
-
-    def tell(told: str = "") -> None:
-        done = f"{course.ended} of {counted(len(own), 'picture')}"
-        progress(course.progress._replace(told=", ".join(filter(None, [done, told]))))
-
-    def draw(picture: Picture) -> None:
-        operator, density = run.densities[picture.side]
-        chains = draws.Chains(picture, settings, density, run.params, start, run.reader)
-        for now in chains.run(stop):
-            course.note(now.made, 0, now.spared)
-            tell(now.told)
-        if chains.made == settings.draws:
-            chains.finish(operator)
-
-    tell()
-    for side in run.densities:
-        began, made = time.perf_counter(), course.made
-        pictures = [picture for picture in own if picture.side == side]
-        for picture in pictures:
-            if not stop():
-                save(picture, draw)
-                course.note(0, 0 if stop() else 1, 0)
-                tell()
-        if pictures:
-            steps, seconds = course.made - made, time.perf_counter() - began
-            row = {"side": side, "restarts": len(pictures) * settings.restarts}
-            yield row | {"steps": steps * settings.restarts, "seconds": seconds}
 
 
 def _finish(run: Run, picture: Picture, stopped: bool) -> None:
