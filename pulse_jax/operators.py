@@ -390,10 +390,9 @@ def _foreign(text: str) -> Operator:
 
         return made._replace(apply=checked_apply)
 
-    image = jax.ShapeDtypeStruct((PROBE, PROBE, 3), np.float32)
-    found = jax.eval_shape(apply, image)
+    image, found = _probed(apply)
     shape = getattr(found, "shape", None)
-    if not (shape and len(shape) == 3 and shape[0] == shape[1] and shape[2] == 3):
+    if not (shape and len(shape) == 3 and shape[0] == shape[1] and shape[2] == image.shape[2]):
         raise ValueError(f"what {told} returned makes {shape} of an image {image.shape}")
     if not jnp.issubdtype(found.dtype, jnp.floating):
         raise ValueError(f"what {told} returned makes {found.dtype} of an image, not floats")
@@ -403,6 +402,22 @@ def _foreign(text: str) -> Operator:
             f"what {told} returned turns {PROBE} pixels into {shape[0]}, by no whole factor"
         )
     return _operator(text, factor, apply)
+
+
+def _probed(apply: Callable[[Any], Any]) -> tuple[jax.ShapeDtypeStruct, Any]:
+    """The shapes of an image that a user's operator takes, and of what it makes of that.
+
+    Most take colours. Some are of grey images only, or of four channels, as their generator is.
+    Raises the first ValueError if it takes none of these.
+    """
+    errors = []
+    for channels in (3, 1, 4):
+        image = jax.ShapeDtypeStruct((PROBE, PROBE, channels), np.float32)
+        try:
+            return image, jax.eval_shape(apply, image)
+        except ValueError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _operator(

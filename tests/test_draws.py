@@ -241,6 +241,24 @@ def test_the_page_shows_maps_and_draws(whole):
         assert page.count(f'<div popover id="{term}">') == 1, term
 
 
+def test_a_prime_number_of_draws_takes_chunks(tmp_path, monkeypatch):
+    """And if none of the draws has a finite image, the picture fails in one line."""
+    write_picture(tmp_path / "a.png", seed=1)
+    told = []
+    settings = replace(SETTINGS, steps=11, draws=23)
+    pulse_jax.upsample(tmp_path / "a.png", None, settings, told.append)
+    made = [progress.made for progress in told if progress.told]
+    assert np.diff([*dict.fromkeys(made)]).tolist() == [10, 1, 10, 1, 10, 10, 3]
+    measure = draws.measure
+    monkeypatch.setattr(
+        draws,
+        "measure",
+        lambda *inputs: (found := measure(*inputs)) | {"images": np.nan * found["images"]},
+    )
+    (picture,) = pulse_jax.upsample(tmp_path / "a.png", None, settings).pictures
+    assert picture.error == "none of the draws' images is finite"
+
+
 def test_chains_that_have_not_met_are_told(run, tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png")
     flags = "--noise=0.01", "--chains=3", "--draws=4", "--steps=2"

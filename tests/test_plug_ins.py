@@ -44,6 +44,9 @@ def half():
 def rounded():
     return lambda image: jnp.round(image)
 
+def mixed(channels):
+    return lambda image: image[::2, ::2] @ jnp.full((channels, channels), 1 / channels)
+
 def huber(delta):
     return lambda lr, target: jnp.mean(optax.huber_loss(lr, target, delta=delta))
 
@@ -163,6 +166,15 @@ def test_operators(parts):
     assert operators.parse(f"{parts}:gamma")(1)(image).shape == image.shape
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_operators_of_other_channels(parts, channels):
+    """Of grey images, or of as many channels as the generator has."""
+    made = operators.parse(f"{parts}:mixed:{channels}")(2)
+    image = np.random.default_rng(0).random((8, 8, channels), np.float32)
+    expected = image[::2, ::2].mean(-1, keepdims=True).repeat(channels, -1)
+    np.testing.assert_allclose(made(image), expected, atol=1e-6)
+
+
 def test_loss_terms(parts):
     lr, target = np.random.default_rng(0).random((2, 4, 4, 3), np.float32)
     loss = losses.parse(f"10*L2+2*{parts}:huber:0.1", 1e-3)
@@ -189,6 +201,7 @@ def test_a_picture_of_an_own_operator_stays_as_it_is(parts, name):
         ("opt_name", "{}:number", "number is a int, which can't be called"),
         ("operator", "{}:fails:2", "fails(2) raised RuntimeError: no such thing"),
         ("operator", "{}:exits,bicubic", "exits() raised SystemExit: 0"),
+        ("operator", "{}:mixed:2,bicubic", "mixed(2) returned raised TypeError: "),
         ("loss_str", "L2+{}:exits", "exits() raised SystemExit: 0"),
         ("operator", "{}:no_factor,bicubic", "factor must be an integer of at least 1, got 0"),
         ("operator", "{}:to_bytes,bicubic", "to_bytes() returned makes uint8 of an image"),

@@ -149,18 +149,21 @@ class Chains:
         total, whole = self.settings.draws, 2 * self.settings.steps
         warming = self.take_up(self.warm_up.init(*self.inputs, self.positions))
         spared = whole - self.warm_up.left(warming) + self.made
-        number = divisor(self.settings.steps)
+        length = chunk_length(self.settings.steps)
         while left := self.warm_up.left(warming):
-            warming = self.warm_up.step(self.warm_up_key, *self.inputs, warming, number)
+            warming = self.warm_up.step(self.warm_up_key, *self.inputs, warming, length)
             jax.block_until_ready(warming.state)
-            yield Now(number, spared, f"{whole - left + number} of {whole} transitions to warm up")
+            still = self.warm_up.left(warming)
+            told = f"{whole - still} of {whole} transitions to warm up"
+            yield Now(left - still, spared, told)
             spared = 0
             if self.save_if_due(warming, stop()):
                 return
-        sampler, number, rhat = self.warm_up.sampler(warming), divisor(total), ""
+        sampler, length, rhat = self.warm_up.sampler(warming), chunk_length(total), ""
         directions = random_directions(self.image_shape)
-        looks = {number * round(total / part / number) for part in (4, 2)}
+        looks = {length * round(total / part / length) for part in (4, 2)}
         while self.made < total:
+            number = min(length, total - self.made)
             key = jax.random.fold_in(self.draw_key, self.made)
             state, positions, info = chains.draw(key, sampler, *self.inputs, warming.state, number)
             warming = warming._replace(state=state)
@@ -205,14 +208,18 @@ class Chains:
     def finish(self, operator: Operator) -> None:
         """Write the results, or keep them in memory. results.csv comes last.
 
-        Images that aren't finite are left out of the maps, whose chains then haven't met.
+        Images that aren't finite are left out of the maps, whose chains then haven't met. Raises
+        ValueError if none is.
         """
         picture, statistics = self.picture, self.all("statistics")
-        figures = chains.diagnose(statistics)
-        judged = judge(figures)
         images = self.all("images")
         images = images.reshape(-1, *images.shape[2:])
-        found = maps.summarise(images[np.isfinite(images).all((1, 2, 3))])
+        images = images[np.isfinite(images).all((1, 2, 3))]
+        if not len(images):
+            raise ValueError("none of the draws' images is finite")
+        figures = chains.diagnose(statistics)
+        judged = judge(figures)
+        found = maps.summarise(images)
         picture.kept_maps = found
         if self.reader:
             read = statistics[..., len(STATISTICS) :].reshape(-1, len(self.reader.names))
@@ -330,9 +337,13 @@ def judge(figures: chains.Diagnostics) -> dict[str, Any]:
 INFO = "acceptance_rate", "is_divergent", "evaluations"
 
 
-def divisor(number: int) -> int:
-    """The length of chunks that make up so many transitions: one program is enough for all."""
-    return next(n for n in range(min(CHUNK, number), 0, -1) if number % n == 0)
+def chunk_length(number: int) -> int:
+    """Of chunks that make up so many transitions: one program for all, if some length divides it.
+
+    If only short ones do, the last chunk is shorter, and takes a program of its own.
+    """
+    whole = (n for n in range(CHUNK, CHUNK // 2 - 1, -1) if number % n == 0)
+    return next(whole, min(CHUNK, number))
 
 
 def image_stride(settings: Settings, size: int) -> int:
