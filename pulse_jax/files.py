@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import hashlib
 import io
 import json
 import logging
@@ -83,6 +84,15 @@ def json_object(path: Path, largest: float = math.inf) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("no JSON object")
     return content
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file. Raises ValueError if it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path}: can't be read: {one_line(error)}") from error
 
 
 def load_arrays(path: str | Path) -> dict[str, np.ndarray]:

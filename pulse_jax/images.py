@@ -130,9 +130,11 @@ def load_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
 def load_kernel(path: str | Path) -> Float[np.ndarray, "h w"]:
     """Read a 2-D array of numbers as they are stored: of a .npy file, FITS, or a grey picture.
 
-    FITS has its lowest row first, and it becomes the last. Raises ImageError if the file can't be
-    read or holds another array.
+    FITS has its lowest row first, and it becomes the last. Issues an `ImageWarning` for a picture
+    of 8 bits. Raises ImageError if the file can't be read, or holds another array or several
+    pictures.
     """
+    rounded = False
     try:
         with warnings.catch_warnings(), open(path, "rb") as stream:
             warnings.simplefilter("ignore")
@@ -143,16 +145,22 @@ def load_kernel(path: str | Path) -> Float[np.ndarray, "h w"]:
             elif head == _FITS:
                 values = _read_fits(stream)
             else:
-                picture, _ = _open(stream, Path(path).suffix.lower())
+                picture, tiles = _open(stream, Path(path).suffix.lower())
                 if picture.mode == "P":
                     raise ValueError("its numbers are colours of a palette, not values")
-                values = np.asarray(picture)
+                if (frames := getattr(picture, "n_frames", 1)) > 1:
+                    raise ValueError(f"it holds {frames} pictures, and a kernel is one")
+                values = _stored(picture, tiles)
+                rounded = values.dtype.itemsize == 1
         if values.ndim != 2 or values.dtype.kind not in "fiu":
             raise ValueError(
                 f"it holds {values.shape} of {values.dtype}, not a 2-D array of numbers"
             )
     except Exception as error:  # as in `load_image`
         raise ImageError(f"{path}: can't be read: {one_line(error)}") from error
+    if rounded:
+        told = "its 8 bits round the kernel to 256 levels, which may cut off a faint rim"
+        warnings.warn(one_line(f"{path}: {told}"), ImageWarning, stacklevel=2)
     return values.astype(np.float64)
 
 
@@ -409,15 +417,8 @@ def _numbers(
     image: Image.Image, tiles: str, tags: Any, value_range: ValueRange | None, notes: list[str]
 ) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 1"] | None]:
     """Grey in [0, 1] of numbers whose meaning depends on the file, and alpha, if any."""
-    values = np.asarray(image)
+    values = _stored(image, tiles)
     bits, kind = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0]
-    if tags and kind == _UNSIGNED and bits == 32:
-        values = values.view(np.uint32)
-    elif tags and bits == 8:
-        values = values.view(np.int8)
-    elif "libtiff" in tiles and re.search(r";\d\dB[SF]", tiles) and sys.byteorder == "little":
-        # Pillow forgets to where the values were compressed.
-        values = (values.astype(np.int16) if bits == 16 else values).byteswap()
     transparent = image.info.get("transparency")
     alpha = None if transparent is None else (values != transparent).astype(np.float32)[..., None]
 
@@ -452,6 +453,22 @@ def _numbers(
         curve = _in_srgb(Image.fromarray(levels[None]), image.info.get("icc_profile"), notes)
     curves = levels[:, None].repeat(3, axis=1) if curve is None else np.asarray(curve)[0]
     return np.stack([np.interp(255 * grey, levels, c / 255) for c in curves.T], axis=-1), alpha
+
+
+def _stored(
+    image: Image.Image, tiles: str
+) -> Float[np.ndarray, "h w *channels"] | Integer[np.ndarray, "h w *channels"]:
+    """The numbers of a picture as its file has them, which Pillow reads as other types."""
+    values, tags = np.asarray(image), getattr(image, "tag_v2", {})
+    bits, kind = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0]
+    if tags and kind == _UNSIGNED and bits == 32:
+        return values.view(np.uint32)
+    if tags and kind == _SIGNED and bits == 8:
+        return values.view(np.int8)
+    if "libtiff" in tiles and re.search(r";\d\dB[SF]", tiles) and sys.byteorder == "little":
+        # Pillow forgets to where the values were compressed.
+        return (values.astype(np.int16) if bits == 16 else values).byteswap()
+    return values
 
 
 def _colours(

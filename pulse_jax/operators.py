@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer
 
 from pulse_jax import plug_in
-from pulse_jax.files import counted
+from pulse_jax.files import counted, expanded
 from pulse_jax.images import LUMA, load_kernel, load_mask
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.products import product
@@ -363,7 +363,7 @@ def _parse_link(text: str) -> Operator | Callable[[int], Operator]:
         raise ValueError(f"{text!r} should be {takes}")
     parameters: list[Any] = [plug_in.number(value) for value in values]
     if name in FILES and isinstance(parameters[0], str):
-        parameters = [FILES[name](parameters[0])]
+        parameters = [FILES[name](str(expanded(parameters[0])))]
     return OPERATORS[name](*parameters)
 
 

@@ -9,7 +9,6 @@ photograph at its rim.
 """
 
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from pulse_jax.align import put_back
 from pulse_jax.align.ffhq import Quad
 from pulse_jax.console import make_output_safe, parsed
 from pulse_jax.files import expanded, one_line, read_json
-from pulse_jax.images import ImageWarning, ValueRange, load_image, save_image
-from pulse_jax.upsampling.pictures import image_path
+from pulse_jax.images import ValueRange, load_image, save_image
+from pulse_jax.upsampling.pictures import image_path, load_photograph
 from pulse_jax.upsampling.results import CROP, rank, read_table
 
 
@@ -60,26 +59,25 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
 
 def photograph_with(
     folders: Sequence[Path], pick: int | None = None, outscale: float = 1
-) -> Float32[np.ndarray, "h w 3"]:
+) -> Float32[np.ndarray, "h w c"]:
     """A photograph with the results in these folders; of each, the restart `pick`, or the best.
 
-    Raises ValueError, in one line, if a folder holds no such result, or one of another photograph.
+    Raises ValueError, in one line, if a folder holds no such result, or one of another photograph,
+    or if that has changed meanwhile.
     """
     found = [_read(folder, pick) for folder in folders]
-    path, value_range, _, _ = found[0]
-    for folder, (other, *_) in zip(folders, found, strict=True):
+    path, channels = found[0][0], max(image.shape[2] for *_, image, _ in found)
+    for folder, (other, value_range, sha256, *_) in zip(folders, found, strict=True):
         if other != path:
             raise ValueError(f"{folder}: its photograph is {other}, not {path}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ImageWarning)  # what `pulse_jax` has told
-        photograph = load_image(path, value_range)
+        photograph = load_photograph(Path(path), value_range, channels, sha256)
     return put_back(photograph, [(image, quad) for *_, image, quad in found], outscale)
 
 
 def _read(
     folder: Path, pick: int | None
-) -> tuple[str, ValueRange | None, Float32[np.ndarray, "r r 3"], Quad]:
-    """(path of the photograph, the range of its values, result, its square) of a folder."""
+) -> tuple[str, ValueRange | None, str | None, Float32[np.ndarray, "r r c"], Quad]:
+    """(path, range of values and SHA-256 of the photograph, result, its square) of a folder."""
     path = folder / CROP
     try:
         place = read_json(path)
@@ -92,7 +90,9 @@ def _read(
         told = one_line(error)
         raise ValueError(told if str(path) in told else f"{path}: can't be read: {told}") from error
     value_range = tuple(value_range) if isinstance(value_range, list) else value_range
-    return photograph, value_range, load_image(image_path(folder, pick)), quad
+    image = load_image(image_path(folder, pick), channels=4)
+    image = image if (image[..., 3] < 1).any() else image[..., :3]
+    return photograph, value_range, place.get("SHA-256"), image, quad
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import scipy.ndimage
 from helpers import golden, relative_error
 from PIL import Image
 
+from pulse_jax import images
 from pulse_jax.operators import (
     DOWNSCALERS,
     OPERATORS,
@@ -328,10 +329,12 @@ def test_a_factor_has_one_operator():
     assert make(4).apply is make(4).apply is not make(2).apply
 
 
-def test_a_mask_is_read_from_a_picture(tmp_path):
+def test_a_mask_is_read_from_a_picture(tmp_path, monkeypatch):
     Image.fromarray(np.uint8(255 * HOLE)).save(tmp_path / "hole.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
     x = random((32, 24, 3))
-    assert np.array_equal(parse(f"mask:{tmp_path / 'hole.png'}")(1)(x), mask(HOLE)(x))
+    for path in (tmp_path / "hole.png", "~/hole.png"):
+        assert np.array_equal(parse(f"mask:{path}")(1)(x), mask(HOLE)(x))
     with pytest.raises(ValueError, match=r"missing\.png"):
         parse(f"mask:{tmp_path / 'missing.png'}")
 
@@ -348,6 +351,23 @@ def test_a_kernel_is_read_from_a_file(tmp_path, kind):
     x = random((32, 32, 3))
     made = parse(f"psf:{path},area:2")(2)
     assert np.array_equal(made(x), compose(psf(kernel), area(2))(x))
+
+
+def test_a_kernel_in_a_picture_is_what_its_file_says(tmp_path):
+    """Numbers that Pillow reads as others, rounded ones, which are told, and several pictures."""
+    path, values = tmp_path / "psf.tif", np.array([[1, 2], [3, 250]], np.uint8)
+    large = np.array([[1, 2], [3, 4 * 10**9]], np.uint32)
+    Image.fromarray(large.view(np.int32)).save(path)
+    kind = b"\x53\x01\x03\0\x01\0\0\0"  # SampleFormat: one short
+    path.write_bytes(path.read_bytes().replace(kind + b"\x02", kind + b"\x01"))  # unsigned
+    assert np.array_equal(images.load_kernel(path), large)
+    picture = Image.fromarray(values)
+    picture.save(path, tiffinfo={339: 2})  # signed
+    with pytest.warns(images.ImageWarning, match=r"psf\.tif: its 8 bits round the kernel to 256"):
+        assert np.array_equal(images.load_kernel(path), values.view(np.int8))
+    picture.save(path, save_all=True, append_images=[picture])
+    with pytest.raises(ValueError, match=r"psf\.tif: .* it holds 2 pictures, and a kernel is one"):
+        images.load_kernel(path)
 
 
 @pytest.mark.parametrize(

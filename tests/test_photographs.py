@@ -1,6 +1,7 @@
 """Faces of photographs through the command, and back into the photographs."""
 
 import dataclasses
+import hashlib
 import json
 import sys
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 import pulse_jax
 from pulse_jax import align, images, put_back
+from pulse_jax.upsampling.pictures import load_photograph
 from pulse_jax.upsampling.settings import Settings
 
 LINEAR = "experiment_helpers:linear"
@@ -83,7 +85,9 @@ def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
         whole = images.to_uint8(align.put_back(photograph, [(result, quad)]))
         assert np.array_equal(np.asarray(Image.open(folder / "put_back.png")), whole)
         place = json.loads((folder / "crop.json").read_text())
-        assert place == {"photograph": names[0], "quad": quad.tolist(), "value_range": None}
+        sha256 = hashlib.sha256((photographs / "group.png").read_bytes()).hexdigest()
+        told = {"photograph": names[0], "SHA-256": sha256, "value_range": None}
+        assert place == told | {"quad": quad.tolist()}
         assert f"photograph, with an l2 of {float(best['l2_put_back']):#.3g}<" in page
         assert f">{float(best['l2_put_back']):#.3g}</td>" in page
 
@@ -113,6 +117,7 @@ def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
         (["out/group_1", "out/one"], f"out/one: its photograph is {names[1]}, not {names[0]}"),
         (["out/group_1", "--outscale=0"], "outscale=0.0: must be above 0"),
         (["out/group_1", "--outscale=big"], "big"),
+        (["out/group_1", "--outscale=1e4"], "outscale=10000.0: makes more than 89478485 pixels"),
         (["out/group_1", "--output=no/where.png"], "no/where.png: can't be written"),
     ):
         with pytest.raises(SystemExit, match=r"^pulse_jax_put_back: ") as exit:
@@ -129,12 +134,37 @@ def test_a_photograph_is_read_as_it_was(run, photographs, call):
     call("out/deep")
     written = (output / "deep" / "put_back.png").read_bytes()
     assert (photographs / "put_back.png").read_bytes() == written
+    Image.fromarray(pixels + 1).save(photographs / "deep.png")
+    load_photograph.cache_clear()  # as in a process of its own
+    with pytest.raises(SystemExit, match=r"deep\.png: it has changed since its picture was cut"):
+        call("out/deep")
     (output / "deep" / "results.csv").write_text("restart,l2_saved\n")
     with pytest.raises(SystemExit, match=r"results\.csv: can't be read"):
         call("out/deep")
     (output / "deep" / "crop.json").write_text('{"quad": [], "value_range": null}')
     with pytest.raises(SystemExit, match=r"crop\.json: can't be read: 'photograph'"):
         call("out/deep")
+
+
+def test_a_photograph_keeps_its_alpha(run, photographs, call):
+    """Wherever a result is put back, it is as transparent as it was, and is measured so."""
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 50, 4), np.uint8)
+    pixels[:20, :30, 3] = 255
+    Image.fromarray(pixels).save(photographs / "cut.png")
+    flags = "--crop=3,2,32", "--input_size=4", "--steps=1", "--restarts=1"
+    output = run(str(photographs / "cut.png"), *flags, generator=LINEAR)
+    call("out/cut")
+    for path in (output / "cut" / "put_back.png", photographs / "put_back.png"):
+        whole = np.asarray(Image.open(path))
+        assert np.array_equal(whole[..., 3], pixels[..., 3])
+        assert np.array_equal(whole[34:], pixels[34:])
+        assert not np.array_equal(whole[2:34, 3:35], pixels[2:34, 3:35])
+    shown = images.load_image(path)[2:34, 3:35]
+    small = np.asarray(pulse_jax.operators.bicubic(8)(shown)).clip(0, 1)
+    original = images.load_image(photographs / "cut.png")[2:34, 3:35]
+    target = np.asarray(pulse_jax.operators.bicubic(8)(original)).clip(0, 1)
+    (row,) = read_rows(output)
+    assert float(row["l2_put_back"]) == pytest.approx(np.mean((small - target) ** 2), rel=1e-4)
 
 
 def test_landmarks_may_be_in_the_home_folder(photographs, monkeypatch):

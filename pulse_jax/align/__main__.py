@@ -23,6 +23,8 @@ from pulse_jax.console import make_output_safe, parsed
 from pulse_jax.files import counted, expanded, one_line
 from pulse_jax.images import ImageWarning, list_images, load_image, save_image, to_uint8
 
+LARGEST = 4096  # pixels: the side of a face, which is first sampled finer and takes a gigabyte
+
 
 def main() -> None:
     """The console script: photographs in, faces out."""
@@ -61,7 +63,9 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     """The flags' values, and the pictures and folders. An error ends the command with one line."""
     values = flags.FlagValues()  # not those of the other commands in this process
     flags.DEFINE_string("output", "faces", "Faces are written into this folder.", values)
-    flags.DEFINE_integer("side", 1024, "Faces have this side, in pixels.", 1, flag_values=values)
+    flags.DEFINE_integer(
+        "side", 1024, "Faces have this side, in pixels.", 1, LARGEST, flag_values=values
+    )
     flags.DEFINE_string(
         "landmarks",
         None,

@@ -1,5 +1,6 @@
 """Faces put back into the photograph that they were cut out of."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,7 +16,7 @@ FEATHER = 0.1  # of the square's side
 
 def put_back(
     photograph: Float[AnyArray, "_ _ c"],
-    faces: Iterable[tuple[Float[AnyArray, "_ _ c"], Quad]],
+    faces: Iterable[tuple[Float[AnyArray, "_ _ _"], Quad]],
     outscale: float = 1,
 ) -> Float32[np.ndarray, "_ _ c"]:
     """A photograph with faces, or other square images, in squares as `face_quad` gives them.
@@ -24,7 +25,9 @@ def put_back(
     face is seen. A face is reduced to the size of its square if it is larger (Lanczos), and turned
     (bicubic). Its weight is 0 at the square's rim, and 1 from a tenth of the side inwards; it rises
     as 3t² − 2t³ in between. All values are in [0, 1], and what lies outside of the squares keeps
-    its own, if `outscale` is 1. Raises ValueError for an `outscale` that isn't positive.
+    its own, if `outscale` is 1. A photograph with alpha keeps it under faces without. Raises
+    ValueError for an `outscale` that isn't positive, or that makes more pixels than
+    `PIL.Image.MAX_IMAGE_PIXELS`, with which a picture can't be read.
     """
     if not 0 < outscale < np.inf:
         raise ValueError(f"outscale={outscale}: must be above 0")
@@ -33,6 +36,8 @@ def put_back(
     if outscale != 1:
         rows, columns, _ = result.shape
         height, width = max(1, round(outscale * rows)), max(1, round(outscale * columns))
+        if height * width > (most := Image.MAX_IMAGE_PIXELS or math.inf):
+            raise ValueError(f"outscale={outscale}: makes more than {most} pixels")
         result = resample(result, height, width, "bicubic").clip(0, 1)
         scale = np.array([width / columns, height / rows])
     for face, quad in faces:
@@ -41,13 +46,13 @@ def put_back(
 
 
 def _blend(
-    photograph: Float32[np.ndarray, "h w c"], face: Float[np.ndarray, "r r c"], quad: Quad
+    photograph: Float32[np.ndarray, "h w c"], face: Float[np.ndarray, "r r _"], quad: Quad
 ) -> None:
-    """Put a face into a square of a photograph, which is written to."""
+    """Put a face into a square of a photograph, whose first channels are written to."""
     height, width, _ = photograph.shape
     left, top = np.floor(quad.min(axis=0)).astype(int).clip(0, [width, height]).tolist()
     right, bottom = np.ceil(quad.max(axis=0) + 1).astype(int).clip(0, [width, height]).tolist()
-    region = photograph[top:bottom, left:right]
+    region = photograph[top:bottom, left:right, : face.shape[2]]
     if not region.size:
         return
     size = min(len(face), max(1, round(side(quad))))

@@ -1,6 +1,5 @@
 """config.json: all that the bytes of a run's results depend on, compared with earlier results."""
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 
 import pulse_jax
-from pulse_jax.files import difference, one_line, read_json, write
+from pulse_jax.files import difference, expanded, file_digest, one_line, read_json, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.operators import FILES
 from pulse_jax.plug_in import source_digest
@@ -33,8 +32,8 @@ def describe(settings: Settings, params: Params) -> dict[str, Any]:
     found["SHA-256 of the generator"] = checkpoint.digest(params)
     for link in settings.operator.split(","):
         name, _, file = link.partition(":")
-        if name in FILES and Path(file).is_file():
-            found[f"SHA-256 of {file}"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        if name in FILES and expanded(file).is_file():
+            found[f"SHA-256 of {file}"] = file_digest(expanded(file))
     for text in settings.plug_ins():
         found[f"SHA-256 of {text.partition(':')[0]}"] = source_digest(text)
     found["device"] = jax.devices()[0].device_kind

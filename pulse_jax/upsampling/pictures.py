@@ -22,7 +22,15 @@ from jaxtyping import Float
 from pulse_jax import images, operators, starts
 from pulse_jax.align import put_back
 from pulse_jax.align.ffhq import Quad
-from pulse_jax.files import attempt, counted, expanded, load_arrays, one_line, read_json
+from pulse_jax.files import (
+    attempt,
+    counted,
+    expanded,
+    file_digest,
+    load_arrays,
+    one_line,
+    read_json,
+)
 from pulse_jax.generators import Generator, checkpoint
 from pulse_jax.operators import Operator
 from pulse_jax.types import AnyArray, Frozen, Latents
@@ -44,6 +52,7 @@ class Origin:
 
     load: Callable[[], crops.Image]
     path: Path | None  # its file, if it has one
+    sha256: str  # of the file
     quad: Quad  # where the picture was
     value_range: images.ValueRange | None  # with which it is read
     cut: Callable[[crops.Image], crops.Image]  # cuts out and downscales it, as it was done before
@@ -109,11 +118,13 @@ class Picture:
             if path.is_file()
         }
 
-    def put_back(self, image: Float[AnyArray, "r r c"], outscale: float = 1) -> crops.Image:
+    def put_back(
+        self, image: Float[AnyArray, "r r c"], outscale: float = 1
+    ) -> Float[np.ndarray, "_ _ _"]:
         """The photograph that the picture was cut out of, with a result in its place.
 
         See `align.put_back`. Raises ValueError if the picture wasn't cut out, or if the photograph
-        can't be read any more.
+        can't be read any more or has changed.
         """
         if self.origin is None:
             raise ValueError(f"{self.name} is a whole picture, not one that was cut out")
@@ -127,6 +138,8 @@ class Picture:
         if not np.isfinite(image).all():
             return math.nan
         whole = images.to_uint8(self.put_back(image)).astype(np.float32) / 255
+        if whole.shape[2] > self.target.shape[2]:  # it has alpha, which the picture lacks
+            whole = np.asarray(images.on_white(whole))
         assert self.origin is not None
         return float(np.mean((self.origin.cut(whole) - self.target) ** 2))
 
@@ -206,7 +219,7 @@ def read_pictures(
 
     `networks`: the digest of the generator's.
     """
-    _load_again.cache_clear()  # files may have changed since another run
+    load_photograph.cache_clear()  # files may have changed since another run
     names = [s.name if isinstance(s, Path) else f"{i:02d}" for i, s in enumerate(sources, 1)]
     find = crops.make_find(settings, generator.resolution, generator.channels)
     found: list[tuple[str, Picture]] = []  # after what messages call it
@@ -223,7 +236,10 @@ def read_pictures(
         told = str(source) if isinstance(source, Path) else f"picture {name}"
         image = _read(told, source, settings, generator.channels)
         path = source if isinstance(source, Path) else None
-        load = functools.partial(_load_again, path, settings.value_range, generator.channels)
+        digest = "" if path is None else file_digest(path)
+        load = functools.partial(
+            load_photograph, path, settings.value_range, generator.channels, digest
+        )
         try:
             squares = [None] if settings.crop is None else find(name, image)
             targets = [target_of(square.cut(image) if square else image) for square in squares]
@@ -248,6 +264,7 @@ def read_pictures(
                 origin = Origin(
                     load if path else lambda: image,
                     path,
+                    digest,
                     square.quad,
                     settings.value_range,
                     functools.partial(cut_again, square),
@@ -299,11 +316,22 @@ def _read(
 
 
 @functools.lru_cache(maxsize=2)  # of several faces, and of restarts that are done in turn
-def _load_again(path: Path, value_range: images.ValueRange | None, channels: int) -> crops.Image:
-    """A photograph that has been read before, and what was odd about it told."""
+def load_photograph(
+    path: Path, value_range: images.ValueRange | None, channels: int, sha256: str | None
+) -> crops.Image:
+    """A photograph from which a picture was cut out. What was odd about it has been told.
+
+    For results of three channels, it has its alpha too, if any. Raises ValueError if it can't be
+    read, or if the SHA-256 of its file is another one.
+    """
+    if sha256 is not None and file_digest(path) != sha256:
+        raise ValueError(f"{path}: it has changed since its picture was cut out")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", images.ImageWarning)
-        return images.load_image(path, value_range, channels)
+        image = images.load_image(path, value_range, 4 if channels == 3 else channels)
+    alpha = image[..., 3:]
+    is_opaque = (alpha == 1).all() or not alpha.any()  # the latter is ignored in pictures, too
+    return image[..., :3] if channels == 3 and is_opaque else image
 
 
 def _bring_to_size(

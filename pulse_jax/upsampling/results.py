@@ -204,6 +204,7 @@ def save_grid(picture: Picture, resolution: int) -> None:
     if (origin := picture.origin) is not None and origin.path is not None:
         place = {
             "photograph": str(origin.path.absolute()),
+            "SHA-256": origin.sha256,
             "quad": origin.quad.tolist(),
             "value_range": origin.value_range,
         }

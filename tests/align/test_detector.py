@@ -169,6 +169,7 @@ def test_files_without_landmarks_are_told(call, tmp_path, content, told):
     [
         ([], "give pictures"),
         (["a.png", "--side=0"], "--side=0"),
+        (["a.png", "--side=20000"], "--side=20000"),
         (["a.png", "--sides=4"], "sides"),
         (["empty"], "empty: holds no image"),
         (["a.png", "--output=file"], "--output=file can't be written"),
