@@ -59,6 +59,13 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum(
     "recipe", "fast", list(pulse_jax.RECIPES), "The search has this recipe of the command."
 )
+flags.DEFINE_float(
+    "style_spread",
+    None,
+    "Layers share their styles but for this part. It takes the place of GEOCROSS.",
+    0,
+    1,
+)
 flags.DEFINE_integer(
     "train_steps",
     None,
@@ -78,7 +85,12 @@ def main(folder):
     if FLAGS.restarts < 2:
         raise ValueError(f"--restarts={FLAGS.restarts}: diversity takes at least 2")
     recipe = pulse_jax.RECIPES[FLAGS.recipe]
-    generator, params = pulse_jax.load(FLAGS.generator, equal_start=recipe.equal_start)
+    spread = FLAGS.style_spread
+    generator, params = pulse_jax.load(
+        FLAGS.generator,
+        equal_start=recipe.equal_start and spread is None,
+        style_spread=spread,
+    )
     operator = pulse_jax.OPERATORS["bicubic"](FLAGS.factor)
     truth = harness.held_out(generator.resolution)
     inputs = as_saved(harness.degraded(operator, truth))
@@ -100,7 +112,9 @@ def main(folder):
 
 def search(generator, params, operator, inputs):
     """Results (N, K, R, R, 3), their l2, and their diversity (N,)."""
-    built = harness.build(generator, operator, harness.optimizer_of(FLAGS.recipe))
+    optimizer = harness.optimizer_of(FLAGS.recipe)
+    geocross = 0.05 if FLAGS.style_spread is None else 0.0
+    built = harness.build(generator, operator, optimizer, geocross)
     stop = pulse_jax.RECIPES[FLAGS.recipe].stop_at_eps
     found = harness.search_all(generator, params, operator, built, inputs, stop_at_eps=stop)
     by_input = jax.tree.map(

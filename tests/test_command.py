@@ -626,8 +626,10 @@ def test_a_scheme_in_another_space(run, tmp_path):
 def test_layers_that_share_a_part_of_their_styles(run, tmp_path, capsys):
     """By their names the parts are kept apart in the file, from which a search goes on."""
     write_picture(tmp_path / "in" / "a.png")
-    flags = [f"--input_dir={tmp_path / 'in'}", "--style_spread=0.5", "--loss_str=100*L2"]
+    flags = [f"--input_dir={tmp_path / 'in'}", "--style_spread=0.5"]
     output = run(*flags, output="first")
+    config = json.loads((output / "config.json").read_text())
+    assert config["--loss_str"] == "100*L2"  # without GEOCROSS
     with np.load(output / "a" / "latents.npz") as file:
         shapes = {name: file[name].shape for name in ("common", "own")}
     assert shapes == {"common": (3, 1, 5), "own": (3, 4, 5)}

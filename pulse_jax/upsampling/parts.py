@@ -26,7 +26,7 @@ from pulse_jax.search import Search, SearchState
 from pulse_jax.types import Params
 from pulse_jax.upsampling import configuration
 from pulse_jax.upsampling.pictures import Picture
-from pulse_jax.upsampling.settings import DIFFUSION, LOSS, RECIPES, STYLES, Settings
+from pulse_jax.upsampling.settings import DIFFUSION, RECIPES, STYLES, Settings
 
 log = logging.getLogger("pulse_jax")
 
@@ -149,13 +149,13 @@ def _check_label(settings: Settings, generator: Generator) -> None:
 
 
 def _choose_loss(settings: Settings, generator: Generator) -> str:
-    """The loss of the settings. By default, it has GEOCROSS if there are styles to compare."""
+    """The loss of the settings. The default has no GEOCROSS where no styles can be compared."""
     if generator.styles is None and settings.loss_str is None:
         return "100*L2"
     if generator.styles is None and settings.loss().needs_styles:
         told = f"GEOCROSS compares style vectors, and {settings.generator} has none"
         raise ValueError(f"loss_str={settings.loss_str}: {told}")
-    return settings.loss_str or LOSS
+    return settings.chosen_loss
 
 
 def make_operators(run: Run, degradation: Callable[[int], Operator]) -> dict[int, Operator]:

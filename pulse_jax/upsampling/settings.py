@@ -243,7 +243,7 @@ class Settings:
         SEARCH,
         "The search lowers this weighted sum of L2, L1, GEOCROSS and terms that are "
         f"module:callable of your own. Without it, that is {LOSS}, "
-        "or 100*L2 for generators without style vectors.",
+        "or 100*L2 with --style_spread and for generators without style vectors.",
     )
     opt_name: str = _setting(
         "lbfgs",
@@ -292,8 +292,7 @@ class Settings:
         None,
         STYLES,
         "Layers share a part of their styles, and this is the weight of each one's own part: with "
-        "0 all are the same, and with 1 nothing is shared. It makes GEOCROSS needless: go with "
-        "--loss_str=100*L2.",
+        "0 all are the same, and with 1 nothing is shared. It makes GEOCROSS needless.",
         low=0,
         high=1,
     )
@@ -429,7 +428,7 @@ class Settings:
 
     def loss(self) -> losses.Loss:
         """What a search lowers, towards a little less than eps."""
-        return losses.parse(self.loss_str or LOSS, HEADROOM * self.eps)
+        return losses.parse(self.chosen_loss, HEADROOM * self.eps)
 
     def optimizer(self) -> optax.GradientTransformation:
         """The optimiser with its scheme."""
@@ -445,7 +444,7 @@ class Settings:
 
     def plug_ins(self) -> list[str]:
         """The parts that are callables of a user's own, as they are written."""
-        terms = [name for _, name in losses.terms(self.loss_str or LOSS)]
+        terms = [name for _, name in losses.terms(self.chosen_loss)]
         named = [self.generator, self.opt_name, self.chosen_scheme, *terms]
         return [*filter(is_plug_in, named), *operators.plug_ins(self.operator)]
 
@@ -468,6 +467,11 @@ class Settings:
 
     def _schedule(self) -> optax.Schedule:
         return SCHEDULES[self.lr_schedule](self.learning_rate, self.steps)
+
+    @property
+    def chosen_loss(self) -> str:
+        """The loss. If it is left open, it has GEOCROSS unless layers share a part of styles."""
+        return self.loss_str or (LOSS if self.style_spread is None else "100*L2")
 
     @property
     def chosen_scheme(self) -> str:
