@@ -21,7 +21,7 @@ from pulse_jax.generators.style_network import truncate
 from pulse_jax.losses import Loss
 from pulse_jax.operators import OPERATORS
 from pulse_jax.optimizers import OPTIMIZERS, SAMPLERS, SCHEDULES
-from pulse_jax.progress import Progress
+from pulse_jax.progress import Progress, Underway
 from pulse_jax.schemes import SCHEMES
 from pulse_jax.search import STATUS, Search, SearchInfo, SearchState, build, status
 from pulse_jax.starts import interpolate, load_latents, vary
@@ -45,6 +45,7 @@ __all__ = [
     "SearchState",
     "Settings",
     "Slots",
+    "Underway",
     "build",
     "calibration",
     "chains",

@@ -1,7 +1,21 @@
 """How far a run is, and how long it may still take."""
 
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+
+class Underway(NamedTuple):
+    """What a restart that is still searched, or a chain, has come to so far."""
+
+    picture: Any  # of `Results`
+    number: int  # of the restart or chain
+    l2: float
+    image: Float[np.ndarray, "r r c"]  # the best so far, or the chain's present one; with 8 bits
+    latents: dict[str, np.ndarray]  # as in latents.npz, without its axis 0
 
 
 class Progress(NamedTuple):
@@ -16,6 +30,7 @@ class Progress(NamedTuple):
     left: float  # steps that they are likely to make still; at first the most that there can be
     seconds: float | None  # that these are likely to take; None as long as that can't be told
     told: str = ""  # what is under way, where chains are
+    underway: Callable[[], Sequence[Underway]] = tuple  # of `upsample`; for the callback alone
 
 
 class Course:

@@ -52,8 +52,15 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("posterior")
     write_picture(folder / "in" / "a.png", seed=1)
     told = []
-    results = pulse_jax.upsample(folder / "in", folder / "out", SETTINGS, told.append)
-    return SimpleNamespace(folder=folder, output=folder / "out", results=results, told=told)
+    shown = []
+
+    def progress(now):
+        told.append(now)
+        shown.append(now.underway())
+
+    results = pulse_jax.upsample(folder / "in", folder / "out", SETTINGS, progress)
+    own = {"results": results, "told": told, "shown": shown}
+    return SimpleNamespace(folder=folder, output=folder / "out", **own)
 
 
 def table(path):
@@ -130,6 +137,21 @@ def test_latents_make_the_draws(whole):
     for number, image in list(whole.results.pictures[0].images().items())[:3]:
         made = generator.synthesize(params, {"style": latents[number - 1]}, {})
         np.testing.assert_allclose(np.clip(made, 0, 1), image, atol=0.6 / 255)
+
+
+def test_chains_are_shown_where_they_are(whole):
+    """While they are warmed up, and when they draw: the last draw is where a chain ends."""
+    generator, params = linear()
+    assert [len(chains) for chains in whole.shown] == [0, *[6] * 14, 0]
+    for chain, one in enumerate(whole.shown[1], 1):
+        made = generator.synthesize(params, one.latents, {})
+        np.testing.assert_allclose(np.clip(made, 0, 1), one.image, atol=0.6 / 255)
+        assert one.picture is whole.results.pictures[0] and one.number == chain
+    last, images = whole.shown[-2], whole.results.pictures[0].images()
+    for one in last:
+        assert np.array_equal(one.image, images[24 + one.number])
+        row = one.picture.rows[24 + one.number]
+        assert one.l2 == pytest.approx(row["l2_saved"], rel=1e-4)
 
 
 def test_the_bar_tells_acceptance_and_rhat(whole):

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_helpers import contents, write_picture
+from experiment_helpers import linear
 
 import pulse_jax
-from pulse_jax import images
+from pulse_jax import images, losses, operators
 from pulse_jax.search import SearchState
 from pulse_jax.upsampling import by_seed, restarts, results
 from pulse_jax.upsampling.pictures import Picture
@@ -65,11 +66,24 @@ def test_results_are_those_of_the_command(run, folder, tmp_path):
 
 
 def test_progress_is_told_and_a_run_can_be_stopped(folder, tmp_path):
-    told = []
+    told, shown = [], []
+
+    def progress(now):
+        told.append(now)
+        shown.append(now.underway())
+
     stopped = pulse_jax.upsample(
-        folder, tmp_path / "out", SETTINGS, told.append, stop=lambda: len(told) == 2
+        folder, tmp_path / "out", SETTINGS, progress, stop=lambda: len(told) == 2
     )
     assert [progress.made for progress in told] == [0, 20]
+    assert shown[0] == () and len(shown[1]) == 4  # one for each slot
+    generator, params = linear()
+    for one in shown[1]:  # the best of five steps
+        image = generator.synthesize(params, one.latents, {})
+        np.testing.assert_allclose(np.clip(image, 0, 1), one.image, atol=0.6 / 255)
+        measured = losses.l2(operators.bicubic(8)(image), one.picture.target)
+        assert one.l2 == pytest.approx(float(measured), rel=1e-4)
+        assert one.picture in stopped.pictures and one.number in (1, 2, 3)
     assert stopped.stopped == "stopped when 0 of 6 restarts were done" and not stopped.rows
 
     def raises(progress):

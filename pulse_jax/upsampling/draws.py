@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from pulse_jax.images import save_image
 from pulse_jax.losses import Image, l2
 from pulse_jax.operators import Operator
 from pulse_jax.posterior import Position, Posterior
-from pulse_jax.progress import Course, Progress
+from pulse_jax.progress import Course, Progress, Underway
 from pulse_jax.samplers import Info
 from pulse_jax.starts import GENERATOR, by_name
 from pulse_jax.types import AnyArray, Params
@@ -54,6 +54,7 @@ class Now(NamedTuple):
     made: int  # transitions of each chain in this chunk
     spared: int  # which an earlier run has made
     told: str  # in words
+    underway: Callable[[], list[Underway]]  # shows where they are
 
 
 def carry_out(
@@ -66,16 +67,17 @@ def carry_out(
     course = Course(len(own), len(own) * (2 * settings.steps + settings.draws), False, 1)
     start = make_draw(run.generator, settings)
 
-    def tell(told: str = "") -> None:
+    def tell(told: str = "", underway: Callable[[], Sequence[Underway]] = tuple) -> None:
         done = f"{course.ended} of {counted(len(own), 'picture')}"
-        progress(course.progress._replace(told=", ".join(filter(None, [done, told]))))
+        told = ", ".join(filter(None, [done, told]))
+        progress(course.progress._replace(told=told, underway=underway))
 
     def draw(picture: Picture) -> None:
         density = run.posteriors[picture.side]
         its_chains = Chains(picture, settings, density, run.params, start, run.reader)
         for now in its_chains.run(stop):
             course.note(now.made, 0, now.spared)
-            tell(now.told)
+            tell(now.told, now.underway)
         if its_chains.made == settings.draws:
             its_chains.finish(run.operators[picture.side])
 
@@ -135,6 +137,7 @@ class Chains:
             told = "too large for a preconditioner: its chains will meet later"
             log.info(one_line(f"{picture.name}: {told}"))
         self.warm_up = WarmUp(density, settings.steps, precondition=size <= LARGEST)
+        self.synthesize = jax.jit(density.image)  # one at a time, as for a search
         self.stride = image_stride(settings, math.prod(self.image_shape))
         self.made = 0  # draws of each chain
         self.found: list[dict[str, np.ndarray]] = []  # (chains, draws, ...) of each chunk
@@ -155,7 +158,7 @@ class Chains:
             jax.block_until_ready(warming.state)
             still = self.warm_up.left(warming)
             told = f"{whole - still} of {whole} transitions to warm up"
-            yield Now(left - still, spared, told)
+            yield Now(left - still, spared, told, partial(self.underway, warming))
             spared = 0
             if self.save_if_due(warming, stop()):
                 return
@@ -172,7 +175,8 @@ class Chains:
             if self.made in looks and self.made >= 20:  # each takes a program of its own
                 rhat = f", R-hat {chains.rhat(self.all('statistics')).max():.2f}"
             rate = self.all("acceptance_rate").mean()
-            yield Now(number, spared, f"{self.made} of {total} draws, acceptance {rate:.2f}{rhat}")
+            told = f"{self.made} of {total} draws, acceptance {rate:.2f}{rhat}"
+            yield Now(number, spared, told, partial(self.underway, warming))
             spared = 0
             if self.made < total and self.save_if_due(warming, stop()):
                 return
@@ -190,6 +194,17 @@ class Chains:
             chunk[f"position_{i:03d}"] = np.asarray(leaf[:, np.array(shown, int)])
         self.found.append(chunk)
         self.made += number
+
+    def underway(self, warming: Warming) -> list[Underway]:
+        """Where the chains are."""
+        positions, found = jax.device_get(warming.state.position), []
+        for chain in range(self.settings.restarts):
+            position = jax.tree.map(lambda leaf, i=chain: leaf[i], positions)
+            image = results.eight_bits(self.synthesize(self.inputs[0], position))
+            error = float(l2(self.density.operator(image), self.inputs[1]))
+            latents = by_name(*self.density.split(position))
+            found.append(Underway(self.picture, chain + 1, error, image, latents))
+        return [one for one in found if np.isfinite(one.image).all()]
 
     def all(self, name: str) -> Shaped[np.ndarray, "chains draws ..."]:
         """What has been noted so far of this name."""
@@ -225,9 +240,8 @@ class Chains:
             read = statistics[..., len(STATISTICS) :].reshape(-1, len(self.reader.names))
             picture.kept_shares = self.reader.shares(read)
         degrade, latents = jax.jit(operator.apply), []
-        synthesize = jax.jit(self.density.image)  # one at a time, as for a search
         for number, position in enumerate(self.shown(), 1):
-            hr = results.eight_bits(synthesize(self.inputs[0], position))
+            hr = results.eight_bits(self.synthesize(self.inputs[0], position))
             lr = np.asarray(degrade(hr))
             latents.append(by_name(*self.density.split(position)))
             picture.rows[number] = self.record(number, lr) | judged

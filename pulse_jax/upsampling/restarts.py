@@ -5,6 +5,7 @@ often, so that saving takes at most `SHARE` of the time. A run that is cut off a
 no more than that interval, or the current chunk if it takes longer.
 """
 
+import functools
 import logging
 import math
 import time
@@ -23,7 +24,7 @@ from pulse_jax.files import attempt, counted
 from pulse_jax.generators import Generator
 from pulse_jax.losses import l2
 from pulse_jax.operators import Operator
-from pulse_jax.progress import Course, Progress
+from pulse_jax.progress import Course, Progress, Underway
 from pulse_jax.search import STATUS, Best, Search, SearchState
 from pulse_jax.types import Frozen, Latents, Params
 from pulse_jax.upsampling import results
@@ -38,6 +39,7 @@ PATIENCE = 1.0  # seconds
 SHARE = 0.02  # of the time, for saving what is under way
 
 Draw = Callable[[Sequence[Restart]], tuple[Latents, Frozen]]
+Look = Callable[[], Sequence[Underway]]
 
 
 def choose_slots(run: Run) -> int:
@@ -78,7 +80,7 @@ def carry_out(
         if not own or stop():
             continue
         began, steps = time.perf_counter(), 0
-        for slots, made, done in search_all(
+        for slots, made, done, underway in search_all(
             own,
             run.slots,
             generator=run.generator,
@@ -92,7 +94,7 @@ def carry_out(
         ):
             steps += made
             course.note(made, len(done), sum(settings.steps - job.steps for job in done))
-            progress(course.progress)
+            progress(course.progress._replace(underway=underway))
             if jax.process_count() == 1:
                 for picture in {job.picture for job in done if run.is_complete(job.picture)}:
                     resolution = run.generator.resolution
@@ -186,15 +188,15 @@ def restart_keys(
 
 def search_all(
     jobs: list[Restart], slots: int, *, writer: Writer, **options: Any
-) -> Iterator[tuple[int, int, list[Restart]]]:
+) -> Iterator[tuple[int, int, list[Restart], Look]]:
     """`search_slots`. Each time that memory runs out, what is left gets half the slots.
 
-    Yields (slots, steps made, jobs that are done).
+    Yields slots, and then what `search_slots` does.
     """
     while jobs:
         try:
-            for made, done in search_slots(jobs, slots, writer=writer, **options):
-                yield slots, made, done
+            for made, done, underway in search_slots(jobs, slots, writer=writer, **options):
+                yield slots, made, done, underway
             return
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error) or slots == 1:
@@ -221,8 +223,10 @@ def search_slots(
     settings: Settings,
     writer: Writer,
     stop: Callable[[], bool],
-) -> Iterator[tuple[int, list[Restart]]]:
-    """Search for restarts of one size and save them. Yields (steps made, jobs that are done).
+) -> Iterator[tuple[int, list[Restart], Look]]:
+    """Search for restarts of one size and save them.
+
+    Yields steps made, jobs that are done, and a function that shows those under way.
 
     `draw`, from `make_draw`, says where they start. `stop()` is asked after each chunk. If it is
     true, what is under way is saved, and the search ends.
@@ -230,12 +234,12 @@ def search_slots(
     init = jax.jit(jax.vmap(search.init))
     # One at a time, so that the image is the same for any number of slots.
     synthesize = jax.jit(generator.synthesize)
-    underway = {n: job.state for n, job in enumerate(jobs) if job.state is not None}
+    begun = {n: job.state for n, job in enumerate(jobs) if job.state is not None}
 
     def start(numbers: Integer[np.ndarray, "slots"]) -> tuple[np.ndarray, SearchState]:
         chosen = [jobs[number] for number in numbers]
         state = init(*draw(chosen))
-        return np.stack([job.picture.target for job in chosen]), restore(state, numbers, underway)
+        return np.stack([job.picture.target for job in chosen]), restore(state, numbers, begun)
 
     def render(latents: Latents, frozen: Frozen) -> Float[np.ndarray, "r r c"]:
         return results.eight_bits(synthesize(params, latents, frozen))
@@ -261,6 +265,15 @@ def search_slots(
                 save(picture, note_put_back, row, hr)
             writer(save, picture, results.save_restart, job.snapshot(), row, hr, lr, arrays)
 
+    def underway(now: Slots) -> list[Underway]:
+        seen = jax.device_get((now.state.best, now.state.frozen))
+        found = []
+        for slot in np.flatnonzero((now.numbers >= 0) & ~now.done).tolist():
+            job, (best, frozen) = jobs[now.numbers[slot]], take(seen, slot)
+            image, latents = render(best.latents, frozen), starts.by_name(best.latents, frozen)
+            found.append(Underway(job.picture, job.number, float(best.l2), image, latents))
+        return [one for one in found if np.isfinite(one.image).all()]
+
     saving = Saving(writer)
     for now in pulse_jax.stream(
         search,
@@ -280,7 +293,7 @@ def search_slots(
             seen = jax.device_get((now.state.latents, now.state.best, now.state.frozen))
             for slot, job in full:
                 look(job, bool(now.done[slot]), *take(seen, slot))
-        yield made, done
+        yield made, done, functools.partial(underway, now)
         stopping = stop()
         if stopping or saving.is_due():
             saving.save([(slot, job) for slot, job in full if not now.done[slot]], now.state)
