@@ -10,7 +10,9 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
+
+Given = TypeVar("Given")
 
 
 def upsample() -> None:
@@ -93,6 +95,36 @@ def parsed(script: str, told: str, flags: Any, argv: list[str], *, more: str = "
     except Error as error:
         sys.exit(f"{script}: {one_line(error)}")
     return words
+
+
+@contextlib.contextmanager
+def ended_in_one_line(script: str) -> Iterator[None]:
+    """A ValueError and Ctrl-C end the process, and one line says why."""
+    from pulse_jax.files import one_line
+
+    try:
+        yield
+    except ValueError as error:
+        sys.exit(f"{script}: {one_line(error)}")
+    except KeyboardInterrupt:
+        sys.exit(f"{script}: interrupted")
+
+
+def one_by_one(script: str, given: Iterable[Given], function: Callable[[Given], None]) -> bool:
+    """Call a function on each. If it raises ValueError, a line says so, and the others go on.
+
+    Returns whether it raised none.
+    """
+    from pulse_jax.files import one_line
+
+    failed = False
+    for one in given:
+        try:
+            function(one)
+        except ValueError as error:
+            failed = True
+            print(f"{script}: {one_line(error)}", file=sys.stderr)
+    return not failed
 
 
 @contextlib.contextmanager

@@ -22,7 +22,13 @@ import jax
 import numpy as np
 from absl import flags, logging
 
-from pulse_jax.console import check_devices, make_output_safe, parsed
+from pulse_jax.console import (
+    check_devices,
+    ended_in_one_line,
+    make_output_safe,
+    one_by_one,
+    parsed,
+)
 from pulse_jax.files import expanded, one_line
 from pulse_jax.generators import checkpoint, official, published
 from pulse_jax.generators.diffusion import DiffusionModel
@@ -36,25 +42,19 @@ def main() -> None:
     """The console script: sources in, folders out."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells its steps
     values, sources = parse(sys.argv)
-    failed, taken = False, set()
-    try:
+    taken = set[Path]()
+
+    def one(source: str) -> None:
+        folder = choose_folder(source, values.output, several=len(sources) > 1)
+        if folder in taken:
+            raise ValueError(f"{source}: {folder} is taken by a source of the same name")
+        taken.add(folder)
+        convert(source, folder, values.dtype)
+
+    with ended_in_one_line("pulse_jax_convert"):
         check_devices()
-        for source in sources:
-            try:
-                folder = choose_folder(source, values.output, several=len(sources) > 1)
-                if folder in taken:
-                    raise ValueError(f"{source}: {folder} is taken by a source of the same name")
-                taken.add(folder)
-                convert(source, folder, values.dtype)
-            except ValueError as error:
-                failed = True
-                print(f"pulse_jax_convert: {one_line(error)}", file=sys.stderr)
-    except ValueError as error:
-        sys.exit(f"pulse_jax_convert: {one_line(error)}")
-    except KeyboardInterrupt:
-        sys.exit("pulse_jax_convert: interrupted")
-    if failed:
-        sys.exit(1)
+        if not one_by_one("pulse_jax_convert", sources, one):
+            sys.exit(1)
 
 
 def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:

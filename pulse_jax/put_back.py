@@ -18,7 +18,7 @@ from jaxtyping import Float32
 
 from pulse_jax.align import put_back
 from pulse_jax.align.ffhq import Quad
-from pulse_jax.console import make_output_safe, parsed
+from pulse_jax.console import ended_in_one_line, make_output_safe, parsed
 from pulse_jax.files import expanded, one_line, read_json
 from pulse_jax.images import ValueRange, load_image, save_image
 from pulse_jax.upsampling.pictures import image_path, load_photograph
@@ -28,13 +28,9 @@ from pulse_jax.upsampling.results import CROP, rank, read_table
 def main() -> None:
     """The console script: folders of results in, a photograph out."""
     values, named = parse(sys.argv)
-    try:
+    with ended_in_one_line("pulse_jax_put_back"):
         whole = photograph_with([expanded(name) for name in named], values.pick, values.outscale)
         save_image(expanded(values.output), whole)
-    except ValueError as error:
-        sys.exit(f"pulse_jax_put_back: {one_line(error)}")
-    except KeyboardInterrupt:
-        sys.exit("pulse_jax_put_back: interrupted")
 
 
 def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:

@@ -19,7 +19,7 @@ from absl import flags
 from pulse_jax.align import cut_out, face_quad, find_faces, read_landmarks, write_landmarks
 from pulse_jax.align.detector import check_detector
 from pulse_jax.align.landmarks import Faces
-from pulse_jax.console import make_output_safe, parsed
+from pulse_jax.console import ended_in_one_line, make_output_safe, one_by_one, parsed
 from pulse_jax.files import counted, expanded, one_line
 from pulse_jax.images import ImageWarning, list_images, load_image, save_image, to_uint8
 
@@ -29,34 +29,16 @@ LARGEST = 4096  # pixels: the side of a face, which is first sampled finer and t
 def main() -> None:
     """The console script: photographs in, faces out."""
     values, named = parse(sys.argv)
-    failed = False
-    try:
+    with ended_in_one_line("pulse_jax_align"):
         given = None if values.landmarks is None else read_landmarks(expanded(values.landmarks))
         if given is None:
             check_detector()
-        output, found_in = expanded(values.output), dict[str, Faces]()
-        output.mkdir(parents=True, exist_ok=True)
-        written: dict[Path, Path] = {}
-        for path in [path for name in named for path in pictures(expanded(name))]:
-            try:
-                if path.name in found_in:
-                    raise ValueError(f"{path}: another picture is also called {path.name}")
-                found = align(path, output, values.side, given, written)
-                found_in[path.name] = found
-                print(one_line(f"{path}: {counted(len(found), 'face')}"))
-            except ValueError as error:
-                failed = True
-                print(f"pulse_jax_align: {one_line(error)}", file=sys.stderr)
-        if found_in:  # and corrections of others aren't lost, if that is the file that has them
-            write_landmarks(output / "landmarks.json", {**(given or {}), **found_in})
-    except ValueError as error:
-        sys.exit(f"pulse_jax_align: {one_line(error)}")
-    except OSError as error:
-        sys.exit(f"pulse_jax_align: --output={values.output} can't be written: {one_line(error)}")
-    except KeyboardInterrupt:
-        sys.exit("pulse_jax_align: interrupted")
-    if failed:
-        sys.exit(1)
+        try:
+            if not align_all(named, expanded(values.output), values.side, given):
+                sys.exit(1)
+        except OSError as error:
+            told = f"--output={values.output} can't be written: {one_line(error)}"
+            raise ValueError(told) from error
 
 
 def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
@@ -82,6 +64,25 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
 def pictures(path: Path) -> list[Path]:
     """The picture itself, or those of a folder. Raises ValueError if it holds none."""
     return list_images(path)[0] if path.is_dir() else [path]
+
+
+def align_all(named: list[str], output: Path, side: int, given: dict[str, Faces] | None) -> bool:
+    """Write the faces of all pictures, and their landmarks. Returns whether all had some."""
+    found_in, written = dict[str, Faces](), dict[Path, Path]()
+
+    def one(path: Path) -> None:
+        if path.name in found_in:
+            raise ValueError(f"{path}: another picture is also called {path.name}")
+        found = align(path, output, side, given, written)
+        found_in[path.name] = found
+        print(one_line(f"{path}: {counted(len(found), 'face')}"))
+
+    output.mkdir(parents=True, exist_ok=True)
+    paths = [path for name in named for path in pictures(expanded(name))]
+    all_done = one_by_one("pulse_jax_align", paths, one)
+    if found_in:  # and corrections of others aren't lost, if that is the file that has them
+        write_landmarks(output / "landmarks.json", {**(given or {}), **found_in})
+    return all_done
 
 
 def align(

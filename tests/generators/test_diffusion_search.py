@@ -31,7 +31,9 @@ UNET = UNet2DModel(
     attention_head_dim=4,
     layers_per_block=1,
 )
-DECODER = AutoencoderTiny((4, 4), (1, 1), latent_channels=2)
+DECODER = AutoencoderTiny(
+    decoder_block_out_channels=(4, 4), num_decoder_blocks=(1, 1), latent_channels=2
+)
 
 
 def lowered_search(solver):

@@ -5,8 +5,6 @@ Each takes the diffusion model's variable x (n, h, w, c), undoes its scaling, z 
 The fields are the keys of diffusers' config.json, with its defaults.
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
@@ -57,50 +55,68 @@ class _Decoder(nn.Module):
         return Conv(self.out_channels, name="conv_out")(h)
 
 
-def _decoder(module: Any) -> _Decoder:
-    """The decoder with the settings of the autoencoder that holds it."""
-    for kind in module.up_block_types:
-        if kind not in UP_BLOCKS:
-            raise ValueError(f"up_block_types must be among {', '.join(UP_BLOCKS)}, got {kind!r}")
-    if len(module.up_block_types) != len(module.block_out_channels):
-        raise ValueError("up_block_types and block_out_channels are not as many")
-    return _Decoder(
-        module.block_out_channels,
-        module.up_block_types,
-        module.layers_per_block,
-        module.norm_num_groups,
-        module.out_channels,
-        module.mid_block_add_attention,
-        name="decoder",
-    )
+class _Published(nn.Module):
+    """What diffusers' decoders have in common: each of their levels but the last doubles sides."""
+
+    out_channels: int = 3
+
+    @property
+    def levels(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def factor(self) -> int:
+        """How many times the sides grow."""
+        return 2 ** (self.levels - 1)
+
+    def image_channels(self, latents: int) -> int:
+        """The channels of the images."""
+        return self.out_channels
 
 
-class VQModel(nn.Module):
+class _Autoencoder(_Published):
+    """What VQModel and AutoencoderKL have in common, besides a scale of their latents."""
+
+    block_out_channels: tuple[int, ...] = (64,)
+    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",)
+    layers_per_block: int = 1
+    norm_num_groups: int = 32
+    mid_block_add_attention: bool = True
+    scaling_factor: float = 0.18215
+
+    @property
+    def levels(self) -> int:
+        return len(self.block_out_channels)
+
+    def make_decoder(self) -> _Decoder:
+        """The part after the first convolution. Raises ValueError for blocks of other types."""
+        for kind in self.up_block_types:
+            if kind not in UP_BLOCKS:
+                known = ", ".join(UP_BLOCKS)
+                raise ValueError(f"up_block_types must be among {known}, got {kind!r}")
+        if len(self.up_block_types) != len(self.block_out_channels):
+            raise ValueError("up_block_types and block_out_channels are not as many")
+        return _Decoder(
+            self.block_out_channels,
+            self.up_block_types,
+            self.layers_per_block,
+            self.norm_num_groups,
+            self.out_channels,
+            self.mid_block_add_attention,
+            name="decoder",
+        )
+
+
+class VQModel(_Autoencoder):
     """The decoder of a VQ-GAN. Each pixel of z becomes the nearest of the code vectors.
 
     The gradient passes this step as if it weren't there (straight through). Without `quantize`,
     `decode` leaves it out.
     """
 
-    block_out_channels: tuple[int, ...] = (64,)
-    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",)
-    layers_per_block: int = 1
-    norm_num_groups: int = 32
     latent_channels: int = 3
-    out_channels: int = 3
-    mid_block_add_attention: bool = True
     num_vq_embeddings: int = 256
     vq_embed_dim: int | None = None
-    scaling_factor: float = 0.18215
-
-    @property
-    def factor(self) -> int:
-        """How many times the sides grow."""
-        return 2 ** (len(self.block_out_channels) - 1)
-
-    def image_channels(self, latents: int) -> int:
-        """The channels of the images."""
-        return self.out_channels
 
     def __call__(self, x: Images) -> Images:
         return self.decode(x / self.scaling_factor)
@@ -112,7 +128,7 @@ class VQModel(nn.Module):
         if quantize:
             z = z + lax.stop_gradient(_nearest_codes(z, codes) - z)
         z = Conv(self.latent_channels, 1, name="post_quant_conv")(z)
-        return _decoder(self)(z)
+        return self.make_decoder()(z)
 
 
 def _nearest_codes(z: Images, codes: Array) -> Images:
@@ -121,28 +137,12 @@ def _nearest_codes(z: Images, codes: Array) -> Images:
     return codes[jnp.argmin(jnp.sum(codes**2, axis=-1) - 2 * products, axis=-1)]
 
 
-class AutoencoderKL(nn.Module):
+class AutoencoderKL(_Autoencoder):
     """The decoder of a variational autoencoder."""
 
-    block_out_channels: tuple[int, ...] = (64,)
-    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",)
-    layers_per_block: int = 1
-    norm_num_groups: int = 32
     latent_channels: int = 4
-    out_channels: int = 3
-    mid_block_add_attention: bool = True
     use_post_quant_conv: bool = True
-    scaling_factor: float = 0.18215
     shift_factor: float | None = None
-
-    @property
-    def factor(self) -> int:
-        """How many times the sides grow."""
-        return 2 ** (len(self.block_out_channels) - 1)
-
-    def image_channels(self, latents: int) -> int:
-        """The channels of the images."""
-        return self.out_channels
 
     def __call__(self, x: Images) -> Images:
         return self.decode(x / self.scaling_factor + (self.shift_factor or 0.0))
@@ -151,27 +151,21 @@ class AutoencoderKL(nn.Module):
     def decode(self, z: Images) -> Images:
         if self.use_post_quant_conv:
             z = Conv(self.latent_channels, 1, name="post_quant_conv")(z)
-        return _decoder(self)(z)
+        return self.make_decoder()(z)
 
 
-class AutoencoderTiny(nn.Module):
+class AutoencoderTiny(_Published):
     """A small decoder that stands in for a large one: 3×3 convolutions and ReLUs."""
 
     decoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
     num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
     latent_channels: int = 4
-    out_channels: int = 3
     scaling_factor: float = 1.0
     shift_factor: float = 0.0
 
     @property
-    def factor(self) -> int:
-        """How many times the sides grow."""
-        return 2 ** (len(self.num_decoder_blocks) - 1)
-
-    def image_channels(self, latents: int) -> int:
-        """The channels of the images."""
-        return self.out_channels
+    def levels(self) -> int:
+        return len(self.num_decoder_blocks)
 
     def __call__(self, x: Images) -> Images:
         return self.decode(x / self.scaling_factor + self.shift_factor)
