@@ -38,7 +38,9 @@ def main():
     for side in FLAGS.sides:
         pictures = draw(settings, side)
         results = pulse_jax.upsample(pictures, None, settings)
-        figures = [familiarity.measure(picture, score) for picture in results.pictures]
+        for picture in results.pictures:
+            familiarity.note_scores(picture, score)
+        figures = [familiarity.measure(picture) for picture in results.pictures]
         found[side] = familiarity.summarise(figures)
         print(f"{side}: {found[side]}", flush=True)
         write(path, json.dumps(found, indent=2) + "\n")

@@ -18,16 +18,13 @@ OWN = {
 
 
 def picture_with(l2s, score=-3.0, side=4):
-    """A picture whose restarts have these l2, and whose images the score below gives `score`."""
+    """A picture whose restarts have these l2, and whose images have this score."""
     target, image = np.zeros((side, side, 3), np.float32), np.full((8, 8, 3), score, np.float32)
     picture = Picture("a.png", target, 1.0, "")
     picture.rows = {i: {"l2_saved": l2} for i, l2 in enumerate(l2s, 1)}
     picture.kept = {i: (image, {}) for i, l2 in enumerate(l2s, 1) if np.isfinite(l2)}
+    familiarity.note_scores(picture, lambda image: float(image.mean()))
     return picture
-
-
-def score(image):
-    return float(image.mean())
 
 
 @pytest.mark.parametrize(
@@ -44,7 +41,7 @@ def score(image):
     ],
 )
 def test_a_picture_is_compared_with_the_generators_own(picture, settings, told):
-    found = familiarity.difference(picture, Settings(**settings), OWN, score)
+    found = familiarity.difference(picture, Settings(**settings), OWN)
     assert told in found and bool(told) == bool(found)
     assert not found or found.startswith("unlike what faces64 knows: ")
 
@@ -85,8 +82,14 @@ def test_own_pictures_are_summarised():
 
 def test_the_command_and_the_page_say_so(tmp_path, monkeypatch, caplog):
     write_picture(tmp_path / "in" / "a.png")
+    scored = []  # grows with each image
+
+    def score(image):
+        scored.append(image)
+        return -9.0
+
     monkeypatch.setattr(run.familiarity, "read", lambda settings: OWN)
-    monkeypatch.setattr(run.familiarity, "make_score", lambda generator: lambda image: -9.0)
+    monkeypatch.setattr(run.familiarity, "make_score", lambda generator: score)
     settings = dataclasses.replace(
         RECIPES["original"], generator="experiment_helpers:linear", steps=1, restarts=2
     )
@@ -96,3 +99,10 @@ def test_the_command_and_the_page_say_so(tmp_path, monkeypatch, caplog):
     assert f"a.png is {told}" in caplog.text
     page = (tmp_path / "out" / "index.html").read_text()
     assert f'<p class="wide missed">This picture is {told}' in page
+    # A later run finds the scores.
+    assert len(scored) == 2
+    again = pulse_jax.upsample(tmp_path / "in", tmp_path / "out", results.settings)
+    assert len(scored) == 2 and again.pictures[0].unlike == results.pictures[0].unlike
+    write_picture(tmp_path / "in" / "b.png", seed=1)
+    pulse_jax.upsample(tmp_path / "in", tmp_path / "out", results.settings)
+    assert len(scored) == 4

@@ -7,6 +7,7 @@ what the generator's images look like, takes their images for less real.
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from pulse_jax.files import expanded, read_json
+from pulse_jax.files import expanded, read_json, write
 from pulse_jax.generators.checkpoint import bundled, load_discriminator
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.types import AnyArray
@@ -22,6 +23,7 @@ from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.settings import LOSS, SEARCH, STYLES, Settings
 
 FILE = "own_pictures.json"
+SCORES = "scores.json"  # in a picture's folder: of each of its images
 DEVIATIONS = 3  # of single images' scores, from their mean
 
 Score = Callable[[Float[AnyArray, "side side c"]], float]
@@ -34,10 +36,24 @@ class Figures(NamedTuple):
     scores: list[float]  # the discriminator's, of images that are finite
 
 
-def measure(picture: Picture, score: Score) -> Figures:
-    """The figures of a picture."""
+def measure(picture: Picture) -> Figures:
+    """The figures of a picture that has scores."""
     l2 = float(np.median([row["l2_saved"] for row in picture.rows.values()]))
-    return Figures(l2, [score(image) for image in picture.images().values()])
+    return Figures(l2, list(picture.scores.values()))
+
+
+def has_scores(picture: Picture) -> bool:
+    """Whether a picture's images have been scored before. Raises ValueError for a damaged file."""
+    if picture.folder is not None and (path := picture.folder / SCORES).is_file():
+        picture.scores = read_json(path)
+    return bool(picture.scores)
+
+
+def note_scores(picture: Picture, score: Score) -> None:
+    """Score a picture's images, and keep the scores for later runs."""
+    picture.scores = {str(number): score(image) for number, image in picture.images().items()}
+    if picture.folder is not None:
+        write(picture.place / SCORES, json.dumps(picture.scores) + "\n")
 
 
 def make_score(generator: str) -> Score:
@@ -75,8 +91,8 @@ def read(settings: Settings) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def difference(picture: Picture, settings: Settings, own: dict[str, Any], score: Score) -> str:
-    """How a picture is unlike those of the generator's own, in words, or nothing.
+def difference(picture: Picture, settings: Settings, own: dict[str, Any]) -> str:
+    """How a picture with scores is unlike those of the generator's own, in words, or nothing.
 
     An l2 counts if it is above eps, and if the search had as many steps as those of the own
     pictures. Scores count if their mean is three standard deviations below that of the own results.
@@ -85,7 +101,7 @@ def difference(picture: Picture, settings: Settings, own: dict[str, Any], score:
     known = own.get(str(picture.side))
     if known is None:
         return ""
-    found, reasons = measure(picture, score), []
+    found, reasons = measure(picture), []
     searched = settings.noise is None and settings.steps >= Settings().steps
     if searched and found.l2 > max(settings.eps, known["largest l2"]):
         reasons.append(

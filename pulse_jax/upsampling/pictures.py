@@ -75,6 +75,7 @@ class Picture:
     kept: dict[int, tuple[np.ndarray, dict[str, np.ndarray]]] = field(default_factory=dict)
     kept_maps: dict[str, Float[np.ndarray, "r r c"]] = field(default_factory=dict)
     kept_shares: dict[str, dict[str, float]] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)  # the discriminator's, by restart
     unlike: str = ""  # how it is unlike what the generator makes, if it is
     error: str = ""  # why its results can't be saved
 

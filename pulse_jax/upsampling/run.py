@@ -254,12 +254,14 @@ def _compare(run: Run) -> None:
     """Tell which pictures are unlike those that the generator makes, if that is known of them."""
     settings, own = run.settings, familiarity.read(run.settings)
     done = [p for p in run.pictures if str(p.side) in own and run.is_complete(p) and not p.error]
-    if not done:
-        return
-    score = familiarity.make_score(settings.generator)
+    unscored = [picture for picture in done if not familiarity.has_scores(picture)]
+    if unscored:
+        score = familiarity.make_score(settings.generator)
+        for picture in unscored:
+            save(picture, familiarity.note_scores, score)
 
     def compare(picture: Picture) -> None:
-        picture.unlike = familiarity.difference(picture, settings, own, score)
+        picture.unlike = familiarity.difference(picture, settings, own)
         if picture.unlike:
             log.warning(one_line(f"{picture.name} is {picture.unlike}"))
 
