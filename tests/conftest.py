@@ -15,10 +15,9 @@ import pytest
 from absl.testing import flagsaver
 from jax._src import compiler
 
-# What pulse_jax's functions are passed and return is checked against their signatures, where an
-# int will do for a float. The hook must come before anything imports pulse_jax.
-CHECK = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-jaxtyping.install_import_hook("pulse_jax", CHECK)
+# What pulse_jax's functions are passed and return is checked against their signatures. The hook
+# must come before anything imports pulse_jax.
+jaxtyping.install_import_hook("pulse_jax", "signatures.check")
 
 
 class Unchecked:
