@@ -71,6 +71,7 @@ from absl import flags
 from common import door
 from common.faces import album
 from common.metrics import as_saved, diversity, realism, with_noise_of_first
+from common.timing import MATRIX_SIDE, ON_CPU, in_turns, matrix_product, peak_memory, ratio
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -88,7 +89,6 @@ from pulse_jax.upsampling.results import Restart, as_csv
 
 EPS = 1e-3  # largest mean squared error of an accepted restart
 LOSS = pulse_jax.Loss(eps=0.8 * EPS)
-ON_CPU = jax.default_backend() == "cpu"
 CHUNK = 5  # steps in a compiled chunk, as `stream` has them
 CHANNELS = (512, 512, 512, 512, 256, 128, 64, 32, 16)  # of the official StyleGAN
 
@@ -323,22 +323,6 @@ def errors(setup, images, targets):
     return np.mean((downscaled - targets) ** 2, axis=(1, 2, 3))
 
 
-def in_turns(*functions):
-    """Seconds (functions, repeats) of functions that are called one after the other."""
-    seconds = np.zeros((len(functions), FLAGS.repeats))
-    for turn in range(FLAGS.repeats):
-        for k, function in enumerate(functions):
-            began = time.perf_counter()
-            function()
-            seconds[k, turn] = time.perf_counter() - began
-    return seconds
-
-
-def ratio(name, a, b):
-    """Columns for the ratio of two rows of seconds: its median, and each turn's."""
-    return {name: np.median(a / b), "turn by turn": " ".join(f"{x:.2f}" for x in a / b)}
-
-
 # --- The modes: each yields rows for one generator and one number of restarts. ---
 
 
@@ -384,8 +368,6 @@ def time_steps(setup, restarts, dtype, against_torch):
     ).compile()
     compiling = time.perf_counter() - began
     bare_step = jax.jit(jax.vmap(setup.search.step, (None, 0, 0)))
-    size = 3072 if ON_CPU else 8192
-    matrix, product = jax.random.normal(jax.random.key(0), (size, size), dtype), jax.jit(jnp.matmul)
 
     def in_chunk():
         nonlocal state
@@ -398,7 +380,7 @@ def time_steps(setup, restarts, dtype, against_torch):
             bare_state, _ = bare_step(params, targets, bare_state)
         jax.block_until_ready(bare_state)
 
-    functions = [in_chunk, lambda: product(matrix, matrix).block_until_ready(), bare]
+    functions = [in_chunk, matrix_product(dtype), bare]
     if against_torch:
         functions.append(torch_steps(setup, state, targets))
     first = [function() for function in functions]  # compiles them
@@ -406,17 +388,14 @@ def time_steps(setup, restarts, dtype, against_torch):
         check_equal("errors", first[-1], first[0], 1e-3 if dtype == "float32" and ON_CPU else 5e-2)
 
     before = evaluations(state)
-    seconds, product_seconds, bare_seconds, *torch_seconds = in_turns(*functions)
+    seconds, product_seconds, bare_seconds, *torch_seconds = in_turns(FLAGS.repeats, *functions)
     count = (evaluations(state) - before) / FLAGS.repeats
-    products = count * step_operations(setup.network) / (2 * size**3)
-    memory = chunk.memory_analysis()
-    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    products = count * step_operations(setup.network) / (2 * MATRIX_SIDE**3)
     figures = {
         "evaluations/s": np.median(count / seconds),
         "share of matrix rate": np.median(products * product_seconds / seconds),
         "chunk / bare steps": np.median(seconds / bare_seconds),
-        "memory MB": peak / 1e6,
+        "memory MB": peak_memory(chunk) / 1e6,
         "compile s": compiling,
     }
     if FLAGS.against_torch:
@@ -494,7 +473,7 @@ def time_slots(setup, restarts):
     state = streamed()
     images = render(setup, state.best.latents, state.frozen)
     accepted = (errors(setup, images, targets) <= EPS).sum()
-    seconds, batch_seconds = in_turns(streamed, batched)
+    seconds, batch_seconds = in_turns(FLAGS.repeats, streamed, batched)
     return {
         "restarts": len(targets),
         "slots": FLAGS.slots,
@@ -517,7 +496,7 @@ def recipes(name, restarts):
 
     for setup, start in zip(setups, starts, strict=True):
         warm_up(setup, start, FLAGS.slots)
-    seconds = in_turns(*(functools.partial(run, k) for k in range(len(setups))))
+    seconds = in_turns(FLAGS.repeats, *(functools.partial(run, k) for k in range(len(setups))))
     score, rates = realism(name), []
     for k, setup in enumerate(setups):
         figures = judge(setup, found[k], targets, score)
@@ -601,7 +580,7 @@ def time_command(setup, settings, folder):
         start = command_start(setup, settings, jobs)
         alone()
         check_same(jobs, done["alone"])
-        seconds, search_seconds = in_turns(whole, alone)
+        seconds, search_seconds = in_turns(FLAGS.repeats, whole, alone)
     return {
         "restarts": len(jobs),
         "slots": FLAGS.slots,
@@ -667,7 +646,7 @@ def time_start(settings, folder):
         raise ValueError(f"--mode=start: {result.stderr}")
     import_jax = [sys.executable, "-c", "import jax"]
     seconds, import_seconds = in_turns(
-        first_result, functools.partial(subprocess.run, import_jax, check=True)
+        FLAGS.repeats, first_result, functools.partial(subprocess.run, import_jax, check=True)
     )
     return {
         "restarts": FLAGS.faces * settings.restarts,

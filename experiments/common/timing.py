@@ -1,0 +1,45 @@
+"""What benchmarks share: functions timed in turns, ratios, and a program's memory."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+ON_CPU = jax.default_backend() == "cpu"
+MATRIX_SIDE = 3072 if ON_CPU else 8192  # of the products that rates are compared with
+
+
+def in_turns(repeats, *functions):
+    """Seconds (functions, repeats) of functions that are called one after the other."""
+    seconds = np.zeros((len(functions), repeats))
+    for turn in range(repeats):
+        for k, function in enumerate(functions):
+            began = time.perf_counter()
+            function()
+            seconds[k, turn] = time.perf_counter() - began
+    return seconds
+
+
+def ratio(name, a, b):
+    """Columns for the ratio of two rows of seconds: its median, and each turn's."""
+    return {name: np.median(a / b), "turn by turn": turns(a / b)}
+
+
+def turns(values):
+    """Values of each turn, as text."""
+    return " ".join(f"{x:.2f}" for x in values)
+
+
+def matrix_product(dtype="float32"):
+    """A function that does one product of square matrices: 2 · MATRIX_SIDE³ operations."""
+    matrix = jax.random.normal(jax.random.key(0), (MATRIX_SIDE, MATRIX_SIDE), dtype)
+    product = jax.jit(jnp.matmul)
+    return lambda: product(matrix, matrix).block_until_ready()
+
+
+def peak_memory(program):
+    """Bytes that a compiled program takes: its arguments, results and temporaries."""
+    memory = program.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return peak + memory.temp_size_in_bytes - memory.alias_size_in_bytes
