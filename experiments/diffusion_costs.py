@@ -64,7 +64,7 @@ flags.DEFINE_integer(
 flags.DEFINE_bool("against_diffusers", False, "The search is made with diffusers, too.")
 CHUNK = 2  # steps in a compiled loop
 FACTOR = 8
-RATE = 10.0  # of the gradient descent that is compared
+RATE = 1.0  # of the gradient descent that is compared
 
 
 def main(folder):
@@ -330,11 +330,13 @@ def compare(steps):
         return np.stack([search.step() for _ in range(CHUNK)], axis=1)
 
     plain, recomputing = partial(theirs, False), partial(theirs, True)
+    ours = loop()
     for found in (plain(), recomputing()):
-        ours = loop()
-        difference = np.abs(found - ours).max() / np.abs(ours).max()
-        if not difference <= 1e-3:
-            raise ValueError(f"diffusers' errors differ from ours by {difference:.1e}")
+        # A rounding in the network is much larger in the image, and larger still after a step.
+        for step, tolerance in ((0, 1e-3), (1, 5e-2)):
+            difference = np.abs(found - ours)[:, step].max() / ours[:, step].max()
+            if not difference <= tolerance:
+                raise ValueError(f"diffusers' errors differ from ours by {difference:.1e}")
     seconds, plain_seconds, recomputing_seconds = in_turns(FLAGS.repeats, loop, plain, recomputing)
     yield {
         "solver": f"ddim:{steps}",

@@ -36,6 +36,7 @@ from pulse_jax.generators.diffusion.solvers import (
     FlowSchedule,
     GuidedSchedule,
     NoiseSchedule,
+    ScoreSchedule,
 )
 from pulse_jax.generators.diffusion.unet import UNet2DModel
 from pulse_jax.generators.digests import digest as digest
@@ -63,6 +64,7 @@ ARCHITECTURES: dict[str, type[Any]] = {
     "consistency_schedule": ConsistencySchedule,
     "flow_schedule": FlowSchedule,
     "edm_schedule": EDMSchedule,
+    "score_schedule": ScoreSchedule,
     "vq_decoder": VQModel,
     "kl_decoder": AutoencoderKL,
     "tiny_decoder": AutoencoderTiny,

@@ -13,7 +13,8 @@ from helpers import DATA
 
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.diffusion.autoencoders import AutoencoderTiny
-from pulse_jax.generators.diffusion.solvers import FlowSchedule, NoiseSchedule
+from pulse_jax.generators.diffusion.solvers import FlowSchedule, NoiseSchedule, ScoreSchedule
+from pulse_jax.generators.official import diffusers
 
 MODERN = DATA / "modern"
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
@@ -144,7 +145,9 @@ def test_settings_that_no_network_here_has(flow, settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"_class_name": "ScoreSdeVeScheduler"}, "for a 'ScoreSdeVeScheduler' have no solver here"),
+        ({"_class_name": "EDMEulerScheduler"}, "for a 'EDMEulerScheduler' have no solver here"),
+        ({"_class_name": "DDIMScheduler", "timestep_type": "continuous"}, "timestep_type = 'cont"),
+        ({"_class_name": "ScoreSdeVeScheduler", "sigma_max": 0}, "sigma is from 0.01 to 0"),
         ({"_class_name": ["x"]}, "have no solver here"),
         ({"use_dynamic_shifting": True}, "use_dynamic_shifting = True is not supported"),
         ({"shift": 0}, "shift must be above 0, got 0"),
@@ -156,6 +159,28 @@ def test_schedules_that_have_no_solver(flow, settings, message):
     path = flow / "scheduler" / "scheduler_config.json"
     change(path, **settings)
     assert message in refused(flow, path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "schedule"),
+    [
+        ({"_class_name": "DDPMScheduler"}, NoiseSchedule()),
+        (
+            {"_class_name": "PNDMScheduler"},
+            NoiseSchedule(clip_sample=False, set_alpha_to_one=False),
+        ),
+        ({"_class_name": "EulerDiscreteScheduler"}, NoiseSchedule(clip_sample=False)),
+        ({"_class_name": "UniPCMultistepScheduler", "clip_sample": True}, NoiseSchedule()),
+        (
+            {"_class_name": "HeunDiscreteScheduler"},
+            NoiseSchedule(beta_start=0.00085, beta_end=0.012, clip_sample=False),
+        ),
+        ({"_class_name": "ScoreSdeVeScheduler", "sigma_max": 348}, ScoreSchedule(sigma_max=348)),
+    ],
+)
+def test_what_a_scheduler_leaves_out_is_its_own_default(tmp_path, settings, schedule):
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(settings))
+    assert diffusers._schedule(tmp_path) == schedule
 
 
 @pytest.mark.parametrize(

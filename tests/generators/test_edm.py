@@ -144,6 +144,19 @@ def test_levels_are_those_of_edm():
         np.testing.assert_allclose(solvers.EDMSchedule().sigmas(steps), levels[:-1], rtol=1e-12)
 
 
+def test_a_score_of_images_from_0_to_1_is_a_denoiser_of_others():
+    """Of N(0.5, 0.25), where the others are N(0, 1)."""
+    schedule = solvers.ScoreSchedule(0.01, 50.0)
+    denoise = schedule.denoiser(lambda x, sigma: (0.5 - x) / (0.25 + sigma**2))
+    x = jnp.linspace(-2, 2, 12).reshape(1, 2, 2, 3)
+    for sigma in (0.1, 1.0, 50.0):
+        found = denoise(x, jnp.asarray(sigma))
+        np.testing.assert_allclose(found, x / (1 + sigma**2), atol=1e-5)
+    np.testing.assert_allclose(schedule.sigmas(3)[[0, -1]], [100, 0.02], rtol=1e-12)
+    with pytest.raises(ValueError, match=r"sigma is from 2\.0 to 1\.0"):
+        solvers.ScoreSchedule(2.0, 1.0)
+
+
 def test_a_denoiser_of_gaussian_data_is_solved_exactly():
     """Of N(0, 1), D(x, σ) = x / (1 + σ²). So x / √(1 + σ²) is constant along the flow."""
     z = jnp.linspace(-2, 2, 12, dtype=np.float32).reshape(1, 2, 2, 3)

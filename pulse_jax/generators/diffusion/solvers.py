@@ -209,6 +209,41 @@ class EDMSchedule:
         high, low = (s ** (1 / self.rho) for s in (self.sigma_max, self.sigma_min))
         return (high + np.linspace(0, 1, steps) * (low - high)) ** self.rho
 
+    def denoiser(self, network: Network) -> Network:
+        """D, of a network as it was trained."""
+        return network
+
+
+@dataclass(frozen=True)
+class ScoreSchedule(EDMSchedule):
+    """The network is the score (D(x, σ) − x) / σ² of x = x_0 + σ n, with x_0 in [0, 1].
+
+    Song et al., arXiv 2011.13456: the variance explodes ("VE"). `sigma_min` and `sigma_max` are as
+    in diffusers' ScoreSdeVeScheduler, with its defaults. That one draws noise at each step, while
+    the solvers here follow the same probability flow without any. They work in [−1, 1], where all
+    levels are twice as high.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 1348.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(f"sigma is from {self.sigma_min} to {self.sigma_max}")
+
+    def sigmas(self, steps: int) -> Float[np.ndarray, "{steps}"]:
+        """So many levels in [−1, 1], from the highest to the lowest."""
+        return 2 * super().sigmas(steps)
+
+    def denoiser(self, network: Network) -> Network:
+        """D in [−1, 1], of a score in [0, 1]."""
+
+        def denoise(x: Array, sigma: Array) -> Array:
+            # 2 (x' + σ'² s(x', σ')) − 1, where x' = (x + 1) / 2 and σ' = σ / 2.
+            return x + sigma**2 / 2 * network((x + 1) / 2, sigma / 2)
+
+        return denoise
+
 
 Schedule: TypeAlias = NoiseSchedule | ConsistencySchedule | FlowSchedule | EDMSchedule
 
@@ -391,10 +426,10 @@ class Flow(_Stepwise):
 
 @dataclass(frozen=True)
 class Heun(_Stepwise):
-    """So many steps of dx/dσ = (x − D(x, σ)) / σ, from noise at σ = 80 to the image at 0.
+    """So many steps of dx/dσ = (x − D(x, σ)) / σ, from noise at the highest σ to the image at 0.
 
     Each step is Heun's, of second order, but for the last, which is Euler's. Algorithm 1 of Karras
-    et al., arXiv 2206.00364. With one step, the image is D(80 z, 80).
+    et al., arXiv 2206.00364. With one step, the image is D(σ z, σ), where EDM's σ is 80.
     """
 
     schedule: ClassVar[type[Any]] = EDMSchedule
@@ -408,18 +443,19 @@ class Heun(_Stepwise):
         # Twice at each level but the first: to correct the step towards it, and to begin the next.
         sigmas, corrects = np.repeat(levels, 2)[1:], np.arange(2 * self.steps - 1) % 2
         changes = np.repeat(np.diff(levels, append=0.0), 2)[:-1]
+        denoise = schedule.denoiser(network)
 
         def step(
             state: tuple[Array, Array, Array], constants: tuple[Array, ...]
         ) -> tuple[Array, Array, Array]:
             x, start, slope = state  # where it is, where the step began, and its slope there
             sigma, change, correct = constants
-            here = (x - network(x, sigma)) / sigma
+            here = (x - denoise(x, sigma)) / sigma
             start = jnp.where(correct > 0, start, x)
             mean = jnp.where(correct > 0, (slope + here) / 2, here)
             return start + change * mean, start, here
 
-        x = schedule.sigma_max * noises[0]
+        x = levels[0] * noises[0]
         return _iterate(step, (x, x, x), sigmas, changes, corrects)[0]
 
 
@@ -440,7 +476,8 @@ class OneStep:
         """Any schedule does."""
 
     def __call__(self, network: Network, noises: Sequence[Array], schedule: EDMSchedule) -> Images:
-        return network(self.sigma * noises[0], jnp.asarray(self.sigma, noises[0].dtype))
+        denoise = schedule.denoiser(network)
+        return denoise(self.sigma * noises[0], jnp.asarray(self.sigma, noises[0].dtype))
 
 
 @dataclass(frozen=True)

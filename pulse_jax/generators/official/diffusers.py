@@ -8,8 +8,9 @@ import math
 import re
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from pulse_jax.generators.diffusion.solvers import (
     FlowSchedule,
     NoiseSchedule,
     Schedule,
+    ScoreSchedule,
 )
 from pulse_jax.generators.diffusion.unet import UNet2DModel
 from pulse_jax.generators.official.parameters import blaming, expect, expect_square, hwio, plain
@@ -56,14 +58,37 @@ _STANDARD: dict[str, dict[str, Any]] = {
         "latent_magnitude": 3,
     },
 }
-# The schedules that networks for these schedulers have, and what must be standard.
-_SCHEDULES: dict[str, tuple[type[Any], dict[str, Any]]] = {
-    r"(DDPM|DDIM|PNDM|LMSDiscrete|EulerDiscrete|DPMSolver(Single|Multi)step)Scheduler": (
-        NoiseSchedule,
-        {"thresholding": False, "trained_betas": None},
+
+
+class _Scheduler(NamedTuple):
+    """What a network for one of diffusers' schedulers was trained for."""
+
+    schedule: type[Any]
+    standard: dict[str, Any]  # settings that must have this value
+    defaults: Mapping[str, Any] = types.MappingProxyType({})  # where they aren't the schedule's
+
+
+_DISCRETE = {
+    "thresholding": False,
+    "timestep_type": "discrete",
+    "trained_betas": None,
+    "use_flow_sigmas": False,
+}
+_SCHEDULERS = {
+    r"(DDPM|DDIM)(Parallel)?Scheduler": _Scheduler(NoiseSchedule, _DISCRETE),
+    # These have no clip.
+    "PNDMScheduler": _Scheduler(
+        NoiseSchedule, _DISCRETE, {"clip_sample": False, "set_alpha_to_one": False}
     ),
-    "CMStochasticIterativeScheduler": (ConsistencySchedule, {"s_noise": 1}),
-    "FlowMatchEulerDiscreteScheduler": (
+    r"(LMS|Euler|EulerAncestral)DiscreteScheduler|(DPMSolver(Single|Multi)|DEISMulti|UniPCMulti)"
+    "stepScheduler": _Scheduler(NoiseSchedule, _DISCRETE, {"clip_sample": False}),
+    r"(Heun|KDPM2|KDPM2Ancestral)DiscreteScheduler": _Scheduler(
+        NoiseSchedule,
+        _DISCRETE,
+        {"clip_sample": False, "beta_start": 0.00085, "beta_end": 0.012},
+    ),
+    "CMStochasticIterativeScheduler": _Scheduler(ConsistencySchedule, {"s_noise": 1}),
+    "FlowMatchEulerDiscreteScheduler": _Scheduler(
         FlowSchedule,
         {
             "invert_sigmas": False,
@@ -75,6 +100,7 @@ _SCHEDULES: dict[str, tuple[type[Any], dict[str, Any]]] = {
             "use_karras_sigmas": False,
         },
     ),
+    "ScoreSdeVeScheduler": _Scheduler(ScoreSchedule, {}),
 }
 # Names of attention's parts before diffusers 0.12.
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -260,10 +286,10 @@ def _schedule(root: Path) -> Schedule | None:
     config = _config(path)
     try:
         kind = config.get("_class_name")
-        for pattern, (schedule, standard) in _SCHEDULES.items():
+        for pattern, (schedule, standard, defaults) in _SCHEDULERS.items():
             if type(kind) is str and re.fullmatch(pattern, kind):
                 expect(config, standard)
-                return schedule(**fields(schedule, config))
+                return schedule(**fields(schedule, {**defaults, **config}))
         raise ValueError(f"networks for a {kind!r:.60} have no solver here")
     except Exception as error:
         raise blaming(path, error) from error
