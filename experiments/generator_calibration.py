@@ -41,10 +41,10 @@ RESTARTS = "restarts of a search"
 TAKEN = {"half": 0.5, "twice": 2.0}  # of the noise's width
 METHODS = (
     "hmc",
-    RESTARTS,
     "geodesic_hmc",
     "hmc, noise taken as half",
     "hmc, noise taken as twice",
+    RESTARTS,
 )
 PROJECTIONS = 4
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jaxtyping import Float, Integer, PRNGKeyArray
+from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 from pulse_jax.losses import Image
 from pulse_jax.posterior import Position
@@ -108,6 +108,46 @@ def delta_cal(
     again = variance[picked].mean(1) / error[picked].mean(1)
     low, high = np.quantile(again, [0.025, 0.975])
     return DeltaCal(float(variance.mean() / error.mean()), float(low), float(high))
+
+
+class Reliability(NamedTuple):
+    """How often came true what had about the same probability: a line for each such bin."""
+
+    counts: Integer[np.ndarray, "bins"]  # of predictions
+    stated: Float[np.ndarray, "bins"]  # their mean probability
+    observed: Float[np.ndarray, "bins"]  # the share of them that came true
+    low: Float[np.ndarray, "bins"]  # of the interval of 95% that holds the observed share
+    high: Float[np.ndarray, "bins"]
+
+
+def reliability(
+    probabilities: Float[AnyArray, "predictions"],
+    outcomes: Bool[AnyArray, "predictions"],
+    bins: int = 5,
+) -> Reliability:
+    """Whether seven in ten wear glasses of the faces for which that is said to be 70% likely.
+
+    `probabilities`: of draws that show something, and `outcomes`: whether the truth does. Bins of
+    the probability have equal widths, and those that are empty are left out. The intervals are
+    Wilson's (JASA 22, 1927), for predictions that don't depend on each other. A share of N draws is
+    itself off by up to 1/√(4N), which draws predictions apart that should agree: take many draws.
+    Raises ValueError for probabilities outside [0, 1].
+    """
+    probabilities, outcomes = np.asarray(probabilities, np.float64), np.asarray(outcomes)
+    outside = probabilities[~((probabilities >= 0) & (probabilities <= 1))]
+    if outside.size:
+        raise ValueError(f"probabilities must be from 0 to 1, got {outside[0]}")
+    places = np.minimum((probabilities * bins).astype(int), bins - 1)
+    counts = np.bincount(places, minlength=bins)
+    filled = counts > 0
+    sums = (np.bincount(places, weights=x, minlength=bins) for x in (probabilities, outcomes))
+    stated, observed = (total[filled] / counts[filled] for total in sums)
+    counts = counts[filled]
+    z = 1.959964  # the normal distribution's quantile of 97.5%
+    middle = (observed + z**2 / (2 * counts)) / (1 + z**2 / counts)
+    variance = observed * (1 - observed) / counts + z**2 / (4 * counts**2)
+    half = z * np.sqrt(variance) / (1 + z**2 / counts)
+    return Reliability(counts, stated, observed, middle - half, middle + half)
 
 
 def through_truth(

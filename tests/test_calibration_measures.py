@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from pulse_jax import calibration, samplers
 
@@ -53,6 +54,32 @@ def test_delta_cal_knows_the_number_of_draws():
     truths, draws = simulate()
     few = calibration.delta_cal(np.random.default_rng(0), truths, draws[:, :2])
     assert few.low < 1 < few.high
+
+
+def test_reliability_counts_what_came_true():
+    probabilities = np.repeat([0.05, 0.7, 1.0], [40, 20, 30])
+    outcomes = np.repeat([True, False, True, False, True], [2, 38, 14, 6, 30])
+    found = calibration.reliability(probabilities, outcomes)
+    assert found.counts.tolist() == [40, 20, 30]  # two of the five bins are empty
+    np.testing.assert_allclose(found.stated, [0.05, 0.7, 1.0])
+    np.testing.assert_allclose(found.observed, [0.05, 0.7, 1.0])
+    expected = [
+        stats.binomtest(k, n).proportion_ci(method="wilson")
+        for k, n in ((2, 40), (14, 20), (30, 30))
+    ]
+    np.testing.assert_allclose(found.low, [interval.low for interval in expected], atol=1e-6)
+    np.testing.assert_allclose(found.high, [interval.high for interval in expected], atol=1e-6)
+    with pytest.raises(ValueError, match=r"from 0 to 1, got 1\.1"):
+        calibration.reliability(np.array([0.5, 1.1]), np.array([True, False]))
+
+
+def test_draws_that_are_calibrated_are_reliable_and_narrow_ones_are_not():
+    for width, holds in ((1.0, True), (0.3, False)):
+        truths, draws = simulate(width=width)
+        shares = (draws > 0).mean(1).ravel()
+        found = calibration.reliability(shares, (truths > 0).ravel(), bins=4)
+        inside = (found.low - 0.05 < found.stated) & (found.stated < found.high + 0.05)
+        assert inside.all() == holds and found.counts.sum() == truths.size
 
 
 def test_ranks_of_equal_values_are_random():
