@@ -7,7 +7,8 @@ posteriors would cost too much. Truths are drawn from the generator's own prior,
 share a part (`style_spread`), and noise of a known width is added to their small pictures. A chain
 passes through each truth at a random place (`pulse_jax.calibration.through_truth`), so that the
 truth's rank among its draws is exactly uniform if the sampler and the density are right. A fault
-shows as far as the chain moves. Ranks are of the log density and of four random projections of the
+shows as far as the chain moves. Ranks are of the log density, of the misfit, which is the mean
+squared difference of the downscaled image and the picture, and of four random projections of the
 image.
 
 The restarts of a search, by the fast recipe without GEOCROSS, are taken as samples for comparison.
@@ -22,6 +23,7 @@ draws, and an hour and a half of one core; an interrupted run goes on with the s
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from common import harness
@@ -66,14 +68,14 @@ def main(folder):
             delta = f"{value:.2f} [{low:.2f}, {high:.2f}]"
         rows.append(row | {"draws per truth moved": moved(found), "Δcal": delta})
     folder.table("table.csv", rows)
-    shares = {name: columns[:, :2] for name, columns in drawn.items()}
-    titles = "rank of the log density", "rank of a random projection"
+    shares = {name: columns[:, 1:3] for name, columns in drawn.items()}
+    titles = "rank of the misfit", "rank of a random projection"
     folder.figure("calibration.png", draw(shares, titles))
 
 
 def make_simulate(method, generator, params):
-    """`simulate(first)`: truths and draws of a cell, as images (N, d), (N, draws, d), and their log
-    densities."""
+    """`simulate(first)`: truths and draws of a cell, as images (N, d), (N, draws, d), their log
+    densities, and pictures."""
     operator = operators.bicubic(FLAGS.factor)
     prior = "spheres" if method == "geodesic_hmc" else "gaussian"
     share = TAKEN.get(method.rpartition(" ")[2], 1.0)
@@ -125,6 +127,7 @@ def make_simulate(method, generator, params):
         images, densities = measure(params, repeated, flat)
         shape = len(numbers), FLAGS.restarts
         return {
+            "pictures": np.asarray(pictures),
             "truths": np.asarray(true, np.float16),
             "draws": np.asarray(images.reshape(*shape, -1), np.float16),
             "logdensity of truths": np.asarray(density),
@@ -135,16 +138,39 @@ def make_simulate(method, generator, params):
 
 
 def ranks(found):
-    """(N, 1 + PROJECTIONS) of the log density and of random projections of the image."""
+    """(N, 2 + PROJECTIONS) of the log density, the misfit and random projections of the image.
+
+    A draw that is the truth itself, where the chain hasn't moved yet, has its values up to rounding
+    only. It gets them exactly, since ranks of equal values are random.
+    """
     rng = np.random.default_rng((FLAGS.seed, 1))
     truths, draws = (found[name].astype(np.float32) for name in ("truths", "draws"))
     directions = rng.standard_normal((truths.shape[-1], PROJECTIONS), np.float32)
     density, densities = found["logdensity of truths"], found["logdensity of draws"]
-    return calibration.ranks(
-        rng,
-        np.column_stack([density, truths @ directions]),
-        np.concatenate([densities[..., None], draws @ directions], axis=-1),
+    misfit, misfits = (
+        np.asarray(misfits_of(found["pictures"], x)) for x in (truths[:, None], draws)
     )
+    values = np.column_stack([density, misfit, truths @ directions])
+    drawn = np.concatenate([np.stack([densities, misfits], -1), draws @ directions], axis=-1)
+    drawn = np.where(is_truth(truths, draws)[..., None], values[:, None], drawn)
+    return calibration.ranks(rng, values, drawn)
+
+
+@jax.jit
+def misfits_of(pictures, images):
+    """Mean squared differences (N, k) of downscaled images (N, k, d) from pictures (N, h, w, C)."""
+    operator, (_, height, width, channels) = operators.bicubic(FLAGS.factor), pictures.shape
+
+    def misfit(picture, image):
+        whole = image.reshape(FLAGS.factor * height, FLAGS.factor * width, channels)
+        return jnp.mean((operator(whole) - picture) ** 2)
+
+    return jax.vmap(jax.vmap(misfit, (None, 0)))(pictures, images)
+
+
+def is_truth(truths, draws):
+    """Which draws (N, draws) are the truth itself, up to rounding of their images."""
+    return np.abs(draws - truths[:, None]).max(-1) < 2e-3
 
 
 def moved(found):
