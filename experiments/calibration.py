@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from common import harness
+from common.linear import linear_decoder
 from common.ranks import draw
 
 import pulse_jax
@@ -40,7 +41,7 @@ FLAGS = flags.FLAGS
 PRESETS = {"quick": {"inputs": 64, "restarts": 15}, "full": {"inputs": 256, "restarts": 15}}
 SIGMA = 0.1  # of the noise, in [0, 1]
 OPERATOR = operators.area(2)
-BASIS = 0.3 * np.random.default_rng(0).standard_normal((2, 8, 4, 4, 3), np.float32)
+DECODER, BASIS = linear_decoder(4, 8)
 TRANSITIONS = 100
 METHODS = (
     "hmc",
@@ -61,24 +62,12 @@ def main(folder):
     folder.figure("calibration.png", draw(shares, ("rank of the log density", COLUMNS[1])))
 
 
-def decoder():
-    """Images (4, 4, 3) that are linear in two latent vectors."""
-
-    def sample(key):
-        return {"z": jax.random.normal(key, (2, 8))}, {}
-
-    def synthesize(params, latents, frozen):
-        return 0.5 + jnp.einsum("ld,ldhwc->hwc", latents["z"], params)
-
-    return pulse_jax.Generator(4, sample, synthesize)
-
-
 def simulate(name):
     """Truths and samples: their images (N, 48), (N, draws, 48) and log densities."""
     width = {"half": 0.5, "twice": 2.0}.get(name.rpartition(" ")[2], 1.0)
     prior = "gaussian" if name.startswith("hmc") else "spheres"
     right, taken = (
-        posterior.build(decoder(), OPERATOR, likelihoods.gaussian(s * SIGMA), prior=prior)
+        posterior.build(DECODER, OPERATOR, likelihoods.gaussian(s * SIGMA), prior=prior)
         for s in (1.0, width)
     )
     keys = jax.random.split(jax.random.key(FLAGS.seed), 4)
@@ -139,7 +128,7 @@ def search(name, targets, latents):
     else:
         loss = pulse_jax.Loss(geocross=0, eps=SIGMA**2)
         optimizer = harness.optimizer_of("original")
-    built = pulse_jax.build(decoder(), OPERATOR, loss, optimizer)
+    built = pulse_jax.build(DECODER, OPERATOR, loss, optimizer)
     state = jax.vmap(built.init, (0, None))(latents, {})
     state, _ = pulse_jax.run(built, BASIS, targets, state, FLAGS.steps)
     return state.latents if name == "langevin, large step" else state.best.latents
