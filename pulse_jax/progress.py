@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 
 class Underway(NamedTuple):
-    """What a restart that is still searched, or a chain, has come to so far."""
+    """What a restart in the last chunk of steps, or a chain, has come to so far."""
 
     picture: Any  # of `Results`
     number: int  # of the restart or chain

@@ -1,17 +1,24 @@
 """The web page: what its form may ask for, and searches one after another, each on its own."""
 
+import itertools
 import sys
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from command_helpers import write_picture
+from command_helpers import read_rows, write_picture
+from experiment_helpers import linear
 from PIL import Image
 
 import pulse_jax
+from pulse_jax import images
+from pulse_jax.files import load_arrays, read_json
+from pulse_jax.upsampling import crops
 from pulse_jax.web import __main__ as command
 from pulse_jax.web import desk as desks
+from pulse_jax.web import task as tasks
 from pulse_jax.web.desk import Desk, Form, square_at
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +54,7 @@ def held(monkeypatch):
             return pulse_jax.Results((), (), settings, "stopped" if stop() else "")
 
     held = Held()
-    monkeypatch.setattr(desks, "upsample", held.upsample)
+    monkeypatch.setattr(tasks, "upsample", held.upsample)
     monkeypatch.setattr(desks, "INTERVAL", 0.01)
     yield held
     held.go.set()
@@ -110,16 +117,97 @@ def test_a_click_is_the_middle_of_a_square_within_the_picture(tmp_path):
     assert square_at(path, 10, 10, "0,0,99") == "0,0,40"
 
 
-def test_a_search_leaves_what_the_command_leaves(desk, picture):
-    form = Form(picture, LINEAR, restarts=2, crop="whole", input_size=None)
+@pytest.fixture
+def noted(monkeypatch):
+    """All images of what is under way, as they are shown after each chunk, whatever it takes."""
+    noted, note = [], tasks.Task.note
+
+    def and_note(task, progress):
+        note(task, progress)
+        images = {one: images_of(one) for one in task.images() if not one.ended}
+        noted.append({one: (one.l2, one.caption, *files) for one, files in images.items()})
+
+    def images_of(one):
+        return images.load_image(one.path), load_arrays(one.path.with_suffix(".npz"))
+
+    monkeypatch.setattr(tasks, "INTERVAL", 0.0)
+    monkeypatch.setattr(tasks, "SHARE", np.inf)
+    monkeypatch.setattr(tasks.Task, "note", and_note)
+    return noted
+
+
+def test_results_improve_and_are_varied_refined_and_put_back(desk, tmp_path, monkeypatch, noted):
+    """Of a photograph with two faces, one face's result is gone on with."""
+    face = np.array([[20.0, 20], [30, 20], [25, 25], [21, 31], [29, 31]])
+    monkeypatch.setattr(crops, "find_faces", lambda picture: [face, face + np.array([30, 5])])
+    monkeypatch.setattr(crops, "check_detector", lambda: None)
+    write_picture(tmp_path / "photo.png", 80)
+    form = Form(str(tmp_path / "photo.png"), LINEAR, "bicubic", "original", 2, "face", "", 4)
+    with pytest.raises(ValueError, match="no image is chosen yet: click one"):
+        desk.put_back("a")
     views = list(desk.search("a", form))
     assert not any(view.ended for view in views[:-1]) and views[-1].ended
     view = views[-1]
-    assert "converged" in view.told and len(view.images) == 2 and not view.failed
-    assert view.folder.parent == desk.results and (view.folder / "index.html").is_file()
-    assert all(str(view.folder) in path and "l2" in told for path, told in view.images)
-    losses = [float(told.rpartition(" ")[2]) for _, told in view.images]
-    assert losses == sorted(losses)
+    assert view.told.count("converged") == 2 and not view.failed and view.chosen is None
+    (folder,) = view.folders
+    assert (folder / "index.html").is_file() and folder.parent.parent == desk.results
+    wanted = {folder / f"photo_{i}" / f"hr_0{n}.png" for i in (1, 2) for n in (1, 2)}
+    assert {one.path for one in view.images} == wanted
+    rows = {(row["image"], int(row["restart"])): row for row in read_rows(folder)}
+    for one in view.images:
+        assert one.l2 == float(rows[f"{one.name}.png", one.number]["l2_saved"])
+    for name in ("photo_1", "photo_2"):
+        own = [one for one in view.images if one.name == name]
+        best = min(own, key=lambda one: one.l2)
+        assert [one for one in own if one.caption.startswith(f"★ {name}, restart")] == [best]
+    assert not list(folder.glob("*/so_far"))
+
+    # The images so far were the same ones, with latents that make them, and became better.
+    (chosen,) = [one for one in view.images if one.name == "photo_2" and one.number == 2]
+    course = [now[chosen] for now in noted if chosen in now]
+    errors = [error for error, *_ in course]  # below eps, the lowest loss is the best
+    assert all(later <= max(earlier, 1e-3) for earlier, later in itertools.pairwise(errors))
+    error, caption, image, latents = course[0]
+    assert not all(np.array_equal(image, later) for _, _, later, _ in course)
+    assert caption == f"photo_2, restart 2, l2 so far {error:.2g}"
+    generator, params = linear()
+    made = generator.synthesize(params, {"style": latents["style"][0]}, {})
+    np.testing.assert_allclose(np.clip(made, 0, 1), image, atol=0.6 / 255)
+
+    # What is put back is the chosen one.
+    assert desk.choose("a", view.images.index(chosen)) is chosen
+    path, told = desk.put_back("a")
+    assert told == f"{chosen.caption}; put back, l2 {chosen.picture.rows[2]['l2_put_back']:.2g}"
+    whole = chosen.picture.put_back(images.load_image(chosen.path))
+    assert np.array_equal(np.asarray(Image.open(path)), images.to_uint8(whole))
+
+    # Variations begin near it, a refinement at it, and both are beside what was there before.
+    del noted[:]
+    view = last(desk.vary("a", 10, 3))
+    assert view.chosen is chosen and not view.failed and len(view.images) == 7
+    varied = view.images[4:]
+    assert {one.caption.removeprefix("★ ")[:17] for one in varied} == {
+        f"vary 2, restart {n}" for n in (1, 2, 3)
+    }
+    first = chosen.picture.latents()["style"][1]
+    latents = varied[0].picture.latents()["style"]
+    assert len({point.tobytes() for point in latents}) == 3
+    assert varied[0].path.parent == folder.with_name("2_vary") / "photo"
+    quads = [one.picture.origin.quad for one in (chosen, varied[0])]
+    assert np.array_equal(*quads)
+    starts = load_arrays(folder.with_name("2_vary") / "start.npz")
+    assert np.array_equal(starts["style"], first[None])
+    config = read_json(folder.with_name("2_vary") / "config.json")
+    assert (config["--vary"], config["--pick"], config["--restarts"]) == (10, 1, 3)
+    view = last(desk.refine("a"))
+    assert len(view.images) == 8 and [path.name[0] for path in view.folders] == ["1", "2", "3"]
+    refined = view.images[7]
+    assert refined.l2 < chosen.l2 and refined.caption.startswith("refine 3, restart 1, l2 ")
+    for degrees, restarts, told in ((0, 3, "degrees=0"), (10, 99, "restarts=99: must be")):
+        view = last(desk.vary("a", degrees, restarts))
+        assert view.failed and view.told.startswith(told) and len(view.images) == 8
+    desk.leave("a")
+    assert last(desk.refine("a")).told == "no image is chosen yet: click one"
 
 
 def test_what_a_run_refuses_is_told_without_the_servers_folders(desk, picture):
@@ -172,7 +260,7 @@ def test_a_search_has_only_so_much_time(tmp_path, picture, held):
 
 
 def test_a_bug_is_told_in_one_line(desk, picture, monkeypatch, caplog):
-    monkeypatch.setattr(desks, "upsample", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(tasks, "upsample", lambda *_, **__: 1 / 0)
     view = last(desk.search("a", Form(picture, LINEAR)))
     assert view.failed and view.told == "The search failed. The server's log says why."
     assert "ZeroDivisionError" in caplog.text

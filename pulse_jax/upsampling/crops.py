@@ -22,6 +22,7 @@ class Crop(NamedTuple):
     cut: Callable[[Image], Image]
     quad: Quad
     told: str
+    landmarks: Float[np.ndarray, "_ 2"] | None = None  # of a face
 
 
 def make_find(
@@ -46,13 +47,14 @@ def make_find(
         if not faces:
             where = "was found" if given is None else f"is in landmarks={settings.landmarks}"
             raise ValueError(f"no face {where}")
-        quads = [face_quad(face) for face in faces]
-        return [_face(quad, i, len(quads), resolution) for i, quad in enumerate(quads, 1)]
+        return [_face(face, i, len(faces), resolution) for i, face in enumerate(faces, 1)]
 
     return find
 
 
-def _face(quad: Quad, number: int, count: int, resolution: int) -> Crop:
+def _face(landmarks: Float[np.ndarray, "_ 2"], number: int, count: int, resolution: int) -> Crop:
+    quad = face_quad(landmarks)
+
     def cut(image: Image) -> Image:
         face = cut_out(to_uint8(on_white(image)), quad, resolution)
         return face[..., : image.shape[2]].astype(np.float32) / 255
@@ -61,7 +63,7 @@ def _face(quad: Quad, number: int, count: int, resolution: int) -> Crop:
         f"cut out as face {number} of {count}, a square {side(quad):.0f} pixels wide and turned by "
         f"{angle(quad):.0f}°, at {resolution}×{resolution} pixels"
     )
-    return Crop(cut, quad, told)
+    return Crop(cut, quad, told, landmarks)
 
 
 def _square(image: Image, crop: tuple[int, int, int] | str | None) -> Crop:

@@ -54,6 +54,7 @@ class Origin:
     path: Path | None  # its file, if it has one
     sha256: str  # of the file
     quad: Quad  # where the picture was
+    landmarks: Float[np.ndarray, "_ 2"] | None  # if it is a face
     value_range: images.ValueRange | None  # with which it is read
     cut: Callable[[crops.Image], crops.Image]  # cuts out and downscales it, as it was done before
 
@@ -267,6 +268,7 @@ def read_pictures(
                     path,
                     digest,
                     square.quad,
+                    square.landmarks,
                     settings.value_range,
                     functools.partial(cut_again, square),
                 )

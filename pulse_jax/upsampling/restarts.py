@@ -226,7 +226,7 @@ def search_slots(
 ) -> Iterator[tuple[int, list[Restart], Look]]:
     """Search for restarts of one size and save them.
 
-    Yields steps made, jobs that are done, and a function that shows those under way.
+    Yields steps made, jobs that are done, and a function that shows all that were in these steps.
 
     `draw`, from `make_draw`, says where they start. `stop()` is asked after each chunk. If it is
     true, what is under way is saved, and the search ends.
@@ -268,7 +268,7 @@ def search_slots(
     def underway(now: Slots) -> list[Underway]:
         seen = jax.device_get((now.state.best, now.state.frozen))
         found = []
-        for slot in np.flatnonzero((now.numbers >= 0) & ~now.done).tolist():
+        for slot in np.flatnonzero(now.numbers >= 0).tolist():
             job, (best, frozen) = jobs[now.numbers[slot]], take(seen, slot)
             image, latents = render(best.latents, frozen), starts.by_name(best.latents, frozen)
             found.append(Underway(job.picture, job.number, float(best.l2), image, latents))

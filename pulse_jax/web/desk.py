@@ -5,22 +5,22 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
-from pulse_jax.files import counted, one_line
-from pulse_jax.progress import Progress
+from pulse_jax.align import write_landmarks
+from pulse_jax.files import counted, npz, one_line, write
+from pulse_jax.images import load_image, save_image
 from pulse_jax.upsampling.bar import duration
-from pulse_jax.upsampling.pictures import Picture, image_path
-from pulse_jax.upsampling.results import rank
-from pulse_jax.upsampling.run import Results, upsample
 from pulse_jax.upsampling.settings import RECIPES, Settings
 from pulse_jax.upsampling.summary import line
+from pulse_jax.web.task import INTERVAL, Shown, Task
 
 log = logging.getLogger("pulse_jax")
 
@@ -29,7 +29,6 @@ PIXELS = 50_000_000  # of a picture
 RESTARTS = 32  # of a search
 SECONDS = 600.0  # that a search may take
 QUEUE = 8  # searches that wait while one is under way
-INTERVAL = 0.5  # seconds between two looks at a search
 # Any text would let visitors name files of the server, and modules for it to run.
 OPERATORS = "bicubic", "area", "lanczos", "blur:2,bicubic", "motion:5:45,bicubic", "grey,bicubic"
 CROPS = "whole", "center", "face", "square"
@@ -111,30 +110,31 @@ class View(NamedTuple):
     """What a visitor sees of a search."""
 
     told: str
-    images: Sequence[tuple[str, str]] = ()  # (path, caption)
+    images: Sequence[Shown] = ()
     ended: bool = False
-    folder: Path | None = None  # of the results, once it holds any
+    folders: Sequence[Path] = ()  # of the visitor's searches, whose results have a page
     failed: bool = False
+    chosen: Shown | None = None  # one of the images
 
 
 @dataclass(eq=False)
-class Task:
-    """A search that a visitor has asked for."""
+class Visit:
+    """What a visitor's page shows: a search, and those that went on from its results."""
 
-    picture: Path
-    folder: Path
-    settings: Settings
-    stopped: threading.Event = field(default_factory=threading.Event)
-    late: bool = False  # it has taken all its time
-    progress: Progress | None = None
-    future: "futures.Future[Results]" = field(default_factory=futures.Future)
+    tasks: list[Task] = field(default_factory=list)
+    chosen: Shown | None = None
+
+    @property
+    def images(self) -> list[Shown]:
+        return [one for task in self.tasks for one in task.images()]
 
 
 class Desk:
-    """Takes searches and carries them out, one after another, each in a folder of its own.
+    """Takes searches and carries them out, one after another.
 
-    A search's picture is kept as OUTPUT/pictures/NAME/FILE, and its results are in
-    OUTPUT/results/NAME. Both can be read from other threads meanwhile. Raises ValueError if the
+    A visitor's picture is kept as OUTPUT/pictures/NAME/FILE. The results of a search of it are in
+    OUTPUT/results/NAME/1_search, and those of searches that go on from there are beside it, as
+    2_vary or 3_refine. All can be read from other threads meanwhile. Raises ValueError if the
     folder `output` can't be written.
     """
 
@@ -150,76 +150,162 @@ class Desk:
             raise ValueError(f"output_dir={output} can't be written: {one_line(error)}") from error
         self._pool = futures.ThreadPoolExecutor(1, "search")
         self._tasks: dict[str, Task] = {}  # the latest of each visitor who has one under way
+        self._visits: dict[str, Visit] = {}
         self._lock = threading.Lock()
+
+    # --- What visitors do. ---
 
     def search(self, visitor: str, form: Form) -> Iterator[View]:
         """Carry a search out, and yield what its visitor sees, every half second and at the end.
 
         What is wrong is told in a view, in one line. If the iterator is closed, the search stops.
         """
-        try:
-            task = self._enter(visitor, form)
-        except (ValueError, OSError) as error:
-            yield View(one_line(error), ended=True, failed=True)
-            return
-        try:
-            while not task.future.done():
-                yield View(self._told(task), self._images(task))
-                futures.wait([task.future], INTERVAL)
-            yield self._concluded(task)
-        finally:
-            self._stop(task)
-            with self._lock:
-                if self._tasks.get(visitor) is task:
-                    del self._tasks[visitor]
+        return self._carry_out(visitor, partial(self._first, visitor, form))
+
+    def vary(self, visitor: str, degrees: float, restarts: float) -> Iterator[View]:
+        """As `search`, with restarts that begin so many degrees away from the chosen image."""
+        return self._carry_out(visitor, partial(self._varied, visitor, degrees, restarts))
+
+    def refine(self, visitor: str) -> Iterator[View]:
+        """As `search`, with a restart that goes on from the chosen image to a tenth of its l2."""
+        return self._carry_out(visitor, partial(self._refined, visitor))
+
+    def choose(self, visitor: str, index: int) -> Shown | None:
+        """The image of this index among those that the visitor sees, which is chosen now."""
+        visit = self._visits.get(visitor, Visit())
+        images = visit.images
+        visit.chosen = images[index] if 0 <= index < len(images) else visit.chosen
+        return visit.chosen
+
+    def put_back(self, visitor: str) -> tuple[Path, str]:
+        """The photograph with the chosen image in it, as a file, and what is to be told of it.
+
+        Raises ValueError, in one line, if there is no such image, or it is of a whole picture.
+        """
+        chosen = self._chosen(visitor)
+        picture = chosen.picture
+        image = load_image(chosen.path, channels=picture.target.shape[2])
+        path = chosen.path.with_name(f"put_back_{chosen.path.stem}.png")
+        save_image(path, picture.put_back(image))
+        error = picture.l2_put_back(image)
+        return path, f"{chosen.caption}; put back, l2 {error:.2g}"
 
     def stop(self, visitor: str) -> None:
         """Stop a visitor's search, if there is one. What it has found is kept."""
         with self._lock:
             task = self._tasks.get(visitor)
         if task:
-            self._stop(task)
+            task.stop()
+
+    def leave(self, visitor: str) -> None:
+        """Stop it, and forget what the visitor has seen, since the page is closed."""
+        self.stop(visitor)
+        self._visits.pop(visitor, None)
 
     def close(self) -> None:
         """Stop all searches, and wait until what they have found is on disk."""
         with self._lock:
             tasks = list(self._tasks.values())
         for task in tasks:
-            self._stop(task)
+            task.stop()
         self._pool.shutdown()
 
-    def _enter(self, visitor: str, form: Form) -> Task:
-        """Put a search at the end of the queue. Raises ValueError if it can't be carried out."""
+    # --- What becomes of it. ---
+
+    def _carry_out(self, visitor: str, make: Callable[[], Task]) -> Iterator[View]:
+        try:
+            task = make()
+        except (ValueError, OSError) as error:
+            yield self._view(visitor, one_line(error), ended=True, failed=True)
+            return
+        try:
+            while not task.future.done():
+                yield self._view(visitor, self._told(task))
+                futures.wait([task.future], INTERVAL)
+            yield self._concluded(visitor, task)
+        finally:
+            task.stop()
+            with self._lock:
+                if self._tasks.get(visitor) is task:
+                    del self._tasks[visitor]
+
+    def _first(self, visitor: str, form: Form) -> Task:
+        """The first search of a picture. Raises ValueError if it can't be carried out."""
         settings, picture = form.settings(self.generators), form.check_picture()
+        self._check_queue(visitor)
+        name = f"{time.strftime('%Y-%m-%d_%H%M%S')}_{secrets.token_hex(8)}"
+        own = self.pictures / name
+        own.mkdir()
+        task = Task(own / picture.name, self.results / name / "1_search", settings)
+        shutil.copyfile(picture, task.picture)
+        self._visits[visitor] = Visit()
+        return self._submit(visitor, task)
+
+    def _varied(self, visitor: str, degrees: float, restarts: float) -> Task:
+        for name, value, most in (("degrees", degrees, 90), ("restarts", restarts, RESTARTS)):
+            if not 1 <= value <= most:
+                raise ValueError(f"{name}={value:g}: must be at least 1 and at most {most}")
+        return self._next(visitor, "vary", vary=float(degrees), restarts=int(restarts))
+
+    def _refined(self, visitor: str) -> Task:
+        eps = self._chosen(visitor).l2 / 10
+        eps = min(eps, self._visits[visitor].tasks[0].settings.eps)
+        # Adam would first leave the place.
+        how = {"opt_name": Settings.opt_name, "stop_at_eps": True}
+        return self._next(visitor, "refine", eps=eps, restarts=1, **how)
+
+    def _next(self, visitor: str, kind: str, **given: Any) -> Task:
+        """A search from the chosen image on. Raises ValueError if it can't be carried out."""
+        chosen, visit = self._chosen(visitor), self._visits[visitor]
+        self._check_queue(visitor)
+        first, number = visit.tasks[0], len(visit.tasks) + 1
+        folder = first.folder.with_name(f"{number}_{kind}")
+        folder.mkdir(exist_ok=True)
+        start = folder / "start.npz"
+        write(start, npz(chosen.latents()))
+        given |= {"init_from": str(start), "pick": 1, "noise": None}
+        if first.settings.crop == "face":  # of several, the chosen one
+            assert chosen.picture.origin is not None
+            landmarks, face = folder / "landmarks.json", chosen.picture.origin.landmarks
+            assert face is not None
+            write_landmarks(landmarks, {first.picture.name: [face]})
+            given["landmarks"] = str(landmarks)
+        settings = replace(first.settings, **given)
+        task = Task(first.picture, folder, settings, (f"{kind} {number}",))
+        return self._submit(visitor, task)
+
+    def _chosen(self, visitor: str) -> Shown:
+        """What a visitor has chosen. Raises ValueError if that is nothing, or still changes."""
+        visit = self._visits.get(visitor, Visit())
+        if visit.chosen is None or visit.chosen not in visit.images:
+            raise ValueError("no image is chosen yet: click one")
+        if not visit.chosen.task.future.done():
+            raise ValueError("the search is still under way: stop it, or wait")
+        return visit.chosen
+
+    def _check_queue(self, visitor: str) -> None:
         self.stop(visitor)  # a visitor has one at a time
         with self._lock:
             if sum(not task.future.done() for task in self._tasks.values()) > self.queue:
                 raise ValueError(f"the queue is full, with {self.queue} waiting: try again later")
-            name = f"{time.strftime('%Y-%m-%d_%H%M%S')}_{secrets.token_hex(8)}"
-            own = self.pictures / name
-            own.mkdir()
-            task = Task(own / picture.name, self.results / name, settings)
-            shutil.copyfile(picture, task.picture)
-            task.future = self._pool.submit(self._carry_out, task)
+
+    def _submit(self, visitor: str, task: Task) -> Task:
+        """Put a search at the end of the queue."""
+        with self._lock:
+            task.future = self._pool.submit(task.carry_out, self.seconds)
             self._tasks.pop(visitor, None)  # or the new one would take the old one's place
             self._tasks[visitor] = task
+            self._visits.setdefault(visitor, Visit()).tasks.append(task)
         return task
 
-    def _carry_out(self, task: Task) -> Results:
-        until = time.monotonic() + self.seconds
+    # --- What visitors see of it. ---
 
-        def stop() -> bool:
-            task.late = task.late or time.monotonic() > until
-            return task.late or task.stopped.is_set()
-
-        def note(progress: Progress) -> None:
-            task.progress = progress
-
-        return upsample([task.picture], task.folder, task.settings, note, stop=stop)
-
-    def _stop(self, task: Task) -> None:
-        task.stopped.set()
-        task.future.cancel()  # if it still waits
+    def _view(self, visitor: str, told: str, **others: Any) -> View:
+        visit = self._visits.get(visitor, Visit())
+        images = visit.images
+        chosen = visit.chosen if visit.chosen in images else None
+        folders = [t.folder for t in visit.tasks if (t.folder / "index.html").is_file()]
+        return View(told, images, chosen=chosen, folders=folders, **others)
 
     def _told(self, task: Task) -> str:
         if task.stopped.is_set():
@@ -238,45 +324,27 @@ class Desk:
             told += f", about {duration(progress.seconds)} to go"
         return f"{told}."
 
-    def _images(self, task: Task) -> list[tuple[str, str]]:
-        """The results so far, with their pictures' names and their own."""
-        paths = sorted(task.folder.glob("*/hr_*.png"))
-        return [(str(path), f"{path.parent.name}, {path.stem}") for path in paths]
-
-    def _concluded(self, task: Task) -> View:
-        """What is told of a search that has ended: its results, the best first."""
+    def _concluded(self, visitor: str, task: Task) -> View:
+        """What is told of a search that has ended."""
+        view = partial(self._view, visitor, ended=True)
         if task.future.cancelled():
-            return View("Stopped before it began.", ended=True)
+            return view("Stopped before it began.")
         try:
             results = task.future.result()
         except (ValueError, OSError) as error:
-            return View(_without(one_line(error), task), ended=True, failed=True)
+            return view(_without(one_line(error), task), failed=True)
         except Exception:
             log.exception("a search of the web page failed")
-            return View("The search failed. The server's log says why.", ended=True, failed=True)
+            return view("The search failed. The server's log says why.", failed=True)
         told = [line(picture, results.settings) for picture in results.pictures if picture.rows]
         told += [f"{p.name} is {p.unlike}" for p in results.pictures if p.unlike]
         told += [_without(failure, task) for failure in results.failures]
         if results.stopped:
             limit = f"all {duration(self.seconds)} were taken: " if task.late else ""
             told.append(f"{limit}{results.stopped}")
-        images = [entry for picture in results.pictures for entry in _ranked(picture, results)]
-        folder = task.folder if (task.folder / "index.html").is_file() else None
-        return View("\n\n".join(map(one_line, told)), images, True, folder, bool(results.failures))
+        return view("\n\n".join(map(one_line, told)), failed=bool(results.failures))
 
 
 def _without(told: str, task: Task) -> str:
     """A message that names the visitor's file, but not where the server keeps it."""
     return told.replace(f"{task.picture.parent}/", "")
-
-
-def _ranked(picture: Picture, results: Results) -> Iterator[tuple[str, str]]:
-    """The images of a picture, the best first, and draws as they come."""
-    rows = [picture.rows[number] for number in sorted(picture.rows)]
-    samples = results.settings.noise is not None
-    for row in rows if samples else sorted(rows, key=rank):
-        path = image_path(picture.place, row["restart"])
-        if path.is_file():
-            noun = "draw" if samples else "restart"
-            named = f"{picture.name}, " if len(results.pictures) > 1 else ""
-            yield str(path), f"{named}{noun} {row['restart']}, l2 {row['l2_saved']:.2g}"

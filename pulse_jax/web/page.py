@@ -1,11 +1,14 @@
 """The page, made with Gradio: a form, what comes of it, and the run's own page below."""
 
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urljoin
 
 import gradio as gr
 from fastapi import FastAPI, HTTPException
@@ -14,15 +17,22 @@ from fastapi.staticfiles import StaticFiles
 from PIL import Image
 from starlette.background import BackgroundTask
 
+from pulse_jax.files import one_line
 from pulse_jax.generators import checkpoint
 from pulse_jax.upsampling.settings import RECIPES
 from pulse_jax.web.desk import BYTES, CROPS, OPERATORS, RESTARTS, Desk, Form, View, square_at
+from pulse_jax.web.task import Shown
 
 TITLE = "pulse_jax"
 INTRO = """# pulse_jax
 One small picture becomes many large ones, all of which downscale to it. They are inventions: none
-shows what was really there, and none identifies anybody."""
+shows what was really there, and none identifies anybody. Pictures and results stay on this server
+until its owner removes them."""
+CHOOSE = "A click on a result chooses it. It can then be varied, refined, and put back."
 CROP_LABELS = "whole picture", "middle", "each face", "square by hand"
+ABOUT = """*Vary* searches for others near the chosen image. *Refine* goes on from it, until its
+l2 is a tenth: the mean squared difference from the picture, once it is downscaled. *Put back* shows
+it in the photograph that the square was cut out of."""
 # Whatever a library's page refers to, the browser loads from here or not at all.
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -32,6 +42,7 @@ STYLE = """
 #results img, #picture img { image-rendering: pixelated; }
 #results .grid-container { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
 #run iframe { width: 100%; height: 80vh; border: 0; }
+#photograph img { max-width: 100%; max-height: 80vh; }
 footer { display: none !important; }
 """
 FONT = ["system-ui", "sans-serif"]  # which are on the visitor's machine
@@ -62,7 +73,6 @@ def make_app(desk: Desk) -> Headed:
         app,
         make_page(desk),
         path="/",
-        allowed_paths=[str(desk.results)],
         max_file_size=BYTES,
         ssr_mode=False,
         theme=gr.themes.Default(font=FONT, font_mono=["monospace"]),
@@ -98,12 +108,38 @@ def pack(folder: Path, archive: Path) -> None:
 def make_page(desk: Desk) -> gr.Blocks:
     """The page, on which each visitor's searches go to the desk."""
 
+    def seen(request: gr.Request, views: Iterator[View]) -> Iterator[tuple[Any, ...]]:
+        for view in views:
+            yield shown(view, partial(address, request, desk.results))
+
     def start(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
-        for view in desk.search(str(request.session_hash), Form(*values)):
-            yield shown(view)
+        yield from seen(request, desk.search(visitor(request), Form(*values)))
+
+    def vary(request: gr.Request, degrees: float, restarts: float) -> Iterator[tuple[Any, ...]]:
+        yield from seen(request, desk.vary(visitor(request), degrees, restarts))
+
+    def refine(request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        yield from seen(request, desk.refine(visitor(request)))
+
+    def choose(request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
+        return *panel_of(desk.choose(visitor(request), event.index)), ""
+
+    def put_back(request: gr.Request) -> tuple[Any, str]:
+        try:
+            path, told = desk.put_back(visitor(request))
+        except (ValueError, OSError) as error:
+            return f"**{escape(one_line(error), quote=False)}**", ""
+        source, told = address(request, desk.results, path, str(time.time_ns())), escape(told)
+        figure = (
+            f'<figure><img alt="{told}" src="{source}"><figcaption>{told}</figcaption></figure>'
+        )
+        return "", f'{figure}<p><a href="{source}" download>Download this photograph</a></p>'
 
     def stop(request: gr.Request) -> None:
-        desk.stop(str(request.session_hash))
+        desk.stop(visitor(request))
+
+    def leave(request: gr.Request) -> None:
+        desk.leave(visitor(request))
 
     def point(path: str, crop: str, square: str, event: gr.SelectData) -> Any:
         x, y = event.index
@@ -124,12 +160,16 @@ def make_page(desk: Desk) -> gr.Blocks:
                     elem_id="picture",
                 )
                 generator = gr.Dropdown(
-                    list(desk.generators), value=desk.generators[0], label="Generator"
+                    list(desk.generators),
+                    value=desk.generators[0],
+                    label="Generator",
+                    info="It makes the images, and knows only what it has learnt from.",
                 )
                 crop = gr.Radio(
                     list(zip(CROP_LABELS, CROPS, strict=True)),
                     value="center",
                     label="Crop",
+                    info="This square of the picture is searched for.",
                 )
                 square = gr.Textbox(
                     value="",
@@ -145,7 +185,13 @@ def make_page(desk: Desk) -> gr.Blocks:
                     info="Larger pictures are first brought to this side. Empty leaves them as "
                     "they are.",
                 )
-                recipe = gr.Radio(list(RECIPES), value="fast", label="Recipe")
+                recipe = gr.Radio(
+                    list(RECIPES),
+                    value="fast",
+                    label="Recipe",
+                    info="fast and original search for images that fit. posterior draws samples "
+                    "instead, which tell what the picture leaves open, and takes longer.",
+                )
                 restarts = gr.Slider(
                     1, RESTARTS, 8, step=1, label="Restarts", info="A picture gets so many results."
                 )
@@ -157,41 +203,102 @@ def make_page(desk: Desk) -> gr.Blocks:
                 )
             with gr.Column(scale=2, min_width=320):
                 with gr.Row():
-                    begin = gr.Button("Upsample", variant="primary")
-                    cancel = gr.Button("Stop", variant="stop", interactive=False)
+                    begin = gr.Button("Upsample", variant="primary", min_width=120)
+                    cancel = gr.Button("Stop", variant="stop", interactive=False, min_width=120)
                 told = gr.Markdown(elem_id="told")
                 results = gr.Gallery(
-                    label="Results", columns=4, format="png", elem_id="results", interactive=False
+                    label="Results",
+                    columns=4,
+                    elem_id="results",
+                    interactive=False,
+                    buttons=["download", "fullscreen"],  # and none that shares
                 )
+                chosen = gr.Markdown(elem_id="chosen")
+                with gr.Column(visible=False) as panel:
+                    degrees = gr.Slider(
+                        1,
+                        90,
+                        20,
+                        step=1,
+                        label="Degrees",
+                        info="Variations begin this far from the chosen image. At 90 they have "
+                        "nothing in common with it.",
+                    )
+                    gr.Markdown(ABOUT)
+                    with gr.Row():
+                        varied = gr.Button("Vary", min_width=90)
+                        refined = gr.Button("Refine", min_width=90)
+                        back = gr.Button("Put back", min_width=90)
+                photograph = gr.HTML(elem_id="photograph")
         run = gr.HTML(elem_id="run")
         if found := examples(desk.generators):
             gr.Examples(found, [picture, generator, crop, input_size], examples_per_page=4)
 
         inputs = [picture, generator, operator, recipe, restarts, crop, square, input_size]
-        outputs = [told, results, run, begin, cancel]
+        about = [chosen, panel, varied, refined, back]
+        outputs = [told, results, run, begin, cancel, *about, photograph]
         # The desk has a queue of its own, in which a visitor sees the place.
-        begin.click(start, inputs, outputs, concurrency_limit=None, show_progress="hidden")
+        own: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}
+        begin.click(start, inputs, outputs, **own)
+        varied.click(vary, [degrees, restarts], outputs, **own)
+        refined.click(refine, None, outputs, **own)
+        back.click(put_back, None, [told, photograph], **own)
+        results.select(choose, None, [*about, photograph], queue=False, show_progress="hidden")
         cancel.click(stop, queue=False)
-        page.unload(stop)
+        page.unload(leave)
         crop.change(lambda chosen: gr.update(visible=chosen == "square"), crop, square, queue=False)
         picture.select(point, [picture, crop, square], square, queue=False, show_progress="hidden")
     return page
 
 
-def shown(view: View) -> tuple[Any, ...]:
-    """A view as the page shows it: text, gallery, the run's page, and which buttons work."""
+def visitor(request: gr.Request) -> str:
+    """A name for the page from which something is asked."""
+    return str(request.session_hash)
+
+
+def address(request: gr.Request, results: Path, path: Path, version: str) -> str:
+    """Where the browser finds a file of the results. Another `version` is loaded anew.
+
+    It is absolute, or Gradio would take it for a file, and copy it each time that it changes.
+    """
+    page = request.headers.get("referer") or str(request.request.base_url)
+    relative = quote(path.relative_to(results).as_posix())
+    return urljoin(page, f"results/{relative}?{quote(version)}")
+
+
+def shown(view: View, link: Callable[[Path, str], str]) -> tuple[Any, ...]:
+    """A view as the page shows it: in the order of its outputs."""
     told = escape(view.told, quote=False)
-    run = "" if view.folder is None else embedded(view.folder.name)
+    images = [(link(one.path, f"{one.l2}"), one.caption) for one in view.images]
+    run = embedded(view.folders) if view.folders else ""
     buttons = gr.update(interactive=view.ended), gr.update(interactive=not view.ended)
-    return f"**{told}**" if view.failed else told, list(view.images), run, *buttons
+    about = panel_of(view.chosen, bool(images))
+    told = f"**{told}**" if view.failed else told
+    return told, images, run, *buttons, *about, gr.skip() if view.ended else ""
 
 
-def embedded(name: str) -> str:
-    """The page of a search's results, with a link to it and one to all of its files."""
+def panel_of(chosen: Shown | None, any_images: bool = True) -> tuple[Any, ...]:
+    """What is told of the chosen image, and what can be done with it, once its search has ended."""
+    if chosen is None:
+        return CHOOSE * any_images, gr.update(visible=False), *[gr.update()] * 3
+    works = gr.update(interactive=chosen.task.future.done())
+    is_cut_out = chosen.task.settings.crop is not None
+    back = gr.update(interactive=chosen.task.future.done(), visible=is_cut_out)
+    return f"**Chosen: {chosen.caption}**", gr.update(visible=True), works, works, back
+
+
+def embedded(folders: Sequence[Path]) -> str:
+    """The page of a visitor's latest search, with links to all, and one to all of their files."""
+    last = folders[-1]
+    pages = [
+        f'<a href="results/{folder.parent.name}/{folder.name}/index.html" target="_blank">'
+        f"{folder.name.replace('_', ': ')}</a>"
+        for folder in folders
+    ]
     return (
-        f'<p><a href="results/{name}/index.html" target="_blank">Open these results alone</a> · '
-        f'<a href="download/{name}.zip" download>Download everything</a></p>'
-        f'<iframe title="Results" src="results/{name}/index.html"></iframe>'
+        f"<p>Results alone: {', '.join(pages)} · "
+        f'<a href="download/{last.parent.name}.zip" download>Download everything</a></p>'
+        f'<iframe title="Results" src="results/{last.parent.name}/{last.name}/index.html"></iframe>'
     )
 
 
