@@ -39,7 +39,7 @@ import numpy as np
 import optax
 from absl import flags
 from common import harness
-from common.timing import MATRIX_SIDE, in_turns, matrix_product, peak_memory, turns
+from common.timing import MATRIX_SIDE, extent, in_turns, matrix_product, peak_memory
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -342,9 +342,9 @@ def compare(steps):
         "solver": f"ddim:{steps}",
         "ours, evaluations/s": np.median(CHUNK * FLAGS.restarts / seconds),
         "diffusers / ours": np.median(plain_seconds / seconds),
-        "turn by turn": turns(plain_seconds / seconds),
+        "range": extent(plain_seconds / seconds),
         "with checkpoints / ours": np.median(recomputing_seconds / seconds),
-        "these turn by turn": turns(recomputing_seconds / seconds),
+        "range of these": extent(recomputing_seconds / seconds),
     }
 
 

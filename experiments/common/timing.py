@@ -22,13 +22,13 @@ def in_turns(repeats, *functions):
 
 
 def ratio(name, a, b):
-    """Columns for the ratio of two rows of seconds: its median, and each turn's."""
-    return {name: np.median(a / b), "turn by turn": turns(a / b)}
+    """Columns for the ratio of two rows of seconds: its median, and its range over the turns."""
+    return {name: np.median(a / b), "range": extent(a / b)}
 
 
-def turns(values):
-    """Values of each turn, as text."""
-    return " ".join(f"{x:.2f}" for x in values)
+def extent(turns):
+    """The least and the largest value of all turns, as text."""
+    return f"{min(turns):.3f}–{max(turns):.3f}"
 
 
 def matrix_product(dtype="float32"):

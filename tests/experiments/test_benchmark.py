@@ -97,8 +97,9 @@ def test_the_command_is_compared_with_its_search(tmp_path):
     assert row["restarts"] == "2" and row["slots"] == "1"
     assert 0 < float(row["mean steps"]) <= 6
     whole, alone = float(row["command s"]), float(row["search s"])
-    turns = [float(turn) for turn in row["turn by turn"].split()]
-    assert len(turns) == 2 and min(turns) > 0 and whole > 0 and alone > 0
+    least, most = map(float, row["range"].split("–"))
+    assert 0 < least <= most and whole > 0 and alone > 0
+    assert least - 1e-3 <= float(row["command / search"]) <= most + 1e-3
 
 
 @pytest.mark.slow
@@ -106,8 +107,7 @@ def test_the_start_is_compared_with_the_import_of_jax(tmp_path):
     """It ends in an error if the command does without a result."""
     row = measure_small(tmp_path, "start")
     assert row["restarts"] == "2"
-    turns = [float(turn) for turn in row["turn by turn"].split()]
-    assert len(turns) == 2 and min(turns) > 1  # the command imports JAX, too
+    assert float(row["range"].split("–")[0]) > 1  # the command imports JAX, too
 
 
 @pytest.mark.parametrize(
