@@ -13,16 +13,16 @@ import numpy as np
 import optax
 import pytest
 from command_helpers import read_rows
-from experiment_helpers import linear
+from search_helpers import LINEAR, MATRIX, STARTS, TARGETS, take
 from test_operators import ALL as ALL_OPERATORS
 
-from pulse_jax import images, sphere
+from pulse_jax import sphere
+from pulse_jax.driver import stream
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import StyleGAN2
 from pulse_jax.generators.stylegan3 import StyleGAN3
 from pulse_jax.losses import Loss, geocross, l1, l2
-from pulse_jax.operators import bicubic
 from pulse_jax.optimizers import OPTIMIZERS, SAMPLERS
 from pulse_jax.schemes import SCHEMES
 
@@ -169,34 +169,37 @@ def test_a_generator(network):
 # --- Whole searches. ---
 
 
-@pytest.fixture
-def pictures(tmp_path):
-    """Four that the linear generator can make."""
-    generator, params = linear()
-    samples = jax.vmap(generator.sample)(jax.random.split(jax.random.key(0), 4))
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for number, image in enumerate(jax.vmap(generator.synthesize, (None, 0, 0))(params, *samples)):
-        images.save_image(folder / f"{number}.png", bicubic(8)(image))
-    return folder
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "experiment_helpers:linear",
-        pytest.param("faces64", marks=pytest.mark.slow),
-        pytest.param("tissue64", marks=pytest.mark.slow),
-    ],
-)
-def test_as_many_restarts_converge_with_any_number_of_slots(run, pictures, name):
-    shares, evaluations = [], []
-    folder = pictures if ":" in name else checkpoint.find(name) / "examples"
-    for slots in SLOTS:
-        flags = ["--recipe=fast", "--steps=100", "--restarts=2", f"--batch_size={slots}"]
-        flags += [f"--input_dir={folder}"]
-        rows = read_rows(run(*flags, generator=name, output=str(slots)))
-        shares.append(np.mean([row["status"] == "converged" for row in rows]))
-        evaluations.append(np.mean([int(row["steps"]) for row in rows]))
-    assert shares == [1, 1, 1]
+def check_alike(found):
+    """`found`: for each number of slots, whether restarts have converged, and their steps."""
+    converged, steps = zip(*found, strict=True)
+    assert np.all(converged)
+    evaluations = np.mean(steps, axis=1)
     assert max(evaluations) <= 1.1 * min(evaluations)
+
+
+def test_as_many_restarts_converge_with_any_number_of_slots():
+    init = jax.jit(jax.vmap(LINEAR.init))
+
+    def start(numbers):
+        return TARGETS[numbers % 5], init(*take(STARTS, (numbers + numbers // 5) % 5))
+
+    def search(slots):
+        chunks = stream(LINEAR, MATRIX, start, 10, 100, slots=slots, chunk=5, stop_at_eps=True)
+        ended = [take(now.state, now.done) for now in chunks]
+        best = np.concatenate([state.best.l2 for state in ended])
+        return best <= LINEAR.eps, np.concatenate([state.step for state in ended])
+
+    check_alike(map(search, SLOTS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["faces64", "tissue64"])
+def test_a_bundled_generator(run, name):
+    def search(slots):
+        flags = ["--recipe=fast", "--steps=100", "--restarts=2", f"--batch_size={slots}"]
+        flags += [f"--input_dir={checkpoint.find(name) / 'examples'}"]
+        rows = read_rows(run(*flags, generator=name, output=str(slots)))
+        converged = [row["status"] == "converged" for row in rows]
+        return converged, [int(row["steps"]) for row in rows]
+
+    check_alike(map(search, SLOTS))
