@@ -24,6 +24,7 @@ from pulse_jax.console import (
     described,
     logged_to_streams,
     make_output_safe,
+    misread,
     noted_signals,
     used_cache,
 )
@@ -126,7 +127,10 @@ def parse(argv: list[str]) -> list[str]:
     try:
         rest = FLAGS(argv)
     except flags.Error as error:
-        sys.exit(f"pulse_jax: {one_line(error)}")
+        sys.exit(f"pulse_jax: {misread(error, FLAGS)}")
+    for name in "input_dir", "output_dir", "cache_dir":
+        if FLAGS[name].value == "":  # as where a shell's variable isn't set
+            sys.exit(f"pulse_jax: --{name}=: must not be empty")
     for word in rest[1:]:
         if not os.path.exists(expanded(word)):
             sys.exit(f"pulse_jax: {word!r} is no flag, and there is no such file or folder")

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -80,7 +81,6 @@ def parsed(script: str, told: str, flags: Any, argv: list[str], *, more: str = "
     from absl.flags import Error
 
     import pulse_jax
-    from pulse_jax.files import one_line
 
     flags.set_gnu_getopt()  # flags may follow other words
     if {"-h", "-help", "--help"} & set(argv):
@@ -93,8 +93,22 @@ def parsed(script: str, told: str, flags: Any, argv: list[str], *, more: str = "
     try:
         _, *words = flags(argv)
     except Error as error:
-        sys.exit(f"{script}: {one_line(error)}")
+        sys.exit(f"{script}: {misread(error, flags)}")
     return words
+
+
+def misread(error: Exception, flags: Any) -> str:
+    """An error of absl about its `flags`, in one line that says what a value should have been."""
+    from pulse_jax.files import one_line
+
+    # Python's words about int(), float() and booleans follow the flag and its value.
+    python = r"(?:invalid literal|could not convert|\('Non-boolean)"
+    found = re.match(rf"flag --(\w+)=(.*): {python}", told := one_line(error))
+    if found is None:
+        return told
+    kinds = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+    name, value = found.groups()
+    return f"--{name}={value} is not {kinds[flags[name].flag_type()]}"
 
 
 @contextlib.contextmanager

@@ -32,6 +32,8 @@ from pulse_jax.types import AnyArray
 Image: TypeAlias = Float[AnyArray, "H W C"]
 Degraded: TypeAlias = Float[AnyArray, "h w C"]  # of H / factor × W / factor pixels
 
+LARGEST = 100_000  # no image has so many pixels a side that a larger factor or blur could be meant
+
 
 class Operator(NamedTuple):
     """A linear map D of one image, called like a function: `operator(image)`.
@@ -102,6 +104,8 @@ def blur(sigma: float) -> Operator:
     """
     if not (_is_number(sigma) and sigma > 0):
         raise ValueError(f"sigma must be a number above 0, got {sigma!r}")
+    if sigma > LARGEST:
+        raise ValueError(f"sigma must be at most {LARGEST}, got {sigma!r}")
     radius = int(4 * sigma + 0.5)
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     return _correlation("blur", 1, radius, taps / taps.sum())
@@ -510,6 +514,8 @@ def _check_side(name: str, size: int, reflected: int) -> None:
 def _check_factor(factor: Any) -> None:
     if isinstance(factor, bool) or not isinstance(factor, int | np.integer) or factor < 1:
         raise ValueError(f"factor must be an integer of at least 1, got {factor!r}")
+    if factor > LARGEST:
+        raise ValueError(f"factor must be at most {LARGEST}, got {factor!r}")
 
 
 def _is_number(x: Any) -> bool:

@@ -294,6 +294,12 @@ def test_bad_images(unchecked, operator):
         operator(np.zeros((32, 32, 3), np.uint8))
 
 
+@pytest.mark.parametrize("make", [*DOWNSCALERS.values(), blur])
+def test_numbers_that_no_image_could_bear_are_refused_before_memory_is_taken(make):
+    with pytest.raises(ValueError, match="must be at most 100000, got 1000000000000"):
+        make(10**12)
+
+
 def test_images_smaller_than_what_is_reflected():
     with pytest.raises(ValueError, match="bicubic needs sides larger than 12 pixels, got 8"):
         bicubic(8)(np.zeros((16, 8, 3), np.float32))

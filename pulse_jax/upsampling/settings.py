@@ -23,6 +23,7 @@ from pulse_jax.schemes import SCHEMES
 # what is saved, and it is what is saved that has to meet eps.
 HEADROOM = 0.8
 LOSS = "100*L2+0.05*GEOCROSS"  # PULSE's
+MANY = 1_000_000  # more restarts, seeds or draws than this are a slip of the pen
 SHOWN = 32  # draws of a picture, about, that are kept as images
 # Settings of other groups that a sampler has no use for.
 OF_A_SEARCH = "eps", "batch_size", "save_intermediate", "save_video"
@@ -45,6 +46,8 @@ def _split(text: str, separator: str, number: type) -> tuple[Any, ...]:
 
 def _read_seeds(text: str) -> tuple[int, ...]:
     first, colon, end = text.partition(":")
+    if colon and not 0 < int(end) - int(first) <= MANY:
+        raise ValueError
     return tuple(range(int(first), int(end))) if colon else _split(text, ",", int)
 
 
@@ -62,7 +65,11 @@ def _read_crop(text: str) -> tuple[int, ...] | str:
     return x, y, side
 
 
-SEEDS = Notation("0,1,2 or 0:3", _read_seeds, lambda seeds: ",".join(map(str, seeds)))
+SEEDS = Notation(
+    f"1 to {MANY} numbers, as in 0,1,2 or 0:3",
+    _read_seeds,
+    lambda seeds: ",".join(map(str, seeds)),
+)
 SLOTS = Notation(
     "auto or a number of at least 1",
     lambda text: None if text == "auto" else int(text),
@@ -139,6 +146,7 @@ class Settings:
         "Each picture gets this many results. The flag is also called --duplicates, "
         "and --chains where it counts those.",
         low=1,
+        high=MANY,
     )
     eps: float = _setting(
         1e-3,
@@ -147,7 +155,13 @@ class Settings:
         "result, downscaled, is at most this, for values from 0 to 1.",
         low=0,
     )
-    steps: int = _setting(100, MOST, "Each restart makes at most this many steps.", low=1)
+    steps: int = _setting(
+        100,
+        MOST,
+        "Each restart makes at most this many steps.",
+        low=1,
+        high=2**31 - 1,  # they are counted by an int32
+    )
     seeds: tuple[int, ...] | None = _setting(
         None,
         MOST,
@@ -237,7 +251,7 @@ class Settings:
         "--steps transitions bring into the posterior and as many tune.",
         notation=NOISE,
     )
-    draws: int = _setting(200, POSTERIOR, "Each chain draws so many samples.", low=4)
+    draws: int = _setting(200, POSTERIOR, "Each chain draws so many samples.", low=4, high=MANY)
     loss_str: str | None = _setting(
         None,
         SEARCH,
@@ -392,7 +406,8 @@ class Settings:
                 told = f"is for a search, and noise={self.noise} draws samples"
                 raise ValueError(f"{field.name}={self._written(field)} {told}")
         if self.restarts < 2:
-            raise ValueError(f"restarts={self.restarts}: whether chains have met, two can tell")
+            told = "one chain alone can't tell whether chains have met"
+            raise ValueError(f"restarts={self.restarts}: must be at least 2, since {told}")
         if self.steps < 2:
             raise ValueError(f"steps={self.steps}: the warm-up of chains takes at least 2")
 
@@ -493,10 +508,14 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
         if isinstance(number, float) and not math.isfinite(number):
             reason = "not finite"
         elif isinstance(number, int | float) and not limits["low"] <= number <= limits["high"]:
-            most = f" and at most {limits['high']:g}" if limits["high"] < math.inf else ""
-            reason = f"must be at least {limits['low']:g}{most}"
+            most = f" and at most {limits['high']}" if limits["high"] < math.inf else ""
+            reason = f"must be at least {limits['low']}{most}"
+    if value == "":
+        reason = "must not be empty"
     if value == () and notation is SEEDS:
         reason = "names nothing"
+    if notation is SEEDS and value is not None and len(set(value)) < len(value):
+        reason = "has a number twice"
     if reason:
         shown = value if notation is None else notation.write(value)
         raise ValueError(f"{field.name}={shown}: {reason}")
