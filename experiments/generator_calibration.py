@@ -66,7 +66,9 @@ def main(folder):
             rng = np.random.default_rng((FLAGS.seed, 2))
             value, low, high = calibration.delta_cal(rng, found["truths"], found["draws"])
             delta = f"{value:.2f} [{low:.2f}, {high:.2f}]"
-        rows.append(row | {"draws per truth moved": moved(found), "Δcal": delta})
+        stay = is_truth(found["truths"], found["draws"]).all(1).mean()
+        row |= {"draws per truth moved": moved(found), "chains that stay": float(stay)}
+        rows.append(row | {"Δcal": delta})
     folder.table("table.csv", rows)
     shares = {name: columns[:, 1:3] for name, columns in drawn.items()}
     titles = "rank of the misfit", "rank of a random projection"

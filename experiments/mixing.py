@@ -20,10 +20,10 @@ priors.csv compares the Gaussian prior with the uniform one on spheres: the larg
 the projections' means in Monte Carlo errors, the root mean square of these differences, which is 1
 if there is none, and the ratio of the pixels' mean deviations.
 
---inputs is the number of pictures, --restarts that of chains, --steps that of transitions of eight
-leapfrogs to warm up, twice, and --evaluations what each chain has after that. --preset=full takes
-eight pictures with eight chains and some days of one core; an interrupted run goes on with the same
-command. Quick takes one picture and some minutes.
+--inputs is the number of pictures, --restarts that of chains, --steps that of transitions to warm
+up, twice, and --evaluations what each chain has after that. --preset=full takes eight pictures with
+eight chains and about a day of one core. An interrupted run goes on with the same command. Quick
+takes one picture and some minutes, and its chains are too short to meet.
 """
 
 import time
@@ -43,7 +43,7 @@ flags.DEFINE_float("style_spread", 0.5, "Layers share their styles but for this 
 flags.DEFINE_float("noise", 0.03, "The noise has this width, for values from 0 to 1.", 0)
 flags.DEFINE_integer("evaluations", 16000, "Each chain makes so many after the warm-up.", 320)
 PRESETS = {
-    "quick": {"inputs": 1, "restarts": 4, "steps": 20, "evaluations": 320},
+    "quick": {"inputs": 1, "restarts": 4, "steps": 10, "evaluations": 320},
     "full": {"inputs": 8, "restarts": 8},
 }
 LEAPFROGS = {"hmc": 8, "hmc, 16 leapfrogs": 16, "hmc, 32 leapfrogs": 32, "geodesic_hmc": 8}
@@ -94,11 +94,10 @@ def sample(name, number, generator, params, operator, earlier):
         state, sampler = tune_pcn(keys[3], density, inputs, starts)
         warm = earlier["hmc"]["warm-up"]
     else:
-        steps = max(2, 8 * FLAGS.steps // leapfrogs)
         state, sampler = chains.warm_up(
-            keys[3], density, *inputs, starts, transitions=steps, leapfrogs=leapfrogs
+            keys[3], density, *inputs, starts, transitions=FLAGS.steps, leapfrogs=leapfrogs
         )
-        warm = 2 * steps * leapfrogs + (0 if name == "geodesic_hmc" else clean.size)
+        warm = 2 * FLAGS.steps * leapfrogs + (0 if name == "geodesic_hmc" else clean.size)
     transitions, thinning = CHUNK // leapfrogs, max(1, 8 // leapfrogs)
     draw = chains.draw.lower(keys[4], sampler, *inputs, state, transitions).compile()
     found, moments, rates, seconds = [], [], [], 0.0
