@@ -232,11 +232,12 @@ def test_a_visitor_stops_the_own_search_alone(desk, picture, held):
     first, second = (desk.search(visitor, Form(picture, LINEAR)) for visitor in "ab")
     next(first), next(second)
     assert held.begun.wait(10)
+    assert desk.is_busy("a") and desk.is_busy("b") and not desk.is_busy("c")
     desk.stop("b")  # still waits
     assert last(second).told == "Stopped before it began."
     assert not next(first).ended
     desk.stop("a")
-    assert last(first).told == "stopped"
+    assert last(first).told == "stopped" and not desk.is_busy("a")
     desk.stop("a")  # there is nothing any more
     assert len(held.pictures) == 1
 

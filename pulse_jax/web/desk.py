@@ -190,6 +190,12 @@ class Desk:
         error = picture.l2_put_back(image)
         return path, f"{chosen.caption}; put back, l2 {error:.2g}"
 
+    def is_busy(self, visitor: str) -> bool:
+        """Whether a search of this visitor is under way, or waits."""
+        with self._lock:
+            task = self._tasks.get(visitor)
+        return task is not None and not task.future.done()
+
     def stop(self, visitor: str) -> None:
         """Stop a visitor's search, if there is one. What it has found is kept."""
         with self._lock:

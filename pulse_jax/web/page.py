@@ -42,6 +42,7 @@ STYLE = """
 #results img, #picture img { image-rendering: pixelated; }
 #results .grid-container { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
 #run iframe { width: 100%; height: 80vh; border: 0; }
+#ways button { white-space: nowrap; padding-inline: .5rem; }
 #photograph img { max-width: 100%; max-height: 80vh; }
 footer { display: none !important; }
 """
@@ -122,7 +123,8 @@ def make_page(desk: Desk) -> gr.Blocks:
         yield from seen(request, desk.refine(visitor(request)))
 
     def choose(request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
-        return *panel_of(desk.choose(visitor(request), event.index)), ""
+        name = visitor(request)
+        return *panel_of(desk.choose(name, event.index), True, not desk.is_busy(name)), ""
 
     def put_back(request: gr.Request) -> tuple[Any, str]:
         try:
@@ -130,10 +132,8 @@ def make_page(desk: Desk) -> gr.Blocks:
         except (ValueError, OSError) as error:
             return f"**{escape(one_line(error), quote=False)}**", ""
         source, told = address(request, desk.results, path, str(time.time_ns())), escape(told)
-        figure = (
-            f'<figure><img alt="{told}" src="{source}"><figcaption>{told}</figcaption></figure>'
-        )
-        return "", f'{figure}<p><a href="{source}" download>Download this photograph</a></p>'
+        link = f'<p>{told} · <a href="{source}" download>Download this photograph</a></p>'
+        return gr.skip(), f'{link}<img alt="the photograph with the chosen result" src="{source}">'
 
     def stop(request: gr.Request) -> None:
         desk.stop(visitor(request))
@@ -215,6 +215,11 @@ def make_page(desk: Desk) -> gr.Blocks:
                 )
                 chosen = gr.Markdown(elem_id="chosen")
                 with gr.Column(visible=False) as panel:
+                    gr.Markdown(ABOUT)
+                    with gr.Row(elem_id="ways"):
+                        varied = gr.Button("Vary", min_width=90)
+                        refined = gr.Button("Refine", min_width=90)
+                        back = gr.Button("Put back", min_width=90)
                     degrees = gr.Slider(
                         1,
                         90,
@@ -224,11 +229,6 @@ def make_page(desk: Desk) -> gr.Blocks:
                         info="Variations begin this far from the chosen image. At 90 they have "
                         "nothing in common with it.",
                     )
-                    gr.Markdown(ABOUT)
-                    with gr.Row():
-                        varied = gr.Button("Vary", min_width=90)
-                        refined = gr.Button("Refine", min_width=90)
-                        back = gr.Button("Put back", min_width=90)
                 photograph = gr.HTML(elem_id="photograph")
         run = gr.HTML(elem_id="run")
         if found := examples(desk.generators):
@@ -272,18 +272,17 @@ def shown(view: View, link: Callable[[Path, str], str]) -> tuple[Any, ...]:
     images = [(link(one.path, f"{one.l2}"), one.caption) for one in view.images]
     run = embedded(view.folders) if view.folders else ""
     buttons = gr.update(interactive=view.ended), gr.update(interactive=not view.ended)
-    about = panel_of(view.chosen, bool(images))
+    about = panel_of(view.chosen, bool(images), view.ended)
     told = f"**{told}**" if view.failed else told
     return told, images, run, *buttons, *about, gr.skip() if view.ended else ""
 
 
-def panel_of(chosen: Shown | None, any_images: bool = True) -> tuple[Any, ...]:
-    """What is told of the chosen image, and what can be done with it, once its search has ended."""
+def panel_of(chosen: Shown | None, any_images: bool, idle: bool) -> tuple[Any, ...]:
+    """What is told of the chosen image, and what can be done with it, unless a search goes on."""
     if chosen is None:
         return CHOOSE * any_images, gr.update(visible=False), *[gr.update()] * 3
-    works = gr.update(interactive=chosen.task.future.done())
-    is_cut_out = chosen.task.settings.crop is not None
-    back = gr.update(interactive=chosen.task.future.done(), visible=is_cut_out)
+    works = gr.update(interactive=idle)
+    back = gr.update(interactive=idle, visible=chosen.task.settings.crop is not None)
     return f"**Chosen: {chosen.caption}**", gr.update(visible=True), works, works, back
 
 
