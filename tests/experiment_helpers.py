@@ -54,13 +54,45 @@ def run_experiment(name, *arguments, cwd):
 
     What one has compiled, the others find.
     """
+    return run_python(ROOT / "experiments" / f"{name}.py", *arguments, cwd=cwd)
+
+
+# A process that imports an experiment once, and prints what it ends with for each of the flags.
+ENDS = """
+import importlib, sys
+from absl.testing import flagsaver
+from common import door
+_, name, always, *given = sys.argv
+main = importlib.import_module(name).main
+for flag in given:
+    sys.argv = [f"{name}.py", *always.split(), flag]
+    try:
+        with flagsaver.flagsaver():
+            door.run(main)
+    except SystemExit as end:
+        print(end.code)
+"""
+
+
+def complaints(name, *flags, cwd, always=()):
+    """The line that an experiment ends with for each of these flags, which it can't take.
+
+    The flags that it gets `always` go before.
+    """
+    result = run_python("-c", ENDS, name, " ".join(always), *flags, cwd=cwd)
+    lines = result.stdout.splitlines()
+    assert len(lines) == len(flags), result.stdout + result.stderr
+    return lines
+
+
+def run_python(*arguments, cwd):
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "experiments", ROOT / "tests"))),
         "JAX_COMPILATION_CACHE_DIR": str(cwd.parent / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "MPLBACKEND": "agg",
     }
-    command = [sys.executable, ROOT / "experiments" / f"{name}.py", *arguments]
+    command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 

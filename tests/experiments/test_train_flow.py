@@ -5,6 +5,7 @@ import csv
 import jax
 import numpy as np
 import pytest
+from experiment_helpers import complaints
 from test_train_stylegan import ROOT, python
 
 import pulse_jax
@@ -50,19 +51,17 @@ def test_the_loss_falls_and_is_told(flow):
     assert {"frechet", "precision", "recall"} < row.keys()
 
 
-@pytest.mark.parametrize(
-    "flag, told",
-    [
-        ("--channels=24", "--channels=24 must be a multiple of 32"),
-        ("--fold=3", "--resolution=8 is no multiple of 3, by which --fold=3 and 1 levels of"),
-        ("--data_dir=nowhere", "nowhere"),
-        ("--finish", "--finish takes --stop_minutes"),
-    ],
-)
-def test_bad_flags_are_told_in_one_line(tmp_path, flag, told):
-    result = python(SCRIPT, "--output_dir=run", *TINY, flag, cwd=tmp_path)
-    assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
-    assert result.stderr.startswith("train_flow: ") and told in result.stderr
+def test_bad_flags_are_told_in_one_line(tmp_path):
+    ends = {
+        "--channels=24": "--channels=24 must be a multiple of 32",
+        "--fold=3": "--resolution=8 is no multiple of 3, by which --fold=3 and 1 levels of",
+        "--data_dir=nowhere": "nowhere",
+        "--finish": "--finish takes --stop_minutes",
+    }
+    always = "--output_dir=run", *TINY
+    lines = complaints("train_flow", *ends, always=always, cwd=tmp_path)
+    for line, told in zip(lines, ends.values(), strict=True):
+        assert line.startswith("train_flow: ") and told in line
 
 
 @pytest.mark.slow
