@@ -224,7 +224,10 @@ def test_what_is_under_way_is_saved_less_often_where_that_takes_long(monkeypatch
         ({"opt_name": "lbfgs", "scheme": "geodesic"}, "the scheme geodesic doesn't go with lbfgs"),
         ({"loss_str": "L3"}, "loss_str=L3: 'L3' is none of L2, L1, GEOCROSS"),
         ({"operator": "cube"}, "operator=cube: 'cube' is none of bicubic"),
-        ({"operator": "blur:1e12"}, "operator=blur:1e12: sigma must be at most 100000, got 1000000000000.0"),
+        (
+            {"operator": "blur:1e12"},
+            "operator=blur:1e12: sigma must be at most 100000, got 1000000000000.0",
+        ),
         ({"learning_rate": 0.0}, "learning_rate=0.0: "),
     ],
 )
