@@ -26,6 +26,7 @@ Position: TypeAlias = PyTree[Float[AnyArray, "..."]]  # what a chain moves
 
 PRIORS = "gaussian", "spheres"
 NOISE = "sampled", "zero"
+LABEL = "label"  # the class, among the frozen variables
 
 
 @register_dataclass
@@ -43,6 +44,7 @@ class Posterior:
     likelihood: Likelihood
     prior: str = field(metadata={"static": True})
     noise: str = field(metadata={"static": True})
+    label: int | None = field(default=None, metadata={"static": True})  # the class
 
     def sample(self, key: PRNGKeyArray) -> Position:
         """A position drawn from the prior.
@@ -58,12 +60,23 @@ class Posterior:
         latents, noise = position
         if self.noise == "zero":
             _, noise = self._zeros()
-        return latents, noise
+        return latents, noise if self.label is None else noise | {LABEL: jnp.asarray(self.label)}
+
+    def join(self, latents: Latents, frozen: Frozen) -> Position:
+        """The position of latents and frozen variables as the generator takes them."""
+        return latents, self._noise_of(frozen) if self.noise == "sampled" else ()
+
+    def _noise_of(self, frozen: Frozen) -> Frozen:
+        """Frozen variables without the class."""
+        if self.label is None:
+            return frozen
+        return {name: leaf for name, leaf in frozen.items() if name != LABEL}
 
     def _zeros(self) -> tuple[Latents, Frozen]:
         """Of the shapes of what the generator draws."""
         shapes = jax.eval_shape(self.generator.sample, jax.random.key(0))
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        latents, frozen = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return latents, self._noise_of(frozen)
 
     def image(self, params: Params, position: Position) -> Image:
         """G(z), (H, W, C) and not clipped."""
@@ -95,6 +108,7 @@ def build(
     *,
     prior: str = "gaussian",
     noise: str = "zero",
+    label: int | None = None,
 ) -> Posterior:
     """The `Posterior` of a generator, a degradation and a likelihood.
 
@@ -105,20 +119,24 @@ def build(
     or "zero". It is never drawn once and frozen, as in a search: each chain would have a density of
     its own, and together they would be samples of none.
 
-    Raises ValueError for another prior or noise, for what is no likelihood, and for a generator
-    with classes, whose class would be neither.
+    `label`: the class, of a generator with classes. The density is that of its images alone.
+
+    Raises ValueError for another prior or noise, for what is no likelihood, and for a class that
+    the generator doesn't have, or none where it has some.
     """
     for name, value, known in (("prior", prior, PRIORS), ("noise", noise, NOISE)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     if not isinstance(likelihood, Likelihood):
         raise ValueError(f"likelihood must be a Likelihood, got {likelihood!r}")
-    if generator.classes:
+    if label is None and generator.classes:
         raise ValueError(f"a posterior is of one class, and the generator has {generator.classes}")
+    if label is not None and not 0 <= label < generator.classes:
+        raise ValueError(f"label must be below the {generator.classes} classes, got {label}")
     functions = Static(generator.sample), Static(generator.synthesize)
     generator = Generator(generator.resolution, *functions, channels=generator.channels)
     degrade = argument(operator.apply if isinstance(operator, Operator) else operator)
-    return Posterior(generator, degrade, likelihood, prior, noise)
+    return Posterior(generator, degrade, likelihood, prior, noise, label)
 
 
 def onto_spheres(position: Position) -> Position:

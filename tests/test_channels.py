@@ -1,5 +1,7 @@
 """Generators of grey images, of images with alpha, and with classes, through the command."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,12 +135,38 @@ def test_restarts_take_classes_in_turn_or_one(run, classes, capsys, tmp_path):
     assert told.startswith("pulse_jax: --label=0: ") and told.endswith("has no classes")
 
 
-def test_a_posterior_takes_no_generator_with_classes(classes):
-    generator, _ = checkpoint.load(classes)
+def test_a_posterior_is_of_one_class(classes):
+    generator, params = checkpoint.load(classes)
+    build = partial(posterior.build, generator, operators.area(2), likelihoods.gaussian(0.1))
     with pytest.raises(ValueError, match="the generator has 3"):
-        posterior.build(generator, operators.area(2), likelihoods.gaussian(0.1))
-    with pytest.raises(ValueError, match=r"^noise=0\.1: a posterior takes no classes"):
+        build()
+    with pytest.raises(ValueError, match="label must be below the 3 classes, got 3"):
+        build(label=3)
+    with pytest.raises(ValueError, match=r"^noise=0\.1: a posterior is of one class, .* label$"):
         upsample([np.zeros((4, 4, 3))], settings=Settings(generator=str(classes), noise=0.1))
+
+    density = build(noise="sampled", label=1)
+    position = density.sample(jax.random.key(0))
+    assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(position))
+    latents, frozen = density.split(position)
+    assert frozen["label"] == 1 and frozen.keys() == generator.sample(jax.random.key(0))[1].keys()
+    jax.tree.map(np.testing.assert_array_equal, density.join(latents, frozen), position)
+    image = density.image(params, position)
+    np.testing.assert_array_equal(image, generator.synthesize(params, latents, frozen))
+    other = generator.synthesize(params, latents, frozen | {"label": 2})
+    assert np.abs(image - other).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_draws_of_a_class_are_a_start_for_others(run, classes, tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    flags = [f"--input_dir={tmp_path / 'in'}", "--noise=0.1", "--chains=2", "--label=2"]
+    usual = "--recipe=posterior", "--batch_size=auto", "--steps=5", "--draws=4"
+    run = partial(run, *usual, *flags, generator=classes)
+    out = run()
+    with np.load(out / "a" / "latents.npz") as file:
+        assert set(file["label"].tolist()) == {2}
+    run(f"--init_from={out}", output="more")
 
 
 def test_a_style_generator_tells_its_channels():

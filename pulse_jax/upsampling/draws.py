@@ -129,8 +129,7 @@ class Chains:
         if settings.init_from is None:
             self.positions = jax.vmap(density.sample)(jnp.stack(keys))
         else:
-            latents, frozen = start(jobs[1:])
-            self.positions = latents, frozen if density.noise == "sampled" else ()
+            self.positions = density.join(*start(jobs[1:]))
         # A preconditioner is found from the Jacobians of all chains.
         size = sum(leaf.size for leaf in jax.tree.leaves(self.positions)) * picture.target.size
         if size > LARGEST:

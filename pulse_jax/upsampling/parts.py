@@ -134,9 +134,9 @@ def completed(settings: Settings, generator: Generator) -> Settings:
     if not importlib.util.find_spec("blackjax"):
         install = 'pip install "pulse_jax[posterior]"'
         raise ValueError(f"noise={settings.noise}: posterior samples take blackjax: {install}")
-    if generator.classes:
-        known = f"{settings.generator} has {generator.classes}"
-        raise ValueError(f"noise={settings.noise}: a posterior takes no classes, and {known}")
+    if generator.classes and settings.label is None:
+        known = f"{settings.generator} has {generator.classes}: choose one with label"
+        raise ValueError(f"noise={settings.noise}: a posterior is of one class, and {known}")
     return settings
 
 
@@ -221,4 +221,5 @@ def build_posterior(generator: Generator, operator: Operator, settings: Settings
         settings.likelihood(),
         prior="spheres" if settings.exact_radius else "gaussian",
         noise="zero" if settings.noise_type == "zero" else "sampled",
+        label=settings.label,
     )
