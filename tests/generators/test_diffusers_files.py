@@ -128,6 +128,9 @@ BAD_SETTINGS = [
     ({"layers_per_block": 10**4}, "has 144 entries for 10000 layers in each block"),
     ({"layers_per_block": 10**9}, "layers_per_block = 1000000000 is not supported"),
     ({"norm_eps": float("nan")}, "norm_eps = nan is not supported"),
+    ({"time_embedding_type": "learned"}, "time_embedding_type must be positional or fourier, got"),
+    ({"resnet_time_scale_shift": "ada_group"}, "resnet_time_scale_shift must be default or scale"),
+    ({"upsample_type": None}, "upsample_type = None is not supported"),
     ({"norm_num_groups": 5}, ""),
     ({"norm_num_groups": 0}, ""),
     ({"block_out_channels": [[12]]}, "block_out_channels is neither a number nor a short text"),
@@ -190,6 +193,8 @@ def test_what_a_scheduler_leaves_out_is_its_own_default(tmp_path, settings, sche
         ({"prediction_type": "flow"}, "prediction_type must be one of epsilon, v_prediction, "),
         ({"rescale_betas_zero_snr": True}, "goes with v_prediction or sample"),
         ({"beta_end": 1.5}, "not in (0, 1)"),
+        ({"beta_end": 0.5}, "nothing but ε is left at the last of the times"),
+        ({"clip_sample_range": 0.0}, "clip_sample_range must be above 0, got 0.0"),
     ],
 )
 def test_noise_schedules_that_make_no_sense(settings, message):

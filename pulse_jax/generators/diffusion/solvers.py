@@ -36,7 +36,7 @@ class NoiseSchedule:
     Ho et al., arXiv 2006.11239. A is the cumulative product of 1 − β. The network predicts ε, or
     v = √A ε − √(1 − A) x_0, or x_0 ("sample"). The fields are the keys of diffusers' DDIMScheduler,
     and its defaults. Raises ValueError for an unknown kind of β or of prediction, for β outside
-    (0, 1), and for ε where the last t leaves nothing but ε.
+    (0, 1), for ε where the last t leaves nothing but ε, and for a clip to nothing.
     """
 
     num_train_timesteps: int = 1000
@@ -66,6 +66,10 @@ class NoiseSchedule:
             )
         if self.prediction_type == "epsilon" and self.rescale_betas_zero_snr:
             raise ValueError("rescale_betas_zero_snr goes with v_prediction or sample")
+        if self.prediction_type == "epsilon" and self.alphas_cumprod()[-1] < 1e-12:
+            raise ValueError("nothing but ε is left at the last of the times: β is too large")
+        if not self.clip_sample_range > 0:
+            raise ValueError(f"clip_sample_range must be above 0, got {self.clip_sample_range}")
 
     def alphas_cumprod(self) -> Float[np.ndarray, "T"]:
         """A_t for all t."""

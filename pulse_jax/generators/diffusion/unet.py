@@ -28,6 +28,14 @@ from pulse_jax.generators.layers import nearest_conv2d, upsample
 
 Embedding = Float[Array, "_ e"]
 
+# What these settings may be. diffusers has other kinds, which no published network has.
+KINDS = {
+    "time_embedding_type": ("positional", "fourier"),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+    "downsample_type": ("conv", "resnet"),
+    "upsample_type": ("conv", "resnet"),
+}
+
 # Whether the blocks of a type have attention, and whether they are those of NCSN++, with a second
 # path that carries an image.
 DOWN_BLOCKS = {
@@ -55,8 +63,8 @@ class UNet2DModel(nn.Module):
     matter of the schedule that the network was trained with.
 
     The fields are the keys of diffusers' config.json, with the defaults of diffusers, and a type of
-    block for each level: see `DOWN_BLOCKS` and `UP_BLOCKS`. Raises ValueError for another type, and
-    for a `sample_size` that can't be halved so often.
+    block for each level: see `DOWN_BLOCKS`, `UP_BLOCKS` and `KINDS`. Raises ValueError for another
+    type, and for a `sample_size` that can't be halved so often.
     """
 
     sample_size: int
@@ -91,6 +99,9 @@ class UNet2DModel(nn.Module):
             if len(types) != len(self.block_out_channels):
                 levels = len(self.block_out_channels)
                 raise ValueError(f"{name} are {len(types)} for {levels} block_out_channels")
+        for name, kinds in KINDS.items():
+            if (kind := getattr(self, name)) not in kinds:
+                raise ValueError(f"{name} must be {' or '.join(kinds)}, got {kind!r:.60}")
         multiple = 2 ** (len(self.block_out_channels) - 1)
         if not 0 < self.sample_size <= 4096 or self.sample_size % multiple:
             told = f"a multiple of {multiple}, up to 4096"
