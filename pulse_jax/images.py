@@ -112,6 +112,9 @@ def load_image(
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with open(path, "rb") as stream:
                 image = _read(stream, Path(path).suffix.lower(), value_range, channels, notes)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        most = f"{(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.3g} megapixels"
+        raise ImageError(f"{path}: can't be read: it has more than {most}") from error
     except Exception as error:  # on a damaged file, decoders raise whatever they stumble over
         raise ImageError(f"{path}: can't be read: {one_line(error)}") from error
     if notes:

@@ -265,16 +265,19 @@ def test_bad_pictures_are_told_and_the_others_done(run, tmp_path, capsys):
     write_picture(folder / "odd.png", side=3)
     write_picture(folder / "large.png", side=16)
     Image.new("RGB", (4, 5)).save(folder / "oblong.png")
+    Image.new("RGB", (9, 7)).save(folder / "wide.png")
     with pytest.raises(SystemExit) as exit:
         run(f"--input_dir={folder}")
     assert exit.value.code == 1
     lines = capsys.readouterr().err.splitlines()
     lines = {Path(s.split(": ")[1]).name: s for s in lines if s.startswith("pulse_jax: ")}
-    assert lines.keys() == {f"{n}.png" for n in ("empty", "cut", "odd", "large", "oblong")} | {
-        "text.jpg"
-    }
+    names = "empty", "cut", "odd", "large", "oblong", "wide"
+    assert lines.keys() == {f"{n}.png" for n in names} | {"text.jpg"}
     fitting = "sides of 2, 4, 8 pixels fit"  # bicubic can't come down to 1
-    assert f"4×5 pixels and isn't square; {fitting}" in lines["oblong.png"]
+    oblong = f"4×5 pixels and isn't square; {fitting}; --crop=center takes a square of it, or "
+    assert lines["oblong.png"].endswith(f"{oblong}--crop=face a face")
+    wide = f"{oblong.replace('4×5', '9×7')}--crop=face a face, and --input_size=SIDE brings that"
+    assert wide in lines["wide.png"]
     for name, side in (("odd.png", 3), ("large.png", 16)):
         assert f"{side} pixels" in lines[name] and "--input_size" in lines[name]
         assert fitting in lines[name]
@@ -288,7 +291,8 @@ def test_the_sizes_that_fit_depend_on_the_operator_and_the_picture(run, tmp_path
     assert "sides of 8 pixels fit" in fails(run, capsys, folder, "--operator=grey")
     assert "sides of 2 pixels fit" in fails(run, capsys, folder, "--operator=area:4")
     line = fails(run, capsys, folder, "--input_size=1")
-    assert "--operator=bicubic" in line and "sides of 2, 4, 8 pixels fit" in line
+    assert "at a side of 1 pixel, --operator=bicubic" in line
+    assert "sides of 2, 4, 8 pixels fit" in line
     line = fails(run, capsys, folder, "--input_size=3")
     assert "--input_size=3 does not divide the generator's 8; sides of 2, 4, 8 pixels fit" in line
     line = fails(run, capsys, folder, "--input_size=8")
@@ -334,10 +338,10 @@ def test_faint_pictures_are_told_before_the_search(run, tmp_path, capsys):
         variance[name] = pixels.var(axis=(0, 1)).mean()
     output = run(f"--input_dir={tmp_path / 'in'}", "--steps=1")
     lines = capsys.readouterr().out.splitlines()
-    faint = [i for i, line in enumerate(lines) if "is faint" in line]
-    assert [lines[i].split(" is ")[0] for i in faint] == [
-        str(tmp_path / "in" / f"{name}.png") for name in ("faint", "flat")
-    ]
+    told = {"faint": "is faint: ", "flat": "has one colour throughout"}
+    faint = [i for i, line in enumerate(lines) if any(word in line for word in told.values())]
+    for i, (name, words) in zip(faint, told.items(), strict=True):
+        assert lines[i].startswith(f"{tmp_path / 'in' / name}.png {words}")
     assert f"variance of {variance['faint']:.2g}," in lines[faint[0]] and "0.001" in lines[faint[0]]
     started = next(i for i, line in enumerate(lines) if "seed 0" in line)
     assert max(faint) < started
@@ -617,7 +621,8 @@ def test_a_downscaler_takes_what_is_left_of_the_factor(run, tmp_path, capsys):
 def test_factors_that_do_not_fit_the_picture_are_told(run, tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png")
     line = fails(run, capsys, f"--input_dir={tmp_path / 'in'}", "--operator=grey")
-    assert "a.png: --operator=grey: its factors multiply to 1, and 2 is needed" in line
+    assert "--operator=grey: its factors multiply to 1, and 2 is needed" in line
+    assert "a.png: at a side of 4 pixels, " in line
 
 
 def test_a_scheme_in_another_space(run, tmp_path):

@@ -17,11 +17,11 @@ OWN = {
 }
 
 
-def picture_with(l2s, score=-3.0, side=4):
+def picture_with(l2s, score=-3.0, side=4, status="converged"):
     """A picture whose restarts have these l2, and whose images have this score."""
     target, image = np.zeros((side, side, 3), np.float32), np.full((8, 8, 3), score, np.float32)
     picture = Picture("a.png", target, 1.0, "")
-    picture.rows = {i: {"l2_saved": l2} for i, l2 in enumerate(l2s, 1)}
+    picture.rows = {i: {"l2_saved": l2, "status": status} for i, l2 in enumerate(l2s, 1)}
     picture.kept = {i: (image, {}) for i, l2 in enumerate(l2s, 1) if np.isfinite(l2)}
     familiarity.note_scores(picture, lambda image: float(image.mean()))
     return picture
@@ -38,6 +38,8 @@ def picture_with(l2s, score=-3.0, side=4):
         (picture_with([1e-3], score=-3.5), {}, ""),
         (picture_with([1e-3], score=-3.7), {}, "results -3.7, and those of the generator's own"),
         (picture_with([np.nan, np.nan]), {}, ""),  # which is told already
+        (picture_with([1e-3], score=-3.7, status="met"), {"noise": 0.1}, "results -3.7"),
+        (picture_with([1e-3], score=-3.7, status="not met"), {"noise": 0.1}, ""),
     ],
 )
 def test_a_picture_is_compared_with_the_generators_own(picture, settings, told):

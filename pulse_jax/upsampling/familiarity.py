@@ -20,6 +20,7 @@ from pulse_jax.generators.checkpoint import bundled, load_discriminator
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.types import AnyArray
 from pulse_jax.upsampling.pictures import Picture
+from pulse_jax.upsampling.results import APART
 from pulse_jax.upsampling.settings import LOSS, SEARCH, STYLES, Settings
 
 FILE = "own_pictures.json"
@@ -96,10 +97,12 @@ def difference(picture: Picture, settings: Settings, own: dict[str, Any]) -> str
 
     An l2 counts if it is above eps, and if the search had as many steps as those of the own
     pictures. Scores count if their mean is three standard deviations below that of the own results.
-    The deviation is that of single results, so the number of restarts needn't be known.
+    The deviation is that of single results, so the number of restarts needn't be known. The draws
+    of chains that have not met are no samples yet, so they tell nothing of a picture.
     """
     known = own.get(str(picture.side))
-    if known is None:
+    apart = any(row.get("status") == APART for row in picture.rows.values())
+    if known is None or apart:
         return ""
     found, reasons = measure(picture), []
     searched = settings.noise is None and settings.steps >= Settings().steps

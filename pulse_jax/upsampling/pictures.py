@@ -206,7 +206,9 @@ def _of(given: Source) -> list[Source]:
         return [path]
     paths, skipped = images.list_images(path)
     for path in skipped:
-        log.info(one_line(f"skipped {path}: not a picture"))
+        hidden = "hidden" if path.name.startswith(".") else "not a picture"
+        reason = "a folder, which can be named, too" if path.is_dir() else hidden
+        log.info(one_line(f"skipped {path}: {reason}"))
     return list(paths)
 
 
@@ -252,13 +254,12 @@ def read_pictures(
                 log.info(one_line(f"{told}: {prepared}"))
             variance = operators.variance(degradation(generator.resolution // len(target)), target)
             if variance <= settings.eps and settings.noise is None:
-                log.info(
-                    one_line(
-                        f"{told} is faint: with its variance of {variance:.2g}, an image of one "
-                        f"colour would converge too; eps={settings.eps:g} is too high to prevent "
-                        f"that"
-                    )
+                faint = (
+                    f"is faint: with its variance of {variance:.2g}, an image of one colour would "
+                    f"converge too; eps={settings.eps:g} is too high to prevent that"
                 )
+                alike = "has one colour throughout, so an image of that colour would converge, too"
+                log.info(one_line(f"{told} {faint if variance else alike}"))
             own, origin = name, None
             if len(squares) > 1:
                 own = f"{Path(name).stem}_{number}{Path(name).suffix}"
@@ -353,9 +354,11 @@ def _bring_to_size(
     resolution, size = generator.resolution, settings.input_size or height
     fitting_sides = functools.partial(_fitting_sides, resolution, channels, degradation)
     if height != width:
+        fits = resolution % (settings.input_size or min(height, width)) == 0
         raise ValueError(
             f"it has {width}×{height} pixels and isn't square"
-            f"{fitting_sides()}; crop=center takes a square of it"
+            f"{fitting_sides()}; crop=center takes a square of it, or crop=face a face"
+            f"{'' if fits else ', and input_size=SIDE brings that to one that fits'}"
         )
     if size > height:
         fitting = fitting_sides(height)
@@ -381,7 +384,8 @@ def _bring_to_size(
         return operators.discard_unseen(degradation(resolution // size), image), downscaled
     except ValueError as error:
         fitting = fitting_sides()
-        raise ValueError(f"operator={settings.operator}: {error}{fitting}") from error
+        told = f"operator={settings.operator}: {error}"
+        raise ValueError(f"at a side of {counted(size, 'pixel')}, {told}{fitting}") from error
 
 
 def _checked_array(
