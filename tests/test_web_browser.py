@@ -164,7 +164,7 @@ def test_a_face_of_a_photograph_improves_and_is_varied_refined_and_put_back(
     results.get_by_text("draw 1, l2").first.wait_for()
     frame = page.frame_locator("#run iframe")
     frame.get_by_role("button", name="mean").wait_for()
-    frame.get_by_alt_text("deviation").wait_for()
+    frame.get_by_alt_text("deviation").wait_for(state="attached")  # it is loaded when seen
     results.locator("button", has_text="draw 2,").click()
     chosen.get_by_text("Chosen: draw 2, l2").wait_for()
     button["Put back"].click()
