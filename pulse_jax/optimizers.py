@@ -187,6 +187,8 @@ def _each_sphere(function: Callable[..., Any], *trees: Latents) -> Latents:
 
 
 class SphereAdamState(NamedTuple):
+    """State of `sphere_adam`."""
+
     count: Count  # type: ignore[assignment]  # tuples have a method of this name
     mu: Latents  # first moments
     nu: Latents  # second moments (n, 1, ...)
@@ -230,6 +232,8 @@ def sphere_adam(
 
 
 class LangevinState(NamedTuple):
+    """State of `langevin`."""
+
     count: Count  # type: ignore[assignment]
     key: PRNGKeyArray
 
@@ -269,6 +273,8 @@ def langevin(
 
 
 class PCNState(NamedTuple):
+    """State of `pcn`."""
+
     count: Count  # type: ignore[assignment]
     key: PRNGKeyArray
     point: Latents  # the last one accepted

@@ -289,7 +289,7 @@ def geodesic_projected(base: Optimizer) -> Optimizer:
 
 @_scheme
 def geodesic_parallel(base: Optimizer) -> Optimizer:
-    """`geodesic`, with the base's momentum carried in parallel, which keeps its length:
+    """`geodesic`, with the base's momentum carried in parallel, which keeps its length.
 
     m' = m − ⟨z', m⟩/(R² + ⟨z, z'⟩) (z + z').
     """

@@ -81,6 +81,23 @@ def test_its_blocks_are_of_languages_that_are_tested(page):
     assert page.read_text().count("```") == 2 * len(languages)
 
 
+def test_the_readme_leads_to_all_pages_in_its_table():
+    listed = re.findall(r"^\| \[docs/(\w+\.md)\]\(docs/\1\) \|", README.read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(page.name for page in PAGES if page != README)
+
+
+@every_page_and_card
+def test_extras_are_installed_from_the_clone(page):
+    """The package is on no index, where another of its name might be."""
+    assert 'install "pulse_jax[' not in prose(page).partition("## Modules")[0]
+    assert not any('install "pulse_jax[' in code for code in blocks(page, "bash"))
+
+
+def test_the_tables_of_the_public_names_say_what_each_is():
+    text = (DOCS / "api.md").read_text()
+    assert re.findall(r"^\| `\w+` \| (.*: \||\w+\(.*\) \|)$", text, re.MULTILINE) == []
+
+
 def test_the_readme_is_short():
     assert len(README.read_text().split()) <= 1000
     (library,) = blocks(README, "python")

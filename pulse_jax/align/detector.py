@@ -71,7 +71,7 @@ def _detector() -> Any:
             folder = Path(next(iter(package.__path__)))
     except ImportError as error:
         raise ValueError(
-            f'to find faces takes the extra align: pip install -e ".[align]" ({error})'
+            f'to find faces takes the extra align: pip install "pulse_jax[align]" ({error})'
         ) from error
     detector = package.MTCNN()
     for network in ("pnet", "rnet", "onet"):
