@@ -30,8 +30,8 @@ shows what was really there, and none identifies anybody. Pictures and results s
 until its owner removes them."""
 CHOOSE = "A click on a result chooses it. It can then be varied, refined, and put back."
 CROP_LABELS = "whole picture", "middle", "each face", "square by hand"
-ABOUT = """*Vary* searches for others near the chosen image. *Refine* goes on from it, until its
-l2 is a tenth: the mean squared difference from the picture, once it is downscaled. *Put back* shows
+ABOUT = """*Vary* searches for others near the chosen image. *Refine* goes on from it until its
+l2, the mean squared difference from the picture once it is downscaled, is a tenth. *Put back* shows
 it in the photograph that the square was cut out of."""
 # Whatever a library's page refers to, the browser loads from here or not at all.
 POLICY = (
@@ -76,7 +76,9 @@ def make_app(desk: Desk) -> Headed:
         path="/",
         max_file_size=BYTES,
         ssr_mode=False,
-        theme=gr.themes.Default(font=FONT, font_mono=["monospace"]),
+        theme=gr.themes.Default(font=FONT, font_mono=["monospace"]).set(
+            block_info_text_color="*neutral_600"  # Gradio's is hard to read on white
+        ),
         css=STYLE,
         footer_links=[],
     )
