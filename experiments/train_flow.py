@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from absl import flags
 from common import data, door, pool, training
@@ -83,7 +84,7 @@ def main():
         if first >= training.last_step():
             return
         batch, quality = data_set(output)
-        state = jax.jit(start)(random_key("start"))
+        state = jax.jit(start)(first_params(network))
         if first:
             state = training.restored(manager, first, state)
         samples = make_samples(model)
@@ -162,8 +163,30 @@ def data_set(output):
     return batch, training.make_quality(output, train, partial(pictures_of, source.held_out))
 
 
+def first_params(network):
+    """Kernels from N(0, 1 / inputs), scales 1, biases 0.
+
+    They are drawn by NumPy: to compile the module's own draws of so many leaves takes minutes.
+    """
+    rng = np.random.default_rng([FLAGS.seed % 2**32, training.RANDOM.index("start")])
+
+    def draw(path, leaf):
+        match path[-1].key:
+            case "kernel":
+                scale = np.float32(1 / np.sqrt(np.prod(leaf.shape[:-1])))
+                return scale * rng.standard_normal(leaf.shape, np.float32)
+            case "scale":
+                return np.ones(leaf.shape, np.float32)
+            case "bias":
+                return np.zeros(leaf.shape, np.float32)
+
+    x, t = jnp.zeros((1, *network.noise_shape)), jnp.zeros(1)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x, t)["params"]
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
 def make_step(network):
-    """`start(key) → state`, and `step(state, x, rate) → state, losses`."""
+    """`start(params) → state`, and `step(state, x, rate) → state, losses`."""
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
     times = FlowSchedule().num_train_timesteps
 
@@ -175,9 +198,7 @@ def make_step(network):
         found = network.apply({"params": params}, (1 - s) * x + s * noise, times * levels)
         return jnp.mean((found - (noise - x)) ** 2)
 
-    def start(key):
-        shape = 1, *network.noise_shape
-        params = network.init(key, jnp.zeros(shape), jnp.zeros(1))["params"]
+    def start(params):
         average = jax.tree.map(jnp.copy, params)
         return TrainState(params, average, optimizer.init(params), jnp.int32(0))
 
