@@ -21,6 +21,7 @@ from pulse_jax.upsampling import by_seed, restarts, results
 from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.results import Restart
 from pulse_jax.upsampling.settings import RECIPES, Settings
+from pulse_jax.upsampling.summary import summary
 from pulse_jax.upsampling.writer import Writer
 
 ROOT = Path(__file__).parents[1]
@@ -136,6 +137,9 @@ def test_each_seed_has_the_bytes_that_it_has_alone(folder, tmp_path):
     assert losses[3] == pytest.approx(np.mean(losses[:3])) and losses[4] < losses[3] < losses[5]
     page = (tmp_path / "several" / "index.html").read_text()
     assert "seeds 3,0,7" in page and "a.png, seed 7" in page
+    assert "2 pictures × 3 seeds, " in page
+    *_, told = summary(several, tmp_path / "several")
+    assert told.startswith("2 pictures × 3 seeds: 6 of 6 done; open ")
     assert (tmp_path / "several" / "seeds.svg").read_text().count("<circle") == 3 * 4
 
 

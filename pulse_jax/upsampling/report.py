@@ -177,11 +177,15 @@ def save(
         if kind is SEARCH
         else [f"the chains of {sum(p.rows[1]['status'] == MET for p in shown)} have met"]
     )
+    names, seeds = ({getattr(p, key) for p in shown} for key in ("name", "seed"))
+    of_seeds = counted(len(shown), "picture")
+    if len(seeds) > 1 and len(names) * len(seeds) == len(shown):
+        of_seeds = f"{counted(len(names), 'picture')} × {len(seeds)} seeds"
     page = PAGE.substitute(
         style=STYLE + curves.STYLE,
         script=SCRIPT,
         title=text(f"{config['--generator']}, seed{'s' * several} {config['--seeds']}"),
-        summary=", ".join((counted(len(shown), "picture"), *told)),
+        summary=", ".join((of_seeds, *told)),
         caution=kind.caution,
         results=kind.results,
         failed=failed(failures),

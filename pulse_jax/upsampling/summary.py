@@ -18,12 +18,15 @@ def summary(results: Results, output: Path) -> Iterator[str]:
             yield one_line(line(picture, results.settings))
     whole = [p for p in results.pictures if len(p.rows) == results.settings.results]
     met = [p for p in whole if not p.error and p.rows[1]["status"] != APART]
-    done = counted(len(met), "picture")
+    done = f"{counted(len(met), 'picture')} done"
+    if (seeds := len(results.settings.seeds or ())) > 1:
+        of_each = f"{counted(len(results.pictures) // seeds, 'picture')} × {seeds} seeds"
+        done = f"{of_each}: {len(met)} of {len(results.pictures)} done"
     failed = f", {counted(len(results.failures), 'failure')}" if results.failures else ""
     if results.pictures:
         page = output / "index.html"
         page = page if page.is_file() else output
-        yield f"{done} done{failed}; open {page} to see the results"
+        yield f"{done}{failed}; open {page} to see the results"
 
 
 def line(picture: Picture, settings: Settings) -> str:
