@@ -30,9 +30,14 @@ one CPU core; its card has what came of it:
         --perceptual_weight=4 --reader_steps=8000 --stop_minutes=58 --finish
     $start $half --output_dir=runs/second32 --start_from=runs/first32/generator \\
         --perceptual_weight=1 --reader_steps=8000 --stop_minutes=52 --finish
-    $start --output_dir=runs/decoder64 --discriminator=runs/first64/generator \\
+    $start --output_dir=runs/second64 --discriminator=runs/first64/generator \\
         --start_from=runs/second32/generator,runs/first64/generator \\
         --perceptual_weight=4 --reader_steps=8000 --stop_minutes=62 --finish
+    $start $half --output_dir=runs/third32 --start_from=runs/second32/generator \\
+        --perceptual_weight=1 --reader_steps=8000 --stop_minutes=50 --finish
+    $start --output_dir=runs/decoder64 --discriminator=runs/second64/generator \\
+        --start_from=runs/third32/generator,runs/second64/generator \\
+        --perceptual_weight=4 --reader_steps=8000 --stop_minutes=64 --finish
 
 --stop_minutes and --finish end a stage by the clock; an interrupted one goes on with the same
 command. Stages of the same side can share their --pool. One core computes 60 images of 32 pixels a
