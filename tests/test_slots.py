@@ -141,9 +141,10 @@ def test_an_operator(operator):
     check(lambda x, y: (operator.apply(x), operator.adjoint(y)), random(32, 24, 3), small)
 
 
-@pytest.mark.parametrize(
-    "network", [StyleGAN, StyleGAN2, pytest.param(StyleGAN3, marks=pytest.mark.slow)]
-)
+SLOW_NETWORKS = [pytest.param(n, marks=pytest.mark.slow) for n in (StyleGAN, StyleGAN3)]
+
+
+@pytest.mark.parametrize("network", [StyleGAN2, *SLOW_NETWORKS])
 def test_a_generator(network):
     network = network(8, (8, 8), latent_size=16, mapping_layers=1, **OPTIONS.get(network, {}))
     noise = [random(*shape, seed=i) for i, shape in enumerate(network.noise_shapes)]

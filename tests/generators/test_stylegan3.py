@@ -358,6 +358,7 @@ def test_a_search():
     assert (state.best.l2 < info.l2[0]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     jax.default_backend() != "cpu", reason="reads the program of XLA's CPU compiler"
 )
