@@ -65,7 +65,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "sg3R.pkl")) for n in FILES]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * n.startswith("sg3")) for n in FILES]
 )
 def test_a_published_file_whatever_its_name(command, tmp_path, capsys, name):
     shutil.copy(DATA / name, "weights")
@@ -115,6 +115,7 @@ def test_pulse_brings_its_own_latent_fit(command, capsys, source):
     assert not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_latent_fit_is_that_of_a_million_latents(tmp_path):
     convert.convert(DATA / "sg2ada_fp16cfg.pkl", tmp_path / "out")
     network, params = official.read_network(DATA / "sg2ada_fp16cfg.pkl")

@@ -107,6 +107,7 @@ def test_eight_devices_give_the_bytes_of_one(folder, alone):
     assert len([name for name in alone if "/hr_" in name]) == 10
 
 
+@pytest.mark.slow
 def test_devices_do_not_talk_during_a_search(folder):
     flags = "--xla_force_host_platform_device_count=8"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}

@@ -97,7 +97,10 @@ def test_a_plain_checkout_finds_its_generators(checkout):
     assert Path(found.strip()) == checkout / "pulse_jax" / "__init__.py"
 
 
-@pytest.mark.parametrize("editable", [True, False], ids=["editable", "wheel"])
+@pytest.mark.parametrize(
+    "editable",
+    [pytest.param(True, marks=pytest.mark.slow, id="editable"), pytest.param(False, id="wheel")],
+)
 def test_an_installation_finds_its_generators_from_any_folder(
     request, environment, tmp_path, checkout, editable
 ):

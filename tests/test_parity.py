@@ -34,7 +34,7 @@ PARAMS = WEIGHTS | {"latent_fit": {"mean": INIT["gaussian_mean"], "std": INIT["g
 OPERATOR = pulse_jax.operators.bicubic(8)
 # Momentum includes descent without it, which is among the slow tests.
 every_run = pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "sgd")) for n in RUNS]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("sgd", "tile"))) for n in RUNS]
 )
 
 
