@@ -643,8 +643,7 @@ def test_what_is_no_file_is_refused(tmp_path):
 )
 def test_truncated_files_are_refused(name, tmp_path):
     content, path = (DATA / name).read_bytes(), tmp_path / "truncated.pt"
-    size = len(content)
-    ends = {*range(0, size, max(1, size // 50)), *range(30), *range(size - 5, size)}
+    ends = {*range(0, len(content), 997), *range(30), *range(len(content) - 5, len(content))}
     for end in ends:
         path.write_bytes(content[:end])
         assert "truncated" in refused(path) or end < 5
