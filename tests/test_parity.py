@@ -32,7 +32,7 @@ GOLDEN = {name: golden(f"pulse_e2e_{name}") for name in RUNS}
 NETWORK, WEIGHTS = from_pulse(read(DATA / "pulse_e2e_synthesis_zip.pt"))
 PARAMS = WEIGHTS | {"latent_fit": {"mean": INIT["gaussian_mean"], "std": INIT["gaussian_std"]}}
 OPERATOR = pulse_jax.operators.bicubic(8)
-# Momentum includes descent without it, which is among the slow tests.
+# Slow: descent without momentum, which is a case of it, and one style that all layers share.
 every_run = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("sgd", "tile"))) for n in RUNS]
 )
