@@ -178,7 +178,11 @@ def latent(side):
         layers_per_block=FLAGS.layers,
         attention_head_dim=32,
     )
-    decoder = VQModel((w // 2, w, 2 * w), ("UpDecoderBlock2D",) * 3, FLAGS.layers)
+    decoder = VQModel(
+        block_out_channels=(w // 2, w, 2 * w),
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=FLAGS.layers,
+    )
     return DiffusionModel(network, solvers.NoiseSchedule(clip_sample=False), decoder)
 
 
@@ -286,7 +290,11 @@ def random_params(model):
 
 
 def passes_of(solver, schedule):
-    """How often an evaluation goes through the network, forwards or backwards."""
+    """How often an evaluation goes through the network, forwards or backwards.
+
+    It does once for the image, and once backwards, unless the solver's Jacobian is linear. Of
+    several steps, what the way back needs is computed anew.
+    """
     parsed = solvers.parse(solver)
     linear = isinstance(parsed, solvers.LinearJacobian)
     inner = parsed.solver if linear else parsed
@@ -297,8 +305,8 @@ def passes_of(solver, schedule):
             calls = 1
         case _:
             calls = inner.steps
-    clips = getattr(schedule, "clip_sample", False)
-    return calls * ((2 if clips else 1) if linear else 3)
+    anew = calls > 1 and (not linear or getattr(schedule, "clip_sample", False))
+    return calls * (1 + anew + (not linear))
 
 
 def operations(network):

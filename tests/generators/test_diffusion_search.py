@@ -72,6 +72,20 @@ def test_convolutions_are_in_canonical_form():
     assert set(forms) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
 
 
+def test_a_single_step_is_not_computed_anew():
+    """Several steps take one more pass through the network, in which they are, but for its end."""
+
+    def passes(lowered):
+        return lowered.as_text().count("stablehlo.convolution(")
+
+    x, t = jnp.zeros((1, *UNET.noise_shape)), jnp.zeros(())
+    params = jax.eval_shape(UNET.init, jax.random.key(0), x, t)
+    one = passes(jax.jit(UNET.apply).lower(params, x, t))
+    assert one > 10
+    difference = passes(lowered_search("flow:2")[0]) - passes(lowered_search("flow:1")[0])
+    assert difference == one - 1
+
+
 @pytest.mark.slow
 @pytest.mark.optimised
 @pytest.mark.skipif(

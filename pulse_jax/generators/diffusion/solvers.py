@@ -522,13 +522,19 @@ def clip(x: Float[Array, "*shape"], limit: float) -> Float[Array, "*shape"]:
 
 
 def _iterate(step: Callable[[Any, tuple[Array, ...]], Any], x: Any, *constants: Any) -> Any:
-    """Apply `step` to x once for each row of the constants."""
+    """Apply `step` to x once for each row of the constants.
+
+    The gradient computes each step anew, so that memory grows with one network. Of a single step,
+    it would need as much memory and half as much time again.
+    """
+    kind = jax.tree.leaves(x)[0].dtype
+    rows = tuple(jnp.asarray(c, kind) for c in constants)
+    if len(rows[0]) == 1:
+        return step(x, tuple(column[0] for column in rows))
 
     def body(x: Any, row: tuple[Array, ...]) -> tuple[Any, None]:
         return step(x, row), None
 
-    kind = jax.tree.leaves(x)[0].dtype
-    rows = tuple(jnp.asarray(c, kind) for c in constants)
     return lax.scan(jax.checkpoint(body, prevent_cse=False), x, rows)[0]
 
 
