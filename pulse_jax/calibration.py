@@ -5,8 +5,7 @@ the posterior p(z | y), and nothing may tell it from a sampler's. So its rank am
 whatever number is ranked. All of this is exact for truths that the generator drew; with others it
 measures the generator too.
 
-Arrays are (simulations, draws, ...), one posterior for each simulation, with independent draws. The
-tests return p-values: uniform in [0, 1] if the samples are calibrated.
+Arrays are (simulations, draws, ...), one posterior for each simulation, with independent draws.
 """
 
 from typing import NamedTuple
@@ -33,9 +32,13 @@ def ranks(
 
     (k + u) / (N + 1), where k of the N draws are below the truth and u is uniform, so that the
     share is too; draws that equal it are below or above at random. This is simulation-based
-    calibration (Talts, Betancourt, Simpson, Vehtari and Gelman, arXiv 1804.06788).
+    calibration (Talts, Betancourt, Simpson, Vehtari and Gelman, arXiv 1804.06788). Raises
+    ValueError for NaN, which has no rank.
     """
     truths, draws = np.asarray(truths), np.asarray(draws)
+    for name, values in (("truths", truths), ("draws", draws)):
+        if missing := np.isnan(values).sum():
+            raise ValueError(f"{missing} of the {values.size} {name} are NaN, which has no rank")
     below = np.sum(draws < truths[:, None], axis=1)
     equal = np.sum(draws == truths[:, None], axis=1)
     spread = rng.uniform(size=truths.shape) * (equal + 1)
@@ -47,10 +50,12 @@ def uniformity(shares: Float[AnyArray, "simulations *statistics"]) -> float:
 
     Two tests of Cramér and von Mises for each statistic: of the share u, which sees a bias, and of
     |2u − 1|, which sees samples that are too narrow or too wide. The least p-value counts, times
-    the number of tests (Bonferroni), at most 1.
+    the number of tests (Bonferroni), at most 1: of calibrated samples, at most a share α has one
+    below α. Raises ValueError for fewer than 2 simulations.
     """
     from scipy import stats  # here, since each start of the command would wait for it
 
+    _check_number("simulations", len(shares))
     columns = np.asarray(shares).reshape(len(shares), -1).T
     tested = [u for column in columns for u in (column, np.abs(2 * column - 1))]
     least = min(stats.cramervonmises(u, "uniform").pvalue for u in tested)
@@ -67,9 +72,11 @@ def tarp(
     The points are other simulations' truths. The credible regions are balls about them, and the
     share of truths with a rank below α is the coverage of regions of credibility α, in all
     dimensions at once (Lemos, Coogan, Hezaveh and Perreault-Levasseur, ICML 2023). Coordinates
-    count relative to the truths' standard deviations.
+    count relative to the truths' standard deviations. Raises ValueError for fewer than 2
+    simulations, and for NaN.
     """
     truths, draws = np.asarray(truths), np.asarray(draws)
+    _check_number("simulations", len(truths))
     scale = truths.std(0)
     scale = np.where(scale > 0, scale, 1)
     points = np.roll(truths, rng.integers(1, len(truths)), axis=0)
@@ -95,12 +102,14 @@ def delta_cal(
 ) -> DeltaCal:
     """The posteriors' variance over the squared error of their means: 1 if they are calibrated.
 
-    Below 1 the error bars are too short. Variances are unbiased, and the squared error is that of
-    an infinite number of draws: a mean of N independent ones is off by another share 1/N of the
-    variance, so that it is divided by 1 + 1/N. The interval is a bootstrap over simulations.
+    Below 1 the error bars are too short. Variances are unbiased. The mean of N independent draws is
+    off by another share 1/N of the variance, so the squared error is divided by 1 + 1/N: calibrated
+    draws have 1 for any N, and others come nearer to it as N falls. The interval is a bootstrap
+    over simulations. Raises ValueError for fewer than 2 draws.
     """
     truths, draws = np.asarray(truths, np.float64), np.asarray(draws, np.float64)
     count = draws.shape[1]
+    _check_number("draws", count)
     axes = tuple(range(1, truths.ndim))
     variance = draws.var(1, ddof=1).mean(axes)  # (simulations,)
     error = ((draws.mean(1) - truths) ** 2).mean(axes) / (1 + 1 / count)
@@ -147,7 +156,8 @@ def reliability(
     middle = (observed + z**2 / (2 * counts)) / (1 + z**2 / counts)
     variance = observed * (1 - observed) / counts + z**2 / (4 * counts**2)
     half = z * np.sqrt(variance) / (1 + z**2 / counts)
-    return Reliability(counts, stated, observed, middle - half, middle + half)
+    low, high = (np.clip(end, 0, 1) for end in (middle - half, middle + half))  # against rounding
+    return Reliability(counts, stated, observed, low, high)
 
 
 def through_truth(
@@ -184,3 +194,8 @@ def through_truth(
 
     numbers = jnp.arange(draws * thinning).reshape(draws, thinning)
     return jax.lax.scan(draw, start, numbers)[1]
+
+
+def _check_number(name: str, number: int) -> None:
+    if number < 2:
+        raise ValueError(f"at least 2 {name} are needed, got {number}")

@@ -77,21 +77,21 @@ def diagnose(values: Float[AnyArray, "chains draws *statistics"]) -> Diagnostics
 
     Raises ValueError for fewer than two chains or four draws.
     """
-    if values.shape[0] < 2 or values.shape[1] < 4:
-        found = f"{values.shape[0]} and {values.shape[1]}"
-        raise ValueError(f"diagnostics take 2 chains and 4 draws at least, got {found}")
     names = "rhat", "ess_bulk", "ess_tail"
     return Diagnostics(*(_figures(name, values) for name in names))
 
 
 def rhat(values: Float[AnyArray, "chains draws *statistics"]) -> Float[np.ndarray, "*statistics"]:
-    """The R-hat of `diagnose` alone, which is found sooner."""
+    """The R-hat of `diagnose` alone, which is found sooner. Raises ValueError as that does."""
     return _figures("rhat", values)
 
 
 def _figures(
     name: str, values: Float[AnyArray, "chains draws *statistics"]
 ) -> Float[np.ndarray, "*statistics"]:
+    if values.shape[0] < 2 or values.shape[1] < 4:
+        found = f"{values.shape[0]} and {values.shape[1]}"
+        raise ValueError(f"diagnostics take 2 chains and 4 draws at least, got {found}")
     return np.asarray(jax.jit(getattr(_blackjax("diagnostics"), name))(values))
 
 

@@ -54,6 +54,9 @@ def test_delta_cal_knows_the_number_of_draws():
     truths, draws = simulate()
     few = calibration.delta_cal(np.random.default_rng(0), truths, draws[:, :2])
     assert few.low < 1 < few.high
+    narrow = calibration.delta_cal(np.random.default_rng(0), *simulate(width=0.5))
+    few = calibration.delta_cal(np.random.default_rng(0), truths, simulate(width=0.5)[1][:, :2])
+    assert narrow.value < few.value == pytest.approx(0.25 * 1.5 / (1 + 0.25 / 2), rel=0.15)
 
 
 def test_reliability_counts_what_came_true():
@@ -69,6 +72,9 @@ def test_reliability_counts_what_came_true():
     ]
     np.testing.assert_allclose(found.low, [interval.low for interval in expected], atol=1e-6)
     np.testing.assert_allclose(found.high, [interval.high for interval in expected], atol=1e-6)
+    for count in range(1, 40):
+        never = calibration.reliability(np.zeros(count), np.zeros(count, bool))
+        assert np.signbit(never.low).tolist() == [False]  # or a table would have -0.00
     with pytest.raises(ValueError, match=r"from 0 to 1, got 1\.1"):
         calibration.reliability(np.array([0.5, 1.1]), np.array([True, False]))
 
@@ -127,6 +133,18 @@ def test_truths_have_uniform_ranks_in_chains_that_pass_through_them(kind):
 
     assert p_value(0.3) > 0.01
     assert p_value(0.15) < 1e-4
+
+
+def test_what_cannot_be_judged_is_told():
+    rng, (truths, draws) = np.random.default_rng(0), simulate()
+    with pytest.raises(ValueError, match=r"^1 of the 37200 draws are NaN, which has no rank$"):
+        calibration.ranks(rng, truths, np.where(draws == draws.max(), np.nan, draws))
+    with pytest.raises(ValueError, match=r"^at least 2 simulations are needed, got 1$"):
+        calibration.tarp(rng, truths[:1], draws[:1])
+    with pytest.raises(ValueError, match=r"^at least 2 simulations are needed, got 1$"):
+        calibration.uniformity(truths[:1])
+    with pytest.raises(ValueError, match=r"^at least 2 draws are needed, got 1$"):
+        calibration.delta_cal(rng, truths, draws[:, :1])
 
 
 def test_the_command_does_not_wait_for_the_tests_of_uniformity():

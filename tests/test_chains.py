@@ -100,8 +100,9 @@ def test_diagnostics_tell_chains_that_have_met():
 
 @pytest.mark.parametrize("shape", [(1, 100), (4, 3)])
 def test_diagnostics_of_too_little(shape):
-    with pytest.raises(ValueError, match=f"got {shape[0]} and {shape[1]}"):
-        chains.diagnose(np.zeros(shape))
+    for diagnose in (chains.diagnose, chains.rhat):
+        with pytest.raises(ValueError, match=f"got {shape[0]} and {shape[1]}"):
+            diagnose(np.zeros(shape))
 
 
 @needs_blackjax
