@@ -55,6 +55,9 @@ COLUMNS = "ranks (SBC)", "coverage (TARP)"
 
 
 def main(folder):
+    for name, told in (("inputs", "TARP"), ("restarts", "Δcal")):
+        if (given := FLAGS[name].value) < 2:
+            raise ValueError(f"--{name}={given}: {told} takes at least 2")
     cells = {name: folder.arrays(name, partial(simulate, name)) for name in METHODS}
     results = {name: judge(**cell) for name, cell in cells.items()}
     folder.table("table.csv", [line(name, *result) for name, result in results.items()])

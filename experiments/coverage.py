@@ -2,11 +2,12 @@
 
     python experiments/coverage.py --preset=full
 
-Chains begin at draws of the prior, are warmed up and drawn from, as by the command. Half of the
-truths are drawn by the generator itself, with styles that share a part (`style_spread`), so that
-its prior is the right one. The others are pictures that it didn't draw. With these the same
-measures tell how wrong the generator is as a prior. Noise of a known width is added to all small
-pictures. There are four measures (see `pulse_jax.calibration`):
+Chains begin at draws of the prior, are warmed up and drawn from, as by the command, but noise maps
+that a search doesn't move are zero. Half of the truths are drawn by the generator itself, with
+styles that share a part (`style_spread`), so that its prior is the right one. The others are
+pictures that it didn't draw. With these the same measures tell how wrong the generator is as a
+prior. Noise of a known width is added to all small pictures. There are four measures (see
+`pulse_jax.calibration`):
 
 - The ranks of the truth among its draws, by four random projections of the image.
 - Expected coverage with random reference points (TARP), in all pixels at once.
@@ -53,6 +54,10 @@ PROJECTIONS = 4
 
 
 def main(folder):
+    if FLAGS.inputs < 2:
+        raise ValueError(f"--inputs={FLAGS.inputs}: TARP takes at least 2")
+    if FLAGS.restarts < 2:
+        raise ValueError(f"--restarts={FLAGS.restarts}: R-hat takes at least 2")
     if FLAGS.draws % FLAGS.thinning:
         raise ValueError(f"--draws={FLAGS.draws} is no multiple of --thinning={FLAGS.thinning}")
     found = {}
@@ -97,7 +102,8 @@ def make_sample():
         return reader[0].apply({"params": reader[1]}, jnp.clip(images, 0, 1))
 
     def sample(kind, number):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(FLAGS.seed), number), 5)
+        # Another seed than that of the others' faces, whose keys would be among these.
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(FLAGS.seed + 1), number), 5)
         if kind == OWN:
             (truth,) = images(params, jax.tree.map(lambda x: x[None], density.sample(keys[0])))
         else:

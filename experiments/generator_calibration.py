@@ -52,6 +52,9 @@ PROJECTIONS = 4
 
 
 def main(folder):
+    for name, told in (("inputs", "a test of ranks"), ("restarts", "Δcal")):
+        if (given := FLAGS[name].value) < 2:
+            raise ValueError(f"--{name}={given}: {told} takes at least 2")
     generator, params = pulse_jax.load(FLAGS.generator, style_spread=FLAGS.style_spread)
     rows, drawn = [], {}
     for method in METHODS:
@@ -96,10 +99,16 @@ def make_simulate(method, generator, params):
             )
         )(keys, targets, truths)
 
-    def restarts(targets):
+    def restarts(first, targets):
         search = harness.build(generator, operator, harness.optimizer_of("fast"), geocross=0)
         found = harness.search_all(
-            generator, params, operator, search, targets, stop_at_eps=True
+            generator,
+            params,
+            operator,
+            search,
+            targets,
+            stop_at_eps=True,
+            seed=FLAGS.seed + 1 + first,  # or restarts of each cell would begin at the same points
         ).state.best.latents
         shape = len(targets), FLAGS.restarts
         return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found), ()
@@ -120,7 +129,7 @@ def make_simulate(method, generator, params):
         clean = jax.vmap(right.degraded, (None, 0))(params, truths)
         pictures = jax.vmap(right.likelihood.sample)(keys[:, 1], clean)
         if method == RESTARTS:
-            positions = restarts(np.asarray(pictures))
+            positions = restarts(first, np.asarray(pictures))
         else:
             positions = chains(params, keys[:, 2], pictures, truths)
         true, density = measure(params, pictures, truths)

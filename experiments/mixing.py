@@ -26,6 +26,7 @@ eight chains and about a day of one core. An interrupted run goes on with the sa
 takes one picture and some minutes, and its chains are too short to meet.
 """
 
+import math
 import time
 from functools import partial
 
@@ -50,11 +51,14 @@ LEAPFROGS = {"hmc": 8, "hmc, 16 leapfrogs": 16, "hmc, 32 leapfrogs": 32, "geodes
 SAMPLERS = *LEAPFROGS, "pcn"
 PROJECTIONS = 20
 ACCEPTED = 0.25  # of the proposals of pcn
+TUNED, ROUND = 30, 10  # times that its step is changed, and transitions for each
 LARGEST_RHAT = 1.05
 CHUNK = 320  # evaluations of a chain at a time
 
 
 def main(folder):
+    if FLAGS.restarts < 2:
+        raise ValueError(f"--restarts={FLAGS.restarts}: R-hat takes at least 2")
     generator = pulse_jax.load(FLAGS.generator, style_spread=FLAGS.style_spread)
     linear = linear_decoder(8, 256)
     decoders = {"linear decoder": (*linear, 2), "generator": (*generator, FLAGS.factor)}
@@ -92,7 +96,7 @@ def sample(name, number, generator, params, operator, earlier):
         ends = [earlier["hmc"][f"end {i:03d}"] for i in range(len(jax.tree.leaves(starts)))]
         starts = jax.tree.unflatten(jax.tree.structure(starts), ends)
         state, sampler = tune_pcn(keys[3], density, inputs, starts)
-        warm = earlier["hmc"]["warm-up"]
+        warm = earlier["hmc"]["warm-up"] + TUNED * ROUND
     else:
         state, sampler = chains.warm_up(
             keys[3], density, *inputs, starts, transitions=FLAGS.steps, leapfrogs=leapfrogs
@@ -107,7 +111,8 @@ def sample(name, number, generator, params, operator, earlier):
         state, positions, info = jax.block_until_ready(draw(key, sampler, *inputs, state))
         seconds += time.perf_counter() - began
         kept = jax.tree.map(lambda x: x[:, thinning - 1 :: thinning], positions)
-        projections, *of_images = look(density, params, kept)
+        # Waited for, so that the next draws' time isn't that of these images too.
+        projections, *of_images = jax.device_get(look(density, params, kept))
         found.append(projections)
         moments.append(of_images)
         rates.append(info.acceptance_rate.mean())
@@ -115,7 +120,7 @@ def sample(name, number, generator, params, operator, earlier):
     return {
         "projections": np.concatenate(found, axis=1),
         "mean": mean.astype(np.float32),
-        "std": np.sqrt(square - mean**2).astype(np.float32),
+        "std": np.sqrt(np.maximum(square - mean**2, 0)).astype(np.float32),  # against rounding
         "acceptance": np.mean(rates),
         "warm-up": np.array(warm),
         "seconds": np.array(seconds),
@@ -149,12 +154,12 @@ def tune_pcn(key, density, inputs, positions):
     beta = 0.05
     sampler = samplers.pcn(density.loglikelihood, beta)
     state = jax.jit(jax.vmap(sampler.init, (None, None, 0)))(*inputs, positions)
-    for i in range(30):
+    for i in range(TUNED):
         sampler = samplers.pcn(density.loglikelihood, beta)
         now = jax.random.fold_in(key, i)
-        state, _, info = chains.draw(now, sampler, *inputs, state, 10)
+        state, _, info = chains.draw(now, sampler, *inputs, state, ROUND)
         gain = (float(info.acceptance_rate.mean()) - ACCEPTED) * 4 / (i + 2) ** 0.5
-        beta = min(1.0, beta * np.exp(gain))
+        beta = min(1.0, beta * math.exp(gain))
     return state, samplers.pcn(density.loglikelihood, beta)
 
 

@@ -19,3 +19,8 @@ def test_right_samples_pass_and_wrong_ones_do_not(tmp_path):
     others = [p for name, p in p_values.items() if not name.endswith("hmc")]
     assert len(others) == 4 and max(others) < 0.01
     assert np.ptp(images.load_image(tmp_path / "first" / "calibration.png")) > 0.5
+
+
+def test_too_little_is_told_before_the_work(tmp_path):
+    result = run_experiment("calibration", "--inputs=1", cwd=tmp_path)
+    assert result.stderr == "calibration: --inputs=1: TARP takes at least 2\n"

@@ -27,3 +27,8 @@ def test_both_kinds_of_truths_are_judged_and_a_second_run_computes_nothing(tmp_p
         assert cell["draws"].shape == (12, 192) and cell["read of draws"].shape == (12, 0)
     assert np.ptp(images.load_image(tmp_path / "out" / "coverage.png")) > 0.5
     assert not (tmp_path / "out" / "reliability.csv").exists()  # it has no reader
+
+
+def test_too_little_is_told_before_the_work(tmp_path):
+    result = run_experiment("coverage", "--inputs=1", cwd=tmp_path)
+    assert result.stderr == "coverage: --inputs=1: TARP takes at least 2\n"

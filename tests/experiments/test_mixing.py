@@ -25,3 +25,8 @@ def test_gradients_help_chains_to_meet(tmp_path):
     priors = read_table(tmp_path / "out" / "priors.csv")
     assert [row["decoder"] for row in priors] == ["linear decoder", "generator"]
     assert float(priors[0]["ratio of deviations"]) == pytest.approx(1, abs=0.15)
+
+
+def test_too_little_is_told_before_the_work(tmp_path):
+    result = run_experiment("mixing", "--restarts=1", cwd=tmp_path)
+    assert result.stderr == "mixing: --restarts=1: R-hat takes at least 2\n"
