@@ -151,7 +151,7 @@ def test_a_reader_is_added_and_comes_back(copied):
 
 
 def test_the_bundled_readers_are_of_drawn_faces():
-    for name in ("faces64", "faces128"):
+    for name in ("decoder64", "faces64", "faces128"):
         reader, params = checkpoint.load_reader(name)
         assert reader == common.reader.network()
         read = reader.apply({"params": params}, np.full((1, 64, 64, 3), 0.5, np.float32))
