@@ -10,7 +10,7 @@ discriminator. Each input is measured by the difference of its results.
 
 The sphere is there for realism. Without any hold on the norm (`none`), as many restarts meet l2,
 but latents drift off. A prior instead of the sphere nearly keeps realism, but the Gaussian's meets
-l2 less often. --preset=full downscales by 4, since at 8 the bundled generator nearly always meets
+l2 less often. --preset=full downscales by 4, since at 8 faces64 nearly always meets
 1e-3.
 
 Intervals hold with 95%. Means are over inputs (Student). For the share that met an l2, an input

@@ -108,7 +108,7 @@ MODES = ("steps", "scaling", "slots", "recipes", "command", "start")
 flags.DEFINE_enum("mode", "steps", MODES, "This is measured.")
 flags.DEFINE_list(
     "generators",
-    "faces64",
+    "faces64",  # whose figures docs/costs.md has
     "These bundled generators, or folders that hold one, are measured. In steps, command and "
     "start, stylegan256 and the like are StyleGAN 1 with the official channels and random weights.",
 )

@@ -14,7 +14,7 @@ above the Nyquist frequency of the input, over that of the true face, in the who
 pixels that the facial hair covers; and the score of the generator's discriminator, if it tells
 faces from samples that are far off. Intervals hold the mean over faces with 95%.
 
-With the bundled generator, the network's pictures have half the energy of true faces, and PULSE's a
+With faces64, the network's pictures have half the energy of true faces, and PULSE's a
 little more than true faces. PULSE is more natural by NIQE and 4 dB further from the truth. The mean
 of four restarts isn't blurred either, and better than one by NIQE, since they are much alike.
 

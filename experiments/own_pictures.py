@@ -1,11 +1,11 @@
 """What does a search come to for pictures of the generator's own? The command compares with it.
 
-    python experiments/own_pictures.py --generator=faces64 --sides=8,16
+    python experiments/own_pictures.py --sides=8,16
 
 Pictures are drawn from the generator and downscaled, and upsampled with the command's defaults. The
 l2 of their restarts and the discriminator's score of their images go into
-checkpoints/faces64/own_pictures.json. If those of another picture are far off, the command says
-that it is unlike what the generator knows. For faces64, a side takes some minutes on one core.
+checkpoints/decoder64/own_pictures.json. If those of another picture are far off, the command says
+that it is unlike what the generator knows. For decoder64, a side takes some minutes on one core.
 """
 
 import json
@@ -24,7 +24,9 @@ from pulse_jax.upsampling import familiarity
 from pulse_jax.upsampling.parts import make_generator
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("generator", "faces64", "This generator's own pictures are measured.")
+flags.DEFINE_string(
+    "generator", pulse_jax.Settings.generator, "This generator's own pictures are measured."
+)
 flags.DEFINE_list("sides", ["8"], "They are downscaled to each of these sides.")
 flags.DEFINE_integer("pictures", 12, "So many are drawn.", lower_bound=2)
 flags.DEFINE_integer("seed", 0, "They depend on this number.", lower_bound=0)

@@ -15,7 +15,7 @@ obey no input, and realism for the true faces.
 
 The fewer pixels an input has, the less a result has to obey, and the more it may differ. Intervals
 hold means over inputs with 95%. For the share within eps, an input counts as one trial (Wilson).
-With the bundled generator, diversity grows steadily, from a third of the samples' to all of it. The
+With faces64, diversity grows steadily, from a third of the samples' to all of it. The
 score falls a little, towards that of samples. The 16×16 inputs hold details that the generator
 reaches in only half of the restarts.
 

@@ -1,10 +1,10 @@
 """Make README's first picture, and search.png of the model cards.
 
-    python experiments/search_picture.py --generator=faces64
+    python experiments/search_picture.py
 
 The command upsamples the generator's examples with seed 0. The picture has a row for each, with the
 input, its bicubic enlargement, and eight results, all enlarged twice. It takes as long as the
-command, 35 seconds on two cores.
+command, half a minute on two cores.
 """
 
 import tempfile
@@ -18,7 +18,9 @@ from pulse_jax import images
 from pulse_jax.files import expanded
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("generator", "faces64", "The examples of this generator are upsampled.")
+flags.DEFINE_string(
+    "generator", pulse_jax.Settings.generator, "The examples of this generator are upsampled."
+)
 flags.DEFINE_float("style_spread", None, "The search has this setting of the command.", 0, 1)
 flags.DEFINE_string("output", "runs/search.png", "The picture is written into this file.")
 GAP = ((0, 2), (0, 0), (0, 0))

@@ -1,6 +1,6 @@
 """Upsample small pictures: for each, several high-resolution ones that downscale to it.
 
-    pulse_jax                                    # the examples of the bundled generator
+    pulse_jax                                    # the examples of the default generator
     pulse_jax photo.png more/ --output_dir=large --restarts=16
 
 The flags of PULSE's run.py work under their own names.

@@ -53,14 +53,14 @@ def prose(page):
 def run_python(page, quick=True):
     """One block after another, in one namespace, with few steps; returns the namespace.
 
-    If `quick`, with a linear generator in place of faces64, which takes long to compile.
+    If `quick`, with a linear generator in place of decoder64, which takes long to compile.
     """
     names = {}
     for code in blocks(page, "python"):
         code = code.replace("steps=100", "steps=2").replace("restarts=4", "restarts=2, steps=2")
         code = code.replace("transitions=100", "transitions=2").replace("draws=200", "draws=4")
         if quick:
-            code = code.replace('load("faces64")', f'load("{LINEAR}")')
+            code = code.replace('load("decoder64")', f'load("{LINEAR}")')
             code = code.replace("Settings(", f'Settings(generator="{LINEAR}", ')
         exec(code, names)
     return names
@@ -69,7 +69,7 @@ def run_python(page, quick=True):
 @pytest.fixture
 def small(quick, tmp_path, monkeypatch):
     """A current folder with small.png, an eighth of the generator's side."""
-    with Image.open(checkpoint.find("faces64") / "examples" / "face_01.png") as picture:
+    with Image.open(checkpoint.find("decoder64") / "examples" / "face_01.png") as picture:
         picture.resize((4, 4) if quick else (8, 8)).save(tmp_path / "small.png")
     monkeypatch.chdir(tmp_path)
 
@@ -105,7 +105,7 @@ def test_the_readme_is_short():
 
 
 @pytest.mark.parametrize(
-    "quick", [pytest.param(False, marks=pytest.mark.slow, id="faces64"), pytest.param(True, id="")]
+    "quick", [pytest.param(False, marks=pytest.mark.slow, id="whole"), pytest.param(True, id="")]
 )
 def test_the_readmes_python_runs(small, capsys, quick):
     names = run_python(README, quick)
@@ -114,7 +114,7 @@ def test_the_readmes_python_runs(small, capsys, quick):
 
 
 @pytest.mark.parametrize(
-    "quick", [pytest.param(False, marks=pytest.mark.slow, id="faces64"), pytest.param(True, id="")]
+    "quick", [pytest.param(False, marks=pytest.mark.slow, id="whole"), pytest.param(True, id="")]
 )
 def test_the_librarys_python_runs(small, quick):
     names = run_python(DOCS / "library.md", quick)

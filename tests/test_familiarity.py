@@ -45,7 +45,7 @@ def picture_with(l2s, score=-3.0, side=4, status="converged"):
 def test_a_picture_is_compared_with_the_generators_own(picture, settings, told):
     found = familiarity.difference(picture, Settings(**settings), OWN)
     assert told in found and bool(told) == bool(found)
-    assert not found or found.startswith("unlike what faces64 knows: ")
+    assert not found or found.startswith(f"unlike what {Settings.generator} knows: ")
 
 
 def test_only_figures_of_such_searches_are_compared_with():

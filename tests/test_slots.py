@@ -194,7 +194,7 @@ def test_as_many_restarts_converge_with_any_number_of_slots():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["faces64", "tissue64"])
+@pytest.mark.parametrize("name", ["decoder64", "tissue64"])
 def test_a_bundled_generator(run, name):
     def search(slots):
         flags = ["--recipe=fast", "--steps=100", "--restarts=2", f"--batch_size={slots}"]

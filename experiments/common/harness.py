@@ -51,7 +51,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string(
     "generator",
-    "faces64",
+    "faces64",  # whose figures docs/results.md has; the command's default is another
     "This generator is searched: a bundled or published one's name, or a path.",
 )
 flags.DEFINE_string(

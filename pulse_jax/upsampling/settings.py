@@ -132,7 +132,7 @@ class Settings:
     """
 
     generator: str = _setting(
-        "faces64",
+        "decoder64",
         MOST,
         "This generator makes the images: a bundled or published one's name, a folder or file that "
         "holds one, or module:callable of your own.",

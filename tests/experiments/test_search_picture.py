@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from experiment_helpers import run_experiment
 
+import pulse_jax
 from pulse_jax.generators import checkpoint
 from pulse_jax.images import load_image
 
@@ -13,6 +14,6 @@ def test_the_picture_is_that_of_the_card(tmp_path):
     result = run_experiment("search_picture", "--output=shown.png", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     made = load_image(tmp_path / "shown.png")
-    shown = load_image(checkpoint.find("faces64") / "search.png")
+    shown = load_image(checkpoint.find(pulse_jax.Settings.generator) / "search.png")
     # Each processor rounds otherwise, and searches part from each other.
     assert made.shape == shown.shape and np.median(np.abs(made - shown)) < 2 / 255
