@@ -351,6 +351,24 @@ def nearest_crops(batch, area):
     return {"distance": np.array(distances), "crop": np.stack(crops)}
 
 
+def nearest_pictures(batch, pictures):
+    """As `nearest_crops`, among whole pictures (M, R, R, 3) in place of an area's crops."""
+    flat = pictures.reshape(len(pictures), -1).astype(np.float32)
+    energies = (flat**2).sum(1)
+    best = np.full(len(batch), np.inf, np.float32)
+    crops = np.empty_like(batch)
+    for mirrored in (False, True):
+        for turns in range(4):
+            turned = np.rot90(batch[:, :, ::-1] if mirrored else batch, turns, (1, 2))
+            squares = energies - 2 * turned.reshape(len(batch), -1) @ flat.T
+            nearer = np.flatnonzero(squares.min(1) < best)
+            best[nearer] = squares.min(1)[nearer]
+            back = np.rot90(pictures[squares.argmin(1)[nearer]], -turns, (1, 2))
+            crops[nearer] = back[:, :, ::-1] if mirrored else back
+    errors = np.sqrt(np.mean((batch - crops) ** 2, (1, 2, 3)))
+    return {"distance": errors / batch.std((1, 2, 3)), "crop": crops}
+
+
 def _windowed(area, image):
     """The inner product of an image with the crop at each place, over all channels."""
     return fftconvolve(area, image[::-1, ::-1, ::-1], mode="valid")[..., 0]

@@ -22,4 +22,4 @@ json.dump(memorisation.summarise(samples, crops), open("lines.json", "w"))
 
 def test_a_missing_photograph_is_told(tmp_path):
     result = run_experiment("memorisation", "--generator=tissue64", "--workdir=w", cwd=tmp_path)
-    assert result.returncode == 1 and "memorisation: --data is missing" in result.stderr
+    assert result.returncode == 1 and "memorisation: --data or --data_dir says" in result.stderr

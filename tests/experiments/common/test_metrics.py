@@ -17,6 +17,7 @@ from common.metrics import (
     mean_interval,
     mean_share,
     nearest_crops,
+    nearest_pictures,
     niqe,
     niqe_model,
     paired,
@@ -284,3 +285,14 @@ def test_distances_are_those_of_a_plain_search():
     expected = min(np.sqrt(np.mean((image[0] - crop) ** 2)) for crop in crops) / image.std()
     found = nearest_crops(image, area)
     np.testing.assert_allclose(found["distance"], [expected], rtol=1e-9)
+
+
+def test_of_pictures_the_nearest_is_that_of_an_area_as_small():
+    rng = np.random.default_rng(2)
+    pictures, batch = rng.uniform(size=(2, 5, 8, 8, 3)).astype(np.float32)
+    found = nearest_pictures(batch, pictures)
+    each = [nearest_crops(batch, picture) for picture in pictures]
+    nearest = np.argmin([other["distance"] for other in each], 0)
+    for i, k in enumerate(nearest):
+        np.testing.assert_allclose(found["distance"][i], each[k]["distance"][i], rtol=1e-5)
+        np.testing.assert_array_equal(found["crop"][i], np.float32(each[k]["crop"][i]))
