@@ -18,14 +18,12 @@ from typing import Any
 import jax
 from absl import app, flags
 
-import pulse_jax
 from pulse_jax.console import (
     check_devices,
-    described,
     logged_to_streams,
     make_output_safe,
-    misread,
     noted_signals,
+    parsed,
     used_cache,
 )
 from pulse_jax.files import expanded, one_line
@@ -100,7 +98,6 @@ def define(field: dataclasses.Field[Any]) -> None:
     kinds[kind](name, default, told)
 
 
-FLAGS.set_gnu_getopt()  # flags may also come after pictures
 for _field in dataclasses.fields(Settings):
     define(_field)
 for _alias, _name in ALIASES.items():
@@ -116,34 +113,25 @@ def main() -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """absl's parser, with errors in one line."""
-    if {"-h", "-help", "--help"} & set(argv):
-        groups = GROUPS | {f.name: f.metadata["group"] for f in dataclasses.fields(Settings)}
-        print(__doc__, described((*HEADINGS, PROCESSES), groups, FLAGS), sep="\n")
-        sys.exit(0)
-    if "--version" in argv:
-        print("pulse_jax", pulse_jax.__version__)
-        sys.exit(0)
-    try:
-        rest = FLAGS(argv)
-    except flags.Error as error:
-        sys.exit(f"pulse_jax: {misread(error, FLAGS)}")
+    """The words that are no flags. An error ends the command with one line."""
+    groups = GROUPS | {f.name: f.metadata["group"] for f in dataclasses.fields(Settings)}
+    words = parsed("pulse_jax", __doc__, FLAGS, argv, (*HEADINGS, PROCESSES), groups)
     for name in "input_dir", "output_dir", "cache_dir":
         if FLAGS[name].value == "":  # as where a shell's variable isn't set
             sys.exit(f"pulse_jax: --{name}=: must not be empty")
-    for word in rest[1:]:
+    for word in words:
         if not os.path.exists(expanded(word)):
             sys.exit(f"pulse_jax: {word!r} is no flag, and there is no such file or folder")
     usual = Settings().as_json()
     for name, value in RECIPES[FLAGS.recipe].as_json().items():
         if value != usual[name]:
             FLAGS.set_default(name, value)
-    return rest
+    return words
 
 
 def run(words: list[str]) -> None:
-    """Upsample as the flags say the pictures that are named, after the program's own name."""
-    named = [*filter(None, [FLAGS.input_dir]), *words[1:]]
+    """Upsample the pictures that are named, as the flags say."""
+    named = [*filter(None, [FLAGS.input_dir]), *words]
     with contextlib.ExitStack() as at_end:
         at_end.enter_context(logged_to_streams("pulse_jax: ", dashed))
         try:

@@ -9,7 +9,7 @@ import signal
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -72,11 +72,20 @@ def described(headings: Iterable[str], groups: Mapping[str, str], flags: Any) ->
     return "\n".join(lines)
 
 
-def parsed(script: str, told: str, flags: Any, argv: list[str], *, more: str = "") -> list[str]:
+def parsed(
+    script: str,
+    told: str,
+    flags: Any,
+    argv: list[str],
+    headings: Sequence[str] = ("Flags",),
+    groups: Mapping[str, str] | None = None,
+    *,
+    more: str = "",
+) -> list[str]:
     """The words of a command line that are no flags; `flags`, absl's, get their values.
 
-    --help shows what is `told` of the script, its flags and `more`; it and --version end the
-    process. So does an error, with one line.
+    --help shows what is `told` of the script, its flags as in `described`, and `more`; it and
+    --version end the process. So does an error, with one line.
     """
     from absl.flags import Error
 
@@ -84,7 +93,8 @@ def parsed(script: str, told: str, flags: Any, argv: list[str], *, more: str = "
 
     flags.set_gnu_getopt()  # flags may follow other words
     if {"-h", "-help", "--help"} & set(argv):
-        print(told, described(["Flags"], dict.fromkeys(flags, "Flags"), flags), sep="\n")
+        groups = groups or dict.fromkeys(flags, headings[0])
+        print(told, described(headings, groups, flags), sep="\n")
         print(more, end="")
         sys.exit(0)
     if "--version" in argv:
