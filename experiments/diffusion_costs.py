@@ -45,7 +45,12 @@ from jax.sharding import PartitionSpec as P
 
 import pulse_jax
 from pulse_jax.driver import advance
-from pulse_jax.generators.diffusion import DiffusionModel, diffusion_generator, solvers
+from pulse_jax.generators.diffusion import (
+    DiffusionModel,
+    diffusion_generator,
+    schedules,
+    solvers,
+)
 from pulse_jax.generators.diffusion.autoencoders import DepthToSpace, VQModel
 from pulse_jax.generators.diffusion.edm import EDMPrecond
 from pulse_jax.generators.diffusion.unet import UNet2DModel
@@ -103,7 +108,7 @@ def ddpm(side):
     """As google/ddpm-celebahq-256 is, or at 64² with four levels."""
     w = FLAGS.width // (1 if side == 64 else 2)
     widths = (w, w, 2 * w, 4 * w) if side == 64 else (w, w, 2 * w, 2 * w, 4 * w, 4 * w)
-    return DiffusionModel(UNet2DModel(**ddpm_config(side, widths)), solvers.NoiseSchedule())
+    return DiffusionModel(UNet2DModel(**ddpm_config(side, widths)), schedules.NoiseSchedule())
 
 
 def ddpm_config(side, widths):
@@ -141,7 +146,7 @@ def consistency(side):
         upsample_type="resnet",
         resnet_time_scale_shift="scale_shift",
     )
-    return DiffusionModel(network, solvers.ConsistencySchedule())
+    return DiffusionModel(network, schedules.ConsistencySchedule())
 
 
 def flow(side):
@@ -158,13 +163,13 @@ def flow(side):
         norm_num_groups=8,
         attention_head_dim=32,
     )
-    return DiffusionModel(network, solvers.FlowSchedule(), DepthToSpace(2))
+    return DiffusionModel(network, schedules.FlowSchedule(), DepthToSpace(2))
 
 
 def edm(side):
     """DDPM++, as EDM's for FFHQ at 64."""
     network = EDMPrecond(side, 3, "SongUNet", FLAGS.width, (1, 2, 2, 2), FLAGS.layers, (16,))
-    return DiffusionModel(network, solvers.EDMSchedule())
+    return DiffusionModel(network, schedules.EDMSchedule())
 
 
 def latent(side):
@@ -183,7 +188,7 @@ def latent(side):
         up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=FLAGS.layers,
     )
-    return DiffusionModel(network, solvers.NoiseSchedule(clip_sample=False), decoder)
+    return DiffusionModel(network, schedules.NoiseSchedule(clip_sample=False), decoder)
 
 
 # A family's network, and the solvers that are measured. "linear" is BIRD's.

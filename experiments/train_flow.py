@@ -34,7 +34,7 @@ from pulse_jax import images
 from pulse_jax.files import expanded
 from pulse_jax.generators.diffusion import DiffusionModel, diffusion_generator
 from pulse_jax.generators.diffusion.autoencoders import DepthToSpace
-from pulse_jax.generators.diffusion.solvers import FlowSchedule
+from pulse_jax.generators.diffusion.schedules import FlowSchedule
 from pulse_jax.generators.diffusion.unet import UNet2DModel
 
 FLAGS = flags.FLAGS

@@ -30,7 +30,7 @@ from pulse_jax.generators.diffusion.autoencoders import (
     VQModel,
 )
 from pulse_jax.generators.diffusion.edm import EDMPrecond
-from pulse_jax.generators.diffusion.solvers import (
+from pulse_jax.generators.diffusion.schedules import (
     ConsistencySchedule,
     EDMSchedule,
     FlowSchedule,

@@ -13,7 +13,7 @@ from helpers import DATA
 
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.diffusion.autoencoders import AutoencoderTiny
-from pulse_jax.generators.diffusion.solvers import FlowSchedule, NoiseSchedule, ScoreSchedule
+from pulse_jax.generators.diffusion.schedules import FlowSchedule, NoiseSchedule, ScoreSchedule
 from pulse_jax.generators.official import diffusers
 
 MODERN = DATA / "modern"

@@ -18,7 +18,8 @@ from pulse_jax.generators import checkpoint
 from pulse_jax.generators.diffusion import diffusion_generator
 from pulse_jax.generators.diffusion.autoencoders import DepthToSpace
 from pulse_jax.generators.diffusion.blocks import angles_of_time, frequencies
-from pulse_jax.generators.diffusion.solvers import NoiseSchedule, parse
+from pulse_jax.generators.diffusion.schedules import NoiseSchedule
+from pulse_jax.generators.diffusion.solvers import parse
 from pulse_jax.generators.official.diffusers import DECODERS, _read_module, from_diffusers
 
 MODERN = DATA / "modern"
@@ -350,7 +351,7 @@ def test_a_linear_jacobian_leaves_the_network_out():
         ({"solver": "flow:4"}, "solver=flow:4 doesn't go with the model, but ddim:10 does"),
         ({"solver": "ddmi:4"}, "no solver 'ddmi'; did you mean ddim?"),
         ({"solver": "ddim"}, "solvers are written as ddim:STEPS[:SPACING], "),
-        ({"solver": "ddim:0"}, "there is at least one step, not 0"),
+        ({"solver": "ddim:0"}, "there are from 1 to 100000 steps, not 0"),
         ({"solver": "ddim:two"}, "steps of ddim is no number: 'two'"),
         ({"solver": "ddim:4:log"}, "the spacing 'log' is none of trailing, leading, linspace"),
         ({"solver": "ddim:1001"}, "there are 1000 times in all, fewer than 1001 steps"),

@@ -16,7 +16,7 @@ import pulse_jax
 from pulse_jax import SCHEMES, build, operators
 from pulse_jax.generators.diffusion import DiffusionModel, diffusion_generator
 from pulse_jax.generators.diffusion.autoencoders import AutoencoderTiny
-from pulse_jax.generators.diffusion.solvers import FlowSchedule
+from pulse_jax.generators.diffusion.schedules import FlowSchedule
 from pulse_jax.generators.diffusion.unet import UNet2DModel
 
 DDPM, FLOW = DATA / "modern" / "ddpm_pipeline", DATA / "modern" / "flow"

@@ -11,7 +11,7 @@ from command_helpers import read_rows, write_picture
 from helpers import DATA, golden, relative_error
 
 from pulse_jax.generators import checkpoint, official
-from pulse_jax.generators.diffusion import solvers
+from pulse_jax.generators.diffusion import schedules, solvers
 from pulse_jax.generators.diffusion.blocks import Attention, Resnet, fir_down, mean_of_4
 from pulse_jax.generators.diffusion.edm import EDMPrecond
 from pulse_jax.generators.layers import upsample
@@ -141,12 +141,12 @@ def test_solvers_in_float32(text):
 def test_levels_are_those_of_edm():
     for steps in (2, 4, 9):
         levels = golden("modern/edm/edm_ddpmpp")[f"heun{steps}_t"]
-        np.testing.assert_allclose(solvers.EDMSchedule().sigmas(steps), levels[:-1], rtol=1e-12)
+        np.testing.assert_allclose(schedules.EDMSchedule().sigmas(steps), levels[:-1], rtol=1e-12)
 
 
 def test_a_score_of_images_from_0_to_1_is_a_denoiser_of_others():
     """Of N(0.5, 0.25), where the others are N(0, 1)."""
-    schedule = solvers.ScoreSchedule(0.01, 50.0)
+    schedule = schedules.ScoreSchedule(0.01, 50.0)
     denoise = schedule.denoiser(lambda x, sigma: (0.5 - x) / (0.25 + sigma**2))
     x = jnp.linspace(-2, 2, 12).reshape(1, 2, 2, 3)
     for sigma in (0.1, 1.0, 50.0):
@@ -154,13 +154,13 @@ def test_a_score_of_images_from_0_to_1_is_a_denoiser_of_others():
         np.testing.assert_allclose(found, x / (1 + sigma**2), atol=1e-5)
     np.testing.assert_allclose(schedule.sigmas(3)[[0, -1]], [100, 0.02], rtol=1e-12)
     with pytest.raises(ValueError, match=r"sigma is from 2\.0 to 1\.0"):
-        solvers.ScoreSchedule(2.0, 1.0)
+        schedules.ScoreSchedule(2.0, 1.0)
 
 
 def test_a_denoiser_of_gaussian_data_is_solved_exactly():
     """Of N(0, 1), D(x, σ) = x / (1 + σ²). So x / √(1 + σ²) is constant along the flow."""
     z = jnp.linspace(-2, 2, 12, dtype=np.float32).reshape(1, 2, 2, 3)
-    schedule = solvers.EDMSchedule()
+    schedule = schedules.EDMSchedule()
 
     def denoise(x, sigma):
         return x / (1 + sigma**2)
@@ -182,7 +182,7 @@ def test_a_denoiser_of_gaussian_data_is_solved_exactly():
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("heun:0", "at least one step, not 0"),
+        ("heun:0", "from 1 to 100000 steps, not 0"),
         ("heun:two", "steps of heun is no number: 'two'"),
         ("one_step:0", "must be above 0 and finite, not 0.0"),
         ("one_step:nan", "must be above 0 and finite, not nan"),

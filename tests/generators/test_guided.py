@@ -11,7 +11,7 @@ import pytest
 from helpers import DATA, golden, relative_error
 
 from pulse_jax.generators import checkpoint, official
-from pulse_jax.generators.diffusion import solvers
+from pulse_jax.generators.diffusion import schedules, solvers
 from pulse_jax.generators.official import read, read_network
 
 GUIDED = DATA / "modern" / "guided"
@@ -121,7 +121,7 @@ def test_images_and_their_gradients(name, prefix, dtype, bound):
 
 
 def test_rescaled_times():
-    schedule = solvers.GuidedSchedule(num_train_timesteps=500, rescale_timesteps=True)
+    schedule = schedules.GuidedSchedule(num_train_timesteps=500, rescale_timesteps=True)
     seen = []
 
     def network(x, t):

@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
 from pulse_jax.generators.diffusion import solvers
-from pulse_jax.generators.diffusion.solvers import Schedule
+from pulse_jax.generators.diffusion.schedules import Schedule
 from pulse_jax.images import CHANNELS
 from pulse_jax.types import Frozen, Generator, Latents, Params
 

@@ -21,7 +21,7 @@ from flax import linen as nn
 from pulse_jax.files import json_object, one_line
 from pulse_jax.generators.diffusion import DiffusionModel
 from pulse_jax.generators.diffusion.autoencoders import AutoencoderKL, AutoencoderTiny, VQModel
-from pulse_jax.generators.diffusion.solvers import (
+from pulse_jax.generators.diffusion.schedules import (
     ConsistencySchedule,
     FlowSchedule,
     NoiseSchedule,

@@ -11,7 +11,7 @@ import numpy as np
 
 from pulse_jax.generators.diffusion import DiffusionModel
 from pulse_jax.generators.diffusion.edm import FILTERS, EDMPrecond
-from pulse_jax.generators.diffusion.solvers import EDMSchedule
+from pulse_jax.generators.diffusion.schedules import EDMSchedule
 from pulse_jax.generators.official.diffusers import fields, named_params
 from pulse_jax.generators.official.parameters import (
     Entries,

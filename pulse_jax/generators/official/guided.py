@@ -11,7 +11,7 @@ import numpy as np
 
 from pulse_jax.files import json_object
 from pulse_jax.generators.diffusion import DiffusionModel
-from pulse_jax.generators.diffusion.solvers import GuidedSchedule
+from pulse_jax.generators.diffusion.schedules import GuidedSchedule
 from pulse_jax.generators.diffusion.unet import UNet2DModel
 from pulse_jax.generators.official.diffusers import named_params
 from pulse_jax.generators.official.parameters import expect, plain
