@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+MEASURED = 1.0  # seconds of steps, at least, that tell how long others take
+
 
 class Underway(NamedTuple):
     """What a restart in the last chunk of steps, or a chain, has come to so far."""
@@ -45,7 +47,8 @@ class Course:
         # The first to end are the quickest, so one waits for as many as began with them.
         self.enough = max(1, min(slots, restarts // 2)) if stops else 0
         self.made = self.ended = 0
-        self.compiled: tuple[float, int] | None = None  # (time, steps made) when all has run once
+        self.since: tuple[float, int] | None = None  # (time, steps made) when all has run once
+        self.refills = False  # whether the first have ended in the last chunk
         self.progress = Progress(restarts, 0, 0, most, None)
 
     def note(self, made: int, ended: int, spared: int) -> None:
@@ -58,10 +61,14 @@ class Course:
         known = self.ended >= self.enough
         if known:
             left = steps_left(self.most, self.restarts - self.ended, self.made, self.ended)
-        if self.compiled is None or self.ended == ended > 0:
-            self.compiled = now, self.made
-        elif known and left and self.made > self.compiled[1]:
-            seconds = left * (now - self.compiled[0]) / (self.made - self.compiled[1])
+        # Programs are compiled in the first chunk, in the one in which the first restarts end, for
+        # their images, and in the next one, for those that take their places.
+        first_end = self.ended == ended > 0
+        if self.since is None or first_end or self.refills:
+            self.since = now, self.made
+        elif known and left and now - self.since[0] >= MEASURED and self.made > self.since[1]:
+            seconds = left * (now - self.since[0]) / (self.made - self.since[1])
+        self.refills = first_end
         self.progress = Progress(self.restarts, self.ended, self.made, left, seconds)
 
 

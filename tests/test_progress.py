@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from pulse_jax.console import logged_to_streams
-from pulse_jax.progress import Course, steps_left
+from pulse_jax.progress import Course, Progress, steps_left
 from pulse_jax.upsampling import bar
 from pulse_jax.upsampling.bar import COMPILED, FOUND, LOWERED, Bar, compilation_told
 
@@ -86,15 +86,34 @@ def watched(monkeypatch, stops):
 
 def test_the_time_left(monkeypatch, capsys):
     shown = list(watched(monkeypatch, stops=True))
-    # Three have ended in 80 steps: 5 × 80 / 3 steps are left. Since the first, 40 took 2 seconds.
-    assert shown[1:3] == [
+    # Five have ended in 130 steps: 3 × 130 / 5 steps are left. The last 50 took 2 seconds, and what
+    # came before was compiled on the way: steps, the first images, and the first that took over.
+    assert shown[1:4] == [
         (None, 40, 40 + 670),
-        ("about 7 s to go", 80, pytest.approx(80 + 133.3, 1e-3)),
+        (None, 80, pytest.approx(80 + 133.3, 1e-3)),
+        ("about 3 s to go", 130, 130 + 78),
     ]
-    assert capsys.readouterr().out == "about 7 s to go, 1.0 GB in use\n"
+    assert capsys.readouterr().out == "about 3 s to go, 1.0 GB in use\n"
 
 
 def test_the_time_left_where_all_steps_are_made(monkeypatch, capsys):
-    first, *others = [left for left, *_ in watched(monkeypatch, stops=False)]
-    assert first is None and "about" in others[1]  # the second made the first images
+    *compiling, first, _ = [left for left, *_ in watched(monkeypatch, stops=False)]
+    assert compiling == [None] * 3 and first == "about 3 s to go"
     assert capsys.readouterr().out.count(" to go") == 1
+
+
+def test_no_time_is_told_of_what_has_hardly_been_measured(monkeypatch):
+    clock = iter([100.0, 100.1, 100.9, 101.1])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    course, told = Course(8, 800, False, slots=8), []
+    for _ in range(4):
+        course.note(40, 0, 0)
+        told.append(course.progress.seconds)
+    assert told == [None, None, None, pytest.approx(640 * 1.1 / 120)]
+
+
+def test_the_bar_is_full_when_all_restarts_have_ended_and_no_sooner():
+    with Bar() as shown:
+        for ended, made, percentage in ((31, 1998, " 99%|"), (32, 2000, "100%|")):
+            shown(Progress(32, ended, made, 2000 - made, None))
+            assert str(shown.bar).startswith(percentage)

@@ -46,6 +46,8 @@ class Bar:
                 log.info(f"about {duration(progress.seconds)} to go{in_use}")
             self.told = True
         self.bar.total, self.bar.n = progress.made + progress.left, progress.made
+        if progress.ended < progress.restarts:  # or 99.5% would be written as 100%
+            self.bar.n = min(self.bar.n, 0.99 * self.bar.total)
         done = f"{progress.ended} of {counted(progress.restarts, 'restart')}"
         self.bar.set_description_str(progress.told or done, refresh=False)
         self.bar.update(0)
