@@ -114,7 +114,10 @@ def load_image(
                 image = _read(stream, Path(path).suffix.lower(), value_range, channels, notes)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         most = f"{(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.3g} megapixels"
-        raise ImageError(f"{path}: can't be read: it has more than {most}") from error
+        raise ImageError(
+            f"{path}: can't be read: it has more than {most}, Pillow's limit against files that "
+            "fill the memory: reduce or cut it first, or raise PIL.Image.MAX_IMAGE_PIXELS in Python"
+        ) from error
     except Exception as error:  # on a damaged file, decoders raise whatever they stumble over
         raise ImageError(f"{path}: can't be read: {one_line(error)}") from error
     if notes:

@@ -19,7 +19,7 @@ from jaxtyping import Float32
 from pulse_jax.align import put_back
 from pulse_jax.align.ffhq import Quad
 from pulse_jax.console import ended_in_one_line, make_output_safe, parsed
-from pulse_jax.files import expanded, one_line, read_json
+from pulse_jax.files import counted, expanded, one_line, read_json
 from pulse_jax.images import ValueRange, load_image, save_image
 from pulse_jax.upsampling.pictures import image_path, load_photograph
 from pulse_jax.upsampling.results import CROP, rank, read_table
@@ -31,6 +31,10 @@ def main() -> None:
     with ended_in_one_line("pulse_jax_put_back"):
         whole = photograph_with([expanded(name) for name in named], values.pick, values.outscale)
         save_image(expanded(values.output), whole)
+        height, width, _ = whole.shape
+        results = counted(len(named), "result")
+        told = f"{values.output}: {results} in the photograph, {width}×{height} pixels"
+        print(one_line(told))
 
 
 def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:

@@ -587,7 +587,8 @@ def test_a_heif_picture_is_told_what_to_install(tmp_path, monkeypatch):
 def test_decompression_bombs_are_rejected(tmp_path, monkeypatch, limit):
     Image.fromarray(RGB).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    rejected(tmp_path / "a.png", f"it has more than {limit / 1e6:.3g} megapixels")
+    told = f"it has more than {limit / 1e6:.3g} megapixels, Pillow's limit against files that fill"
+    rejected(tmp_path / "a.png", told, "reduce or cut it first, or raise PIL.Image.MAX_IMAGE_PIXEL")
 
 
 @pytest.mark.parametrize(

@@ -26,18 +26,19 @@ def put_back(
     (bicubic). Its weight is 0 at the square's rim, and 1 from a tenth of the side inwards; it rises
     as 3t² − 2t³ in between. All values are in [0, 1], and what lies outside of the squares keeps
     its own, if `outscale` is 1. A photograph with alpha keeps it under faces without. Raises
-    ValueError for an `outscale` that isn't positive, or that makes more pixels than
+    ValueError for an `outscale` that isn't finite and positive, or that makes more pixels than
     `PIL.Image.MAX_IMAGE_PIXELS`, with which a picture can't be read.
     """
     if not 0 < outscale < np.inf:
-        raise ValueError(f"outscale={outscale}: must be above 0")
+        raise ValueError(f"outscale={outscale}: must be finite and above 0")
     result = np.array(photograph, np.float32)
     scale = np.ones(2)  # of x and y
     if outscale != 1:
         rows, columns, _ = result.shape
         height, width = max(1, round(outscale * rows)), max(1, round(outscale * columns))
         if height * width > (most := Image.MAX_IMAGE_PIXELS or math.inf):
-            raise ValueError(f"outscale={outscale}: makes more than {most} pixels")
+            told = f"makes more than {most / 1e6:.3g} megapixels, which Pillow wouldn't read"
+            raise ValueError(f"outscale={outscale}: {told}")
         result = resample(result, height, width, "bicubic").clip(0, 1)
         scale = np.array([width / columns, height / rows])
     for face, quad in faces:

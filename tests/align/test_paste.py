@@ -64,7 +64,7 @@ def test_with_an_outscale_the_photograph_is_larger(photograph):
     assert result.shape == (210, 270, 3)
     assert np.abs(result[1::3, 1::3] - small).max() < 0.02 < np.abs(small - photograph).max()
     assert put_back(photograph, [(face, quad)], outscale=1.01).shape == (71, 91, 3)
-    with pytest.raises(ValueError, match="outscale=0: must be above 0"):
+    with pytest.raises(ValueError, match="outscale=0: must be finite and above 0"):
         put_back(photograph, [(face, quad)], outscale=0)
 
 
