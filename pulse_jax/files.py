@@ -154,6 +154,19 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def figure(value: float | str) -> str:
+    """A measured number as people read it: whole, or with three digits, as 0.00132 and 0.0000993.
+
+    Below a millionth it is 9.93e-07.
+    """
+    number = float(value)
+    if number.is_integer():
+        return f"{int(number)}"
+    if 1e-6 <= abs(number) < 1e-4:  # of which Python would write 9.93e-05
+        return np.format_float_positional(number, 3, unique=False, fractional=False)
+    return f"{number:#.3g}"
+
+
 def near(name: str, names: Iterable[str]) -> str:
     """A question about those of `names` that are like `name`: "; did you mean …?", or nothing."""
     found = difflib.get_close_matches(name.lower(), list(names), n=5)

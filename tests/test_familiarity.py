@@ -31,14 +31,14 @@ def picture_with(l2s, score=-3.0, side=4, status="converged"):
     ("picture", "settings", "told"),
     [
         (picture_with([1e-3, 8e-4, 9e-4]), {}, ""),
-        (picture_with([1e-3, 2e-3, 3e-3]), {}, "end above an l2 of 0.002, and for 9 pictures"),
+        (picture_with([1e-3, 2e-3, 3e-3]), {}, "end farther from it than an l2 of 0.00200"),
         (picture_with([1e-3, 2e-3, 3e-3]), {"eps": 2e-3}, ""),  # which ends searches earlier
         (picture_with([1e-3, 2e-3, 3e-3]), {"steps": 50}, ""),
         (picture_with([1e-3, 2e-3, 3e-3], side=2), {}, ""),  # of no known size
         (picture_with([1e-3], score=-3.5), {}, ""),
-        (picture_with([1e-3], score=-3.7), {}, "results -3.7, and those of the generator's own"),
+        (picture_with([1e-3], score=-3.7), {}, "for less real: it gives them -3.7"),
         (picture_with([np.nan, np.nan]), {}, ""),  # which is told already
-        (picture_with([1e-3], score=-3.7, status="met"), {"noise": 0.1}, "results -3.7"),
+        (picture_with([1e-3], score=-3.7, status="met"), {"noise": 0.1}, "it gives them -3.7"),
         (picture_with([1e-3], score=-3.7, status="not met"), {"noise": 0.1}, ""),
     ],
 )
@@ -96,7 +96,7 @@ def test_the_command_and_the_page_say_so(tmp_path, monkeypatch, caplog):
         RECIPES["original"], generator="experiment_helpers:linear", steps=1, restarts=2
     )
     results = pulse_jax.upsample(tmp_path / "in", tmp_path / "out", settings)
-    told = "unlike what experiment_helpers:linear knows: the discriminator gives its results -9.0"
+    told = "unlike what experiment_helpers:linear knows: the discriminator takes its results"
     assert told in results.pictures[0].unlike
     assert f"a.png is {told}" in caplog.text
     page = (tmp_path / "out" / "index.html").read_text()

@@ -1,12 +1,14 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pulse_jax import files
 from pulse_jax.files import (
     counted,
     expanded,
+    figure,
     held,
     json_object,
     near,
@@ -68,6 +70,13 @@ def test_a_home_that_is_not_there_stays_as_it_is(monkeypatch):
 
 def test_things_are_counted_in_words():
     assert [counted(n, "picture") for n in (0, 1, 2)] == ["0 pictures", "1 picture", "2 pictures"]
+
+
+def test_figures_have_one_notation():
+    values = [0.0, 7.0, 1.32e-3, 1.2e-4, 9.934e-5, 5e-6, 9.93e-7, 12.345, np.inf]
+    assert [figure(value) for value in values] == [
+        *("0", "7", "0.00132", "0.000120", "0.0000993", "0.00000500", "9.93e-07", "12.3", "inf")
+    ]
 
 
 def test_names_that_are_near():

@@ -12,6 +12,7 @@ from PIL import Image
 
 import pulse_jax
 from pulse_jax import align, images, put_back
+from pulse_jax.files import figure
 from pulse_jax.upsampling.pictures import load_photograph
 from pulse_jax.upsampling.settings import Settings
 
@@ -88,8 +89,8 @@ def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
         sha256 = hashlib.sha256((photographs / "group.png").read_bytes()).hexdigest()
         told = {"photograph": names[0], "SHA-256": sha256, "value_range": None}
         assert place == told | {"quad": quad.tolist()}
-        assert f"photograph, with an l2 of {float(best['l2_put_back']):#.3g}<" in page
-        assert f">{float(best['l2_put_back']):#.3g}</td>" in page
+        assert f"photograph, with an l2 of {figure(best['l2_put_back'])}<" in page
+        assert f">{figure(best['l2_put_back'])}</td>" in page
 
     # The same command sees the same pictures, and has nothing to do.
     before = {path: path.read_bytes() for path in output.rglob("*.*") if path.name != "timings.csv"}
@@ -99,7 +100,10 @@ def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
     assert {path: path.read_bytes() for path in before} == before
 
     # The command puts any of them back, also all faces of one photograph.
+    capsys.readouterr()
     call("out/group_1")
+    told = capsys.readouterr().out
+    assert told == "put_back.png: 1 result in the photograph, 80×60 pixels\n"
     first = (output / "group_1" / "put_back.png").read_bytes()
     assert (photographs / "put_back.png").read_bytes() == first
     call("out/group_1", "out/group_2", "--pick=3", "--outscale=2", "--output=all.png")
@@ -115,9 +119,10 @@ def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
         (["out"], "out/crop.json: can't be read: No such file or directory"),
         (["out/group_1", "--pick=4"], "hr_04.png: can't be read: No such file or directory"),
         (["out/group_1", "out/one"], f"out/one: its photograph is {names[1]}, not {names[0]}"),
-        (["out/group_1", "--outscale=0"], "outscale=0.0: must be above 0"),
+        (["out/group_1", "--outscale=0"], "outscale=0.0: must be finite and above 0"),
         (["out/group_1", "--outscale=big"], "big"),
-        (["out/group_1", "--outscale=1e4"], "outscale=10000.0: makes more than 89478485 pixels"),
+        (["out/group_1", "--outscale=nan"], "outscale=nan: must be finite and above 0"),
+        (["out/group_1", "--outscale=1e4"], "outscale=10000.0: makes more than 89.5 megapixels"),
         (["out/group_1", "--output=no/where.png"], "no/where.png: can't be written"),
     ):
         with pytest.raises(SystemExit, match=r"^pulse_jax_put_back: ") as exit:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pulse_jax.files import figure
 from pulse_jax.search import STATUS
 
 COLUMNS: dict[str, Callable[[Mapping[str, Any]], float]] = {
@@ -76,9 +77,9 @@ def draw(table: Sequence[Mapping[str, Any]]) -> str:
             return left + (PANEL - 24) * ((value - least) / (most - least) if most > least else 0.5)
 
         parts.append(f'<text x="{left}" y="14">{title}</text>')
-        parts.append(f'<text x="{left}" y="{height - 6}" class="faint">{least:.3g}</text>')
+        parts.append(f'<text x="{left}" y="{height - 6}" class="faint">{figure(least)}</text>')
         end = f'<text x="{left + room}" y="{height - 6}" class="faint" text-anchor="end">'
-        parts.append(f"{end}{most:.3g}</text>" if most > least else "")
+        parts.append(f"{end}{figure(most)}</text>" if most > least else "")
         for i, value in enumerate(values):
             parts.append(f'<circle cx="{x(value):.1f}" cy="{_middle(i)}" r="3.5"/>')
         y = _middle(len(lines))

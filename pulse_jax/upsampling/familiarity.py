@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from pulse_jax.files import expanded, read_json, write
+from pulse_jax.files import expanded, figure, read_json, write
 from pulse_jax.generators.checkpoint import bundled, load_discriminator
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.types import AnyArray
@@ -108,13 +108,14 @@ def difference(picture: Picture, settings: Settings, own: dict[str, Any]) -> str
     searched = settings.noise is None and settings.steps >= Settings().steps
     if searched and found.l2 > max(settings.eps, known["largest l2"]):
         reasons.append(
-            f"half of its restarts end above an l2 of {found.l2:.2g}, and for {known['pictures']} "
-            f"pictures of the generator's own that is at most {known['largest l2']:.2g}"
+            f"half of its restarts end farther from it than an l2 of {figure(found.l2)}, and for "
+            f"{known['pictures']} pictures of the generator's own that is at most "
+            f"{figure(known['largest l2'])}"
         )
     mean, deviation = known["mean score"], known["deviation of scores"]
     if found.scores and (its_mean := np.mean(found.scores)) < mean - DEVIATIONS * deviation:
         reasons.append(
-            f"the discriminator gives its results {its_mean:.1f}, and those of the generator's "
-            f"own pictures {mean:.1f} ± {deviation:.1f}"
+            f"the discriminator takes its results for less real: it gives them {its_mean:.1f}, and "
+            f"those of the generator's own pictures {mean:.1f} ± {deviation:.1f}"
         )
     return f"unlike what {settings.generator} knows: {'; '.join(reasons)}" if reasons else ""

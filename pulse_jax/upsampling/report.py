@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pulse_jax.files import counted, one_line, write
+from pulse_jax.files import counted, figure, one_line, write
 from pulse_jax.generators.reader import undetermined
 from pulse_jax.search import STATUS
 from pulse_jax.upsampling import curves, video
@@ -401,9 +401,3 @@ def table_row(index: int, row: Row, columns: Iterable[str]) -> str:
         else:
             cells.append(f'<td data-value="{value}" class="number">{figure(row[column])}</td>')
     return f"<tr>{''.join(cells)}</tr>"
-
-
-def figure(value: Any) -> str:
-    """A number as tables show it: whole, or with three digits."""
-    number = float(value)
-    return f"{int(number)}" if number.is_integer() else f"{number:#.3g}"

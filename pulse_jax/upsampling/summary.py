@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pulse_jax.files import counted, one_line
+from pulse_jax.files import counted, figure, one_line
 from pulse_jax.search import STATUS
 from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.results import APART, rank, verdict
@@ -38,5 +38,5 @@ def line(picture: Picture, settings: Settings) -> str:
     met = sum(row["status"] == STATUS[0] for row in rows)
     best = rows[0]["l2_saved"]
     above = best - settings.eps
-    missed = f", {above:.2g} above --eps={settings.eps:g}" if above > 0 else ""
-    return f"{picture.name}{seed}: {met} of {len(rows)} converged, best l2 {best:.2e}{missed}"
+    missed = f", {figure(above)} above --eps={settings.eps:g}" if above > 0 else ""
+    return f"{picture.name}{seed}: {met} of {len(rows)} converged, best l2 {figure(best)}{missed}"
