@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from pulse_jax import plug_in
 from pulse_jax.static import Static
-from pulse_jax.types import AnyArray
+from pulse_jax.types import LARGEST_FACTOR, AnyArray
 
 Image = Float[AnyArray, "h w c"]
 Styles = Float[AnyArray, "layers d"]
@@ -90,8 +90,8 @@ class Loss:
 
     The default is PULSE's 100 L2 + 0.05 GEOCROSS. `l2` and `l1` stop improving at eps, a mean
     squared or absolute error of images in [0, 1]. `others` are pairs of a weight and a term of
-    yours, term(D(x), y). A term of weight 0 is not computed. Raises ValueError for a weight that is
-    not finite, weights that are all 0, or eps < 0.
+    yours, term(D(x), y). A term of weight 0 is not computed. Raises ValueError for a weight below 0
+    or above 1e15, weights that are all 0, or eps < 0.
     """
 
     l2: float = 100.0
@@ -104,8 +104,9 @@ class Loss:
         weights = {"l2": self.l2, "l1": self.l1, "geocross": self.geocross}
         weights |= {f"others[{i}]": weight for i, (weight, _) in enumerate(self.others)}
         for name, weight in weights.items():
-            if not math.isfinite(weight):
-                raise ValueError(f"the weight of {name} must be finite, got {weight}")
+            if not 0 <= weight <= LARGEST_FACTOR:
+                most = f"{LARGEST_FACTOR:g}"
+                raise ValueError(f"the weight of {name} must be from 0 to {most}, got {weight}")
         if not any(weights.values()):
             raise ValueError("a loss needs a term with a weight other than 0")
         if not 0 <= self.eps < math.inf:
@@ -141,8 +142,9 @@ def parse(text: str, eps: float) -> Loss:
     others = []
     for factor, name in terms(text):
         weight = plug_in.number(factor or "1")
-        if isinstance(weight, str) or not math.isfinite(weight):
-            raise ValueError(f"the weight of {name} must be a finite number, got {factor!r}")
+        if isinstance(weight, str) or not 0 <= weight <= LARGEST_FACTOR:
+            told = f"must be a number from 0 to {LARGEST_FACTOR:g}, got {factor!r}"
+            raise ValueError(f"the weight of {name} {told}")
         if plug_in.is_plug_in(name):
             term = plug_in.call(name)
             if not callable(term):

@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 
 from pulse_jax import plug_in, sphere
-from pulse_jax.types import AnyArray, Latents
+from pulse_jax.types import LARGEST_FACTOR, AnyArray, Latents
 
 Scalar: TypeAlias = Float[Array, ""]
 Count: TypeAlias = Integer[Array, ""]
@@ -186,6 +186,45 @@ def _each_sphere(function: Callable[..., Any], *trees: Latents) -> Latents:
     return jax.tree.map(jax.vmap(function), *trees)
 
 
+def sgd(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformationExtraArgs:
+    """Gradient descent: −η g, with η the learning rate and g the gradient.
+
+    Robbins and Monro, Annals of Mathematical Statistics 22, 1951.
+    """
+    return optax.sgd(learning_rate)
+
+
+def sgdm(
+    learning_rate: optax.ScalarOrSchedule, momentum: float = 0.9
+) -> optax.GradientTransformationExtraArgs:
+    """Gradient descent with momentum: −η m, where m ← μ m + g gathers the gradients.
+
+    μ is the `momentum`. Polyak, USSR Computational Mathematics and Mathematical Physics 4, 1964.
+    """
+    return optax.sgd(learning_rate, momentum=momentum)
+
+
+def adam(
+    learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformationExtraArgs:
+    """Adam: −η m̂/(√v̂ + eps), so that each coordinate moves by about η at each step.
+
+    m ← b1 m + (1 − b1) g and v ← b2 v + (1 − b2) g² are decaying averages, which m̂ and v̂ have
+    without their bias towards 0. Kingma and Ba, arXiv 1412.6980, algorithm 1.
+    """
+    return optax.adam(learning_rate, b1, b2, eps)
+
+
+def adamax(
+    learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformationExtraArgs:
+    """Adam with the largest gradient in place of the mean square: −η m̂/u.
+
+    m̂ is as in `adam`, and u ← max(b2 u, |g| + eps). Kingma and Ba, arXiv 1412.6980, algorithm 2.
+    """
+    return optax.adamax(learning_rate, b1, b2, eps)
+
+
 class SphereAdamState(NamedTuple):
     """State of `sphere_adam`."""
 
@@ -348,7 +387,8 @@ def _check_temperature(temperature: float) -> None:
 def fixed(learning_rate: float, steps: int) -> optax.Schedule:
     """A constant learning rate.
 
-    Raises ValueError for a learning rate that isn't finite and above 0, or fewer steps than 1.
+    Raises ValueError for a learning rate that isn't above 0 or is above 1e15, or fewer steps than
+    1.
     """
     return _schedule(learning_rate, steps, jnp.ones_like)
 
@@ -377,10 +417,10 @@ def linear1cycledrop(learning_rate: float, steps: int) -> optax.Schedule:
 
 # Optimiser(learning rate or schedule); the first four as in the reference, with torch's defaults.
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "sgd": optax.sgd,
-    "sgdm": partial(optax.sgd, momentum=0.9),
-    "adam": optax.adam,
-    "adamax": optax.adamax,
+    "sgd": sgd,
+    "sgdm": sgdm,
+    "adam": adam,
+    "adamax": adamax,
     "sphere_adam": sphere_adam,
     "lbfgs": lbfgs,
 }
@@ -432,8 +472,9 @@ def _one_cycle(t: Time) -> Time:
 
 def _schedule(learning_rate: float, steps: int, shape: Callable[[Time], Time]) -> optax.Schedule:
     """learning_rate · shape(step / steps), held after the last step."""
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning rate must be finite and above 0, got {learning_rate}")
+    if not 0 < learning_rate <= LARGEST_FACTOR:
+        told = f"must be above 0 and at most {LARGEST_FACTOR:g}, got {learning_rate}"
+        raise ValueError(f"learning rate {told}")
     if not isinstance(steps, int | np.integer) or steps < 1:
         raise ValueError(f"steps must be an integer of at least 1, got {steps!r}")
 

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
 AnyArray = jax.Array | np.ndarray
+LARGEST_FACTOR = 1e15  # of gradients: a float32 holds the squares of what comes of it
 
 # Axis 0 of a leaf counts spheres, the others are coordinates.
 Latents: TypeAlias = PyTree[Float[AnyArray, "_ _ ..."]]

@@ -117,6 +117,7 @@ def test_the_gradient_is_whole_at_eps_and_0_below():
         ({"eps": -1e-3}, "-0.001"),
         ({"eps": float("nan")}, "nan"),
         ({"l2": float("inf")}, "inf"),
+        ({"l1": -1.0}, "the weight of l1 must be from 0 to 1e\\+15, got -1.0"),
         ({"geocross": float("nan")}, "nan"),
         ({"l2": 0.0, "geocross": 0.0}, "other than 0"),
     ],

@@ -210,7 +210,7 @@ def test_a_picture_of_an_own_operator_stays_as_it_is(parts, name):
         (
             "loss_str",
             "L2+nan*{0}:huber:1",
-            "weight of {0}:huber:1 must be a finite number, got 'nan'",
+            "weight of {0}:huber:1 must be a number from 0 to 1e+15, got 'nan'",
         ),
         ("loss_str", "0*{}:huber:1", "a loss needs a term with a weight other than 0"),
         ("operator", "{}:wordless,bicubic", "wordless() raised Wordless: Wordless"),

@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import sys
 import threading
+import typing
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -232,13 +233,28 @@ def test_what_is_under_way_is_saved_less_often_where_that_takes_long(monkeypatch
             {"operator": "blur:1e12"},
             "operator=blur:1e12: sigma must be at most 100000, got 1000000000000.0",
         ),
-        ({"learning_rate": 0.0}, "learning_rate=0.0: "),
+        ({"learning_rate": 0.0}, "learning_rate=0.0: learning rate must be above 0 and at most"),
+        ({"loss_str": "-1*L2"}, "weight of L2 must be a number from 0 to 1e+15, got '-1'"),
+        ({"loss_str": "L2+1e30*L1"}, "weight of L1 must be a number from 0 to 1e+15, got '1e30'"),
+        ({"batch_size": 10**9}, "batch_size=1000000000: must be at least 1 and at most 1000000"),
+        ({"solver": "heun:1000000000"}, "there are from 1 to 100000 steps, not 1000000000"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_when_they_are_made(unchecked, given, told):
     with pytest.raises(ValueError) as error:
         Settings(**given)
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 1e30])
+def test_no_number_is_beyond_what_it_means(unchecked, value):
+    fields = {f.name: {f.type, *typing.get_args(f.type)} for f in dataclasses.fields(Settings)}
+    names = {name for name, types in fields.items() if float in types}
+    assert names == {"eps", "vary", "noise", "learning_rate", "style_spread"}
+    for name in names - ({"noise"} if value == 1e30 else set()):  # which any σ above 0 is
+        with pytest.raises(ValueError) as error:
+            Settings(**{name: value})
+        assert str(error.value).startswith(f"{name}={value}: ") and "\n" not in str(error.value)
 
 
 def test_settings_come_back_from_json_and_flags():

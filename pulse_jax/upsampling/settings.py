@@ -23,7 +23,7 @@ from pulse_jax.schemes import SCHEMES
 # what is saved, and it is what is saved that has to meet eps.
 HEADROOM = 0.8
 LOSS = "100*L2+0.05*GEOCROSS"  # PULSE's
-MANY = 1_000_000  # more restarts, seeds or draws than this are a slip of the pen
+MANY = 1_000_000  # more restarts, slots, seeds or draws than this are a slip of the pen
 SHOWN = 32  # draws of a picture, about, that are kept as images
 # Settings of other groups that a sampler has no use for.
 OF_A_SEARCH = "eps", "batch_size", "save_intermediate", "save_video"
@@ -154,6 +154,7 @@ class Settings:
         "A result is good enough if the mean squared difference between the picture and the "
         "result, downscaled, is at most this, for values from 0 to 1.",
         low=0,
+        high=1,
     )
     steps: int = _setting(
         100,
@@ -178,6 +179,7 @@ class Settings:
         "This many restarts are searched at once on each device. With auto, it is what fits into "
         "memory, up to 8 on a CPU, else up to 256 or 16 megapixels.",
         low=1,
+        high=MANY,
         notation=SLOTS,
     )
     crop: tuple[int, int, int] | Literal["center", "face"] | None = _setting(
