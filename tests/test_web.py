@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from command_helpers import read_rows, write_picture
 from experiment_helpers import linear
-from PIL import Image
+from PIL import ExifTags, Image
 
 import pulse_jax
 from pulse_jax import images
@@ -87,7 +87,9 @@ def test_a_form_becomes_settings():
         ({"operator": "mask:/etc/passwd"}, "operator=mask:/etc/passwd is none of bicubic"),
         ({"recipe": "slow"}, "recipe=slow is none of fast"),
         ({"crop": "left"}, "crop=left is none of whole"),
-        ({"crop": "square", "square": "1,2"}, "crop=1,2 is not center, face or X,Y,SIDE"),
+        ({"crop": "square", "square": "1,2"}, "X,Y,SIDE=1,2: three whole numbers of pixels"),
+        ({"crop": "square", "square": "-1,0,8"}, "X,Y,SIDE=-1,0,8: three whole numbers of"),
+        ({"crop": "square", "square": "0,0,0"}, "crop=0,0,0: SIDE must be at least 1"),
         ({"crop": "face"}, "crop=face: give the side"),
         ({"restarts": 33}, "restarts=33: must be at least 1 and at most 32"),
         ({"recipe": "posterior", "restarts": 1}, "restarts=1: must be at least 2, since one chain"),
@@ -106,6 +108,13 @@ def test_pictures_that_are_missing_or_too_large_are_told(desk, picture, monkeypa
     assert view.failed and view.told.startswith("small.png has 4×4 pixels")
     monkeypatch.setattr(desks, "BYTES", 10)
     assert "small.png has 0.0 MiB" in last(desk.search("a", Form(picture, LINEAR))).told
+    monkeypatch.undo()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)  # Pillow refuses twice as many
+    told = "small.png is too large: 50 megapixels are the most"
+    assert last(desk.search("a", Form(picture, LINEAR))).told == told
+    Path(picture).unlink()
+    told = "small.png is gone from the server: drop it once more"
+    assert last(desk.search("a", Form(picture, LINEAR))).told == told
     assert not any(desk.results.iterdir())
 
 
@@ -115,6 +124,26 @@ def test_a_click_is_the_middle_of_a_square_within_the_picture(tmp_path):
     assert square_at(path, 30, 20, "") == "20,10,20"
     assert square_at(path, 59, 1, "0,0,30") == "30,0,30"
     assert square_at(path, 10, 10, "0,0,99") == "0,0,40"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # browsers show it turned, 40 wide and 60 high
+    Image.new("RGB", (60, 40)).save(path, exif=exif)
+    assert square_at(path, 20, 59, "") == "10,40,20"
+
+
+def test_a_new_search_shows_no_image_large_and_bad_uploads_reach_the_desk(desk):
+    pytest.importorskip("gradio", reason="the page takes the extra web")
+    from pulse_jax.web import page
+
+    def gallery(*images):
+        return page.shown(desks.View("", images), lambda path, _: path.name)[1]
+
+    one = tasks.Shown(
+        tasks.Task(Path(), Path(), pulse_jax.Settings()), "a", "restart", 1, Path("b"), 0.5
+    )
+    assert gallery()["selected_index"] is None and gallery()["value"] == []
+    assert "selected_index" not in gallery(one)
+    (picture,) = [b for b in page.make_page(desk).blocks.values() if b.elem_id == "picture"]
+    assert picture.preprocess(picture.data_model(path="no picture")) == "no picture"
 
 
 @pytest.fixture
@@ -240,6 +269,14 @@ def test_a_visitor_stops_the_own_search_alone(desk, picture, held):
     assert last(first).told == "stopped" and not desk.is_busy("a")
     desk.stop("a")  # there is nothing any more
     assert len(held.pictures) == 1
+
+
+def test_a_double_click_is_one_search(desk, picture, held):
+    first, second = (desk.search("a", Form(picture, LINEAR)) for _ in range(2))
+    next(first)
+    assert list(second) == [] and desk.is_busy("a")
+    held.go.set()
+    assert last(first).ended and len(list(desk.pictures.iterdir())) == 1
 
 
 def test_a_closed_page_stops_its_search(desk, picture, held):

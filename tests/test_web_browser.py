@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -41,13 +42,23 @@ def server(tmp_path, generator, compiled):
     command = [sys.executable, "-m", "pulse_jax.web", "--port=0", f"--cache_dir={compiled}"]
     command += [f"--output_dir={tmp_path / 'web'}", f"--generators={generator},{LINEAR}"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    streams = {"stdout": subprocess.PIPE, "stderr": (tmp_path / "stderr.txt").open("w")}
+    process = subprocess.Popen(command, env=environment, text=True, **streams)
     yield process.stdout.readline().split(" is the page")[0], tmp_path / "web", process
     process.terminate()
     assert process.wait(60) is not None
+    assert "Traceback" not in (told := (tmp_path / "stderr.txt").read_text()), told
 
 
-def waits(condition, seconds=120):
+def opened(browser, address):
+    """A new page, on which a busy machine may compile for minutes."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(300_000)
+    page.goto(address)
+    return page
+
+
+def waits(condition, seconds=300):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until
@@ -80,9 +91,9 @@ def screenshots(page, name):
 def test_a_visitor_gets_results_and_everything_to_download(browser, server, tmp_path):
     address, output, _ = server
     write_picture(tmp_path / "given" / "photo.png", 40)
-    page, requests = browser.new_page(viewport={"width": 1400, "height": 1000}), []
+    page, requests = opened(browser, address), []
     page.on("request", lambda request: requests.append(request.url))
-    page.goto(address)
+    page.reload()
     upsample, stop = (page.get_by_role("button", name=name) for name in ("Upsample", "Stop"))
     upsample.click()
     page.get_by_text("there is no picture yet").wait_for()
@@ -90,8 +101,8 @@ def test_a_visitor_gets_results_and_everything_to_download(browser, server, tmp_
     page.get_by_label("square by hand").check()
     page.locator("#picture img").click()
     waits(lambda: page.get_by_label("X,Y,SIDE").input_value().endswith(",20"))
-    upsample.click()
-    page.locator("#run iframe").wait_for(timeout=120_000)
+    upsample.dblclick()  # which is one search
+    page.locator("#run iframe").wait_for()
     assert "of 4 converged" in page.locator("#told").inner_text()
     assert page.locator("#results img").count() == 4 and stop.is_disabled()
     (folder,) = (output / "results").iterdir()
@@ -120,9 +131,7 @@ def test_a_face_of_a_photograph_improves_and_is_varied_refined_and_put_back(
     pytest.importorskip("blackjax", reason="draws take the extra posterior")
     address, output, _ = server
     Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.set_default_timeout(300_000)  # a busy machine compiles for minutes
-    page.goto(address)
+    page = opened(browser, address)
     fill(page, tmp_path / "astronaut.png", 10, "original")
     page.get_by_label("each face").check()
     button = {
@@ -158,15 +167,17 @@ def test_a_face_of_a_photograph_improves_and_is_varied_refined_and_put_back(
     found = {path.parent.parent.name: path.name for path in folder.glob("*/astronaut/hr_*.png")}
     assert found.keys() == {"1_search", "2_vary", "3_refine"}
 
-    page.goto(address)  # or the chosen one's place would still be shown large
+    assert results.locator(".preview").count() == 1  # the chosen one is shown large
     fill(page, tmp_path / "astronaut.png", 4, "posterior")
     page.get_by_label("each face").check()
     button["Upsample"].click()
     results.get_by_text("chain 1, l2 so far").first.wait_for()
     results.get_by_text("draw 1, l2").first.wait_for()
+    assert results.locator(".preview").count() == 0  # and nothing in its place
     frame = page.frame_locator("#run iframe")
     frame.get_by_role("button", name="mean").wait_for()
     frame.get_by_alt_text("deviation").wait_for(state="attached")  # it is loaded when seen
+    frame.get_by_role("columnheader", name="l2 put back").wait_for()
     results.locator("button", has_text="draw 2,").click()
     chosen.get_by_text("Chosen: draw 2, l2").wait_for()
     button["Put back"].click()
@@ -186,8 +197,7 @@ def test_stopping_and_closing_the_page_end_a_search_and_keep_its_results(browser
         return len(found) == count
 
     def begin():
-        page = browser.new_page()
-        page.goto(address)
+        page = opened(browser, address)
         fill(page, tmp_path / "given" / "photo.png", 32, "original")
         page.get_by_role("button", name="Upsample").click()
         return page
@@ -210,3 +220,47 @@ def test_stopping_and_closing_the_page_end_a_search_and_keep_its_results(browser
     assert process.wait(60) is not None
     assert all((p / "1_search" / "index.html").is_file() for p in (output / "results").iterdir())
     third.close()
+
+
+def png(width, height):
+    """A black picture of two colours, compressed well."""
+
+    def chunk(kind, data):
+        sum = zlib.crc32(kind + data)
+        return len(data).to_bytes(4, "big") + kind + data + sum.to_bytes(4, "big")
+
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    pixels = zlib.compress(bytes(height * (1 + (width + 7) // 8)))
+    chunks = (b"IHDR", size + bytes([1, 0, 0, 0, 0])), (b"IDAT", pixels), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_done_is_told_in_a_line_and_the_server_lives(browser, server, tmp_path):
+    address, output, _ = server
+    write_picture(given := tmp_path / "given" / "photo.png", 40)
+    files = {
+        "empty.png": (b"", "not a picture"),
+        "text.png": (b"no picture\n", "not a picture that Pillow can decode"),
+        "huge.png": (png(20_000, 20_000), "huge.png is too large: 50 megapixels are the most"),
+    }
+    page = opened(browser, address)
+    upsample = page.get_by_role("button", name="Upsample")
+    told = page.locator("#told strong")
+    fill(page, given)
+    for name, (content, expected) in files.items():
+        (tmp_path / name).write_bytes(content)
+        page.locator("#picture").get_by_label("Remove Image").click()
+        page.locator("#picture input[type=file]").set_input_files(tmp_path / name)
+        page.locator("#picture img").wait_for(state="attached")
+        upsample.click()
+        told.get_by_text(expected).wait_for()
+        assert told.count() == 1 and "/" not in told.inner_text()
+    page.locator("#picture").get_by_label("Remove Image").click()
+    fill(page, given)
+    page.get_by_label("square by hand").check()
+    page.get_by_label("X,Y,SIDE").fill("30,30,20")
+    upsample.click()
+    told.get_by_text("crop=30,30,20 reaches beyond its 40×40 pixels").wait_for()
+    page.close()
+    assert not list((output / "results").glob("*/*/photo"))

@@ -1,10 +1,13 @@
 """Searches for the visitors of a page: what they may ask for, and what they see of it meanwhile."""
 
+import contextlib
 import logging
+import re
 import secrets
 import shutil
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field, replace
@@ -12,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pulse_jax.align import write_landmarks
 from pulse_jax.files import counted, npz, one_line, write
@@ -56,7 +59,11 @@ class Form(NamedTuple):
             raise ValueError(
                 f"restarts={self.restarts:g}: must be at least 1 and at most {RESTARTS}"
             )
-        crops = {"whole": None, "square": self.square.strip()}
+        square = self.square.replace(" ", "")
+        if self.crop == "square" and not re.fullmatch("[0-9]{1,6}(,[0-9]{1,6}){2}", square):
+            told = one_line(self.square[:40])
+            raise ValueError(f"X,Y,SIDE={told}: three whole numbers of pixels, such as 20,10,64")
+        crops = {"whole": None, "square": square}
         given = {
             "generator": self.generator,
             "operator": self.operator,
@@ -71,30 +78,40 @@ class Form(NamedTuple):
         if not self.picture:
             raise ValueError("there is no picture yet: drop one, or take an example")
         path = Path(self.picture)
-        if (size := path.stat().st_size) > BYTES:
+        try:
+            size = path.stat().st_size
+        except OSError as error:  # uploads are removed after a day
+            raise ValueError(f"{path.name} is gone from the server: drop it once more") from error
+        if size > BYTES:
             raise ValueError(
                 f"{path.name} has {size / 2**20:.1f} MiB, and {BYTES / 2**20:.0f} are the most"
             )
+        most = f"{PIXELS / 1e6:g} megapixels are the most"
         try:
-            with Image.open(path) as image:
-                width, height = image.size
-        except (OSError, ValueError, Image.DecompressionBombError):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Pillow, which has another limit
+                with Image.open(path) as image:
+                    width, height = image.size
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"{path.name} is too large: {most}") from error
+        except (OSError, ValueError):
             return path  # the search tells why it can't be read
         if width * height > PIXELS:
-            raise ValueError(
-                f"{path.name} has {width}×{height} pixels, and {PIXELS / 1e6:g} megapixels are "
-                f"the most"
-            )
+            raise ValueError(f"{path.name} has {width}×{height} pixels, and {most}")
         return path
 
 
 def square_at(path: str, x: float, y: float, square: str) -> str:
     """The square X,Y,SIDE around a point of a picture, moved into it where it would reach beyond.
 
-    Its side is that of the `square` before, or half the picture's shorter one.
+    Its side is that of the `square` before, or half the picture's shorter one. Raises OSError for a
+    picture that can't be read.
     """
     with Image.open(path) as image:
         width, height = image.size
+        with contextlib.suppress(Exception):  # Pillow's, of damaged metadata
+            if image.getexif().get(ExifTags.Base.Orientation, 1) > 4:  # browsers turn it too
+                width, height = height, width
     try:
         side = int(square.split(",")[2])
     except (IndexError, ValueError):
@@ -152,13 +169,15 @@ class Desk:
         self._tasks: dict[str, Task] = {}  # the latest of each visitor who has one under way
         self._visits: dict[str, Visit] = {}
         self._lock = threading.Lock()
+        self._beginning = threading.Lock()  # one search after another begins
 
     # --- What visitors do. ---
 
     def search(self, visitor: str, form: Form) -> Iterator[View]:
         """Carry a search out, and yield what its visitor sees, every half second and at the end.
 
-        What is wrong is told in a view, in one line. If the iterator is closed, the search stops.
+        What is wrong is told in a view, in one line. A visitor has one search at a time, and while
+        it is under way, there are no views of another. If the iterator is closed, the search stops.
         """
         return self._carry_out(visitor, partial(self._first, visitor, form))
 
@@ -220,7 +239,10 @@ class Desk:
 
     def _carry_out(self, visitor: str, make: Callable[[], Task]) -> Iterator[View]:
         try:
-            task = make()
+            with self._beginning:
+                if self.is_busy(visitor):  # as after a double click
+                    return
+                task = make()
         except (ValueError, OSError) as error:
             yield self._view(visitor, one_line(error), ended=True, failed=True)
             return
@@ -238,7 +260,7 @@ class Desk:
     def _first(self, visitor: str, form: Form) -> Task:
         """The first search of a picture. Raises ValueError if it can't be carried out."""
         settings, picture = form.settings(self.generators), form.check_picture()
-        self._check_queue(visitor)
+        self._check_queue()
         name = f"{time.strftime('%Y-%m-%d_%H%M%S')}_{secrets.token_hex(8)}"
         own = self.pictures / name
         own.mkdir()
@@ -263,7 +285,7 @@ class Desk:
     def _next(self, visitor: str, kind: str, **given: Any) -> Task:
         """A search from the chosen image on. Raises ValueError if it can't be carried out."""
         chosen, visit = self._chosen(visitor), self._visits[visitor]
-        self._check_queue(visitor)
+        self._check_queue()
         first, number = visit.tasks[0], len(visit.tasks) + 1
         folder = first.folder.with_name(f"{number}_{kind}")
         folder.mkdir(exist_ok=True)
@@ -289,8 +311,7 @@ class Desk:
             raise ValueError("the search is still under way: stop it, or wait")
         return visit.chosen
 
-    def _check_queue(self, visitor: str) -> None:
-        self.stop(visitor)  # a visitor has one at a time
+    def _check_queue(self) -> None:
         with self._lock:
             if sum(not task.future.done() for task in self._tasks.values()) > self.queue:
                 raise ValueError(f"the queue is full, with {self.queue} waiting: try again later")

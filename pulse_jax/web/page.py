@@ -143,9 +143,14 @@ def make_page(desk: Desk) -> gr.Blocks:
     def leave(request: gr.Request) -> None:
         desk.leave(visitor(request))
 
-    def point(path: str, crop: str, square: str, event: gr.SelectData) -> Any:
+    def point(path: str | None, crop: str, square: str, event: gr.SelectData) -> Any:
+        if path is None or crop != "square":
+            return gr.skip()
         x, y = event.index
-        return square_at(path, x, y, square) if crop == "square" else gr.skip()
+        try:
+            return square_at(path, x, y, square)
+        except OSError:  # what is wrong with the picture is told when it is searched for
+            return gr.skip()
 
     with gr.Blocks(
         analytics_enabled=False, title=TITLE, fill_width=True, delete_cache=(3600, 86400)
@@ -161,6 +166,9 @@ def make_page(desk: Desk) -> gr.Blocks:
                     height=280,
                     elem_id="picture",
                 )
+                # Gradio would open it, and tell of a bad one in its own words. It would write a
+                # file beside this one for a class that inherits from its own.
+                picture.preprocess = as_uploaded
                 generator = gr.Dropdown(
                     list(desk.generators),
                     value=desk.generators[0],
@@ -253,6 +261,11 @@ def make_page(desk: Desk) -> gr.Blocks:
     return page
 
 
+def as_uploaded(payload: Any) -> str | None:
+    """The path of what a visitor has uploaded, whatever that is."""
+    return payload.path if payload else None
+
+
 def visitor(request: gr.Request) -> str:
     """A name for the page from which something is asked."""
     return str(request.session_hash)
@@ -272,11 +285,13 @@ def shown(view: View, link: Callable[[Path, str], str]) -> tuple[Any, ...]:
     """A view as the page shows it: in the order of its outputs."""
     told = escape(view.told, quote=False)
     images = [(link(one.path, f"{one.l2}"), one.caption) for one in view.images]
+    # Or a new search would show large what takes the place of an earlier one's image.
+    gallery = gr.update(value=images) if images else gr.update(value=[], selected_index=None)
     run = embedded(view.folders) if view.folders else ""
     buttons = gr.update(interactive=view.ended), gr.update(interactive=not view.ended)
     about = panel_of(view.chosen, bool(images), view.ended)
     told = f"**{told}**" if view.failed else told
-    return told, images, run, *buttons, *about, gr.skip() if view.ended else ""
+    return told, gallery, run, *buttons, *about, gr.skip() if view.ended else ""
 
 
 def panel_of(chosen: Shown | None, any_images: bool, idle: bool) -> tuple[Any, ...]:
