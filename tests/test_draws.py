@@ -202,12 +202,16 @@ def test_a_run_that_is_stopped_goes_on(whole, tmp_path):
 
 
 def test_the_same_in_memory(whole):
-    target = images.load_image(whole.folder / "in" / "a.png")
-    (picture,) = pulse_jax.upsample(target, None, SETTINGS).pictures
+    """Also of a picture that is cut out, whose draws are measured where they are put back."""
+    photograph = np.pad(images.load_image(whole.folder / "in" / "a.png"), ((1, 2), (3, 0), (0, 0)))
+    settings = dataclasses.replace(SETTINGS, crop=(3, 1, 4))
+    (picture,) = pulse_jax.upsample(photograph, None, settings).pictures
     for name, values in whole.results.pictures[0].maps().items():
         np.testing.assert_array_equal(picture.maps()[name], values)
     saved = whole.results.pictures[0].images()
     assert all((picture.images()[number] == image).all() for number, image in saved.items())
+    errors = {number: row["l2_put_back"] for number, row in picture.rows.items()}
+    assert errors == {number: picture.l2_put_back(image) for number, image in saved.items()}
 
 
 def test_more_seeds_change_no_byte_and_compile_nothing(whole, tmp_path):

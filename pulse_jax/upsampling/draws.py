@@ -243,7 +243,7 @@ class Chains:
             hr = results.eight_bits(self.synthesize(self.inputs[0], position))
             lr = np.asarray(degrade(hr))
             latents.append(by_name(*self.density.split(position)))
-            picture.rows[number] = self.record(number, lr) | judged
+            picture.rows[number] = self.record(number, hr, lr) | judged
             if picture.folder is None:
                 picture.kept[number] = hr, latents[-1]
             else:
@@ -275,12 +275,15 @@ class Chains:
         write(picture.place / "results.csv", results.as_csv(rows))
         results.clear(picture)
 
-    def record(self, number: int, lr: Float[np.ndarray, "h h c"]) -> dict[str, Any]:
-        """A row of results.csv, of a thinned draw."""
+    def record(
+        self, number: int, hr: Float[np.ndarray, "r r c"], lr: Float[np.ndarray, "h h c"]
+    ) -> dict[str, Any]:
+        """A row of results.csv, of a thinned draw. Raises ValueError as `put_back` does."""
         settings, picture = self.settings, self.picture
         turn, chain = divmod(number - 1, settings.restarts)
         draw = (settings.draws - 1) % settings.thinning + turn * settings.thinning
         l2_saved = float(l2(lr, picture.target))
+        put_back = {} if picture.origin is None else {"l2_put_back": picture.l2_put_back(hr)}
         return results.identity(Restart(picture, number, 0)) | {
             "chain": chain + 1,
             "draw": draw + 1,
@@ -291,6 +294,7 @@ class Chains:
             "acceptance_rate": float(self.all("acceptance_rate")[chain].mean()),
             "divergent": int(self.all("is_divergent")[chain].sum()),
             "evaluations": int(self.all("evaluations")[chain].sum()),
+            **put_back,
         }
 
     # --- What is under way, on disk. ---

@@ -50,6 +50,10 @@ L2 = (
     "difference of the two, for values from 0 to 1. At 0 they are equal. At 0.001 the root of the "
     "mean square is 8 of 255."
 )
+L2_PUT_BACK = (
+    "The result was put back into the photograph and blended with it at the rim. This is the l2 of "
+    "what is then cut out and downscaled once more."
+)
 SEARCH = Kind(
     "restarts",
     """<strong>The results are inventions.</strong> Downscaled again, a result that has
@@ -78,8 +82,7 @@ number, <button class="term" popovertarget="l2">l2</button>, and whether it
         "l2": L2,
         "l2 relative": "The l2 as a share of the input's own variance: near 1, a flat image would "
         "fit as well.",
-        "l2 put back": "The result was put back into the photograph and blended with it at the "
-        "rim. This is the l2 of what is then cut out and downscaled once more.",
+        "l2 put back": L2_PUT_BACK,
         "eps": "eps is the l2 that is good enough. It is $eps in this run, and --eps sets it.",
         "loss": "The loss is what the search lowers: $loss_str. L2 pulls the result towards the "
         "input, and GEOCROSS keeps its style alike at all scales, as real images have it.",
@@ -106,6 +109,7 @@ the <button class="term" popovertarget="quantiles">quantiles</button>, and
         "draw": "restart",
         "chain": "chain",
         "l2": "l2_saved",
+        "l2 put back": "l2_put_back",
         "log density": "log_density",
         "acceptance": "acceptance_rate",
         "status": "status",
@@ -116,6 +120,7 @@ the <button class="term" popovertarget="quantiles">quantiles</button>, and
         "chain": "A chain goes from draw to draw. All chains of a picture have the same posterior, "
         "and began far apart.",
         "l2": L2,
+        "l2 put back": L2_PUT_BACK,
         "log density": "The logarithm of prior times likelihood, --noise=$noise.",
         "acceptance": "The share of the chain's proposals that were accepted.",
         "status": "Chains have met if the largest R-hat is at most 1.05. Otherwise they tell "
