@@ -65,6 +65,11 @@ def _read_crop(text: str) -> tuple[int, ...] | str:
     return x, y, side
 
 
+def _shortest(value: float) -> str:
+    """A number with as many digits as it takes to read the same."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
+
+
 SEEDS = Notation(
     f"1 to {MANY} numbers, as in 0,1,2 or 0:3",
     _read_seeds,
@@ -83,7 +88,7 @@ LAYERS = Notation(
 RANGE = Notation(
     "auto or LOW,HIGH, with LOW below HIGH",
     _read_range,
-    lambda given: given if given == "auto" else ",".join(f"{value:g}" for value in given),
+    lambda given: given if given == "auto" else ",".join(map(_shortest, given)),
 )
 NOISE = Notation("a number or a likelihood", plug_in.number, str)
 
