@@ -108,3 +108,7 @@ def test_the_command_and_the_page_say_so(tmp_path, monkeypatch, caplog):
     write_picture(tmp_path / "in" / "b.png", seed=1)
     pulse_jax.upsample(tmp_path / "in", tmp_path / "out", results.settings)
     assert len(scored) == 4
+    # If they are damaged, the images are scored once more.
+    (tmp_path / "out" / "a" / familiarity.SCORES).write_text("{")
+    again = pulse_jax.upsample(tmp_path / "in", tmp_path / "out", results.settings)
+    assert len(scored) == 6 and not again.failures and all(p.unlike for p in again.pictures)

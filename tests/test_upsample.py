@@ -107,6 +107,24 @@ def test_what_is_done_when_a_run_in_memory_is_stopped_is_there(folder):
     assert sum(len(picture.images()) for picture in found.pictures) == len(found.rows) == 4
 
 
+def test_a_run_that_is_stopped_when_all_is_done_is_whole(folder):
+    told = []
+    found = pulse_jax.upsample(
+        folder, None, SETTINGS, told.append, stop=lambda: bool(told) and told[-1].ended == 6
+    )
+    assert len(found.rows) == 6 and not found.stopped
+
+
+def test_a_failure_that_the_writer_notes_meanwhile_is_kept():
+    picture = Picture("a.png", np.zeros((1, 1, 3), np.float32), 0.0, "")
+
+    def noted_by_another_thread(picture):
+        picture.error = "disk full"
+
+    results.save(picture, noted_by_another_thread)
+    assert picture.error == "disk full"
+
+
 def test_what_cannot_be_upsampled_is_told_and_spares_the_others(folder):
     (folder / "c.png").write_bytes(b"")
     odd = np.zeros((4, 4, 3), np.float32) + 2
@@ -275,6 +293,9 @@ def test_settings_come_back_from_json_and_flags():
     assert Settings.from_json({"seeds": "0:3", "value_range": "auto", "batch_size": "auto"}) == (
         Settings(seeds=(0, 1, 2), value_range="auto")
     )
+    for values in ((0.1234567, 1234567.0), (0, 1 / 3)):
+        exact = Settings(value_range=values)
+        assert Settings.from_json(exact.as_json()) == exact
     for name, text in (("seeds", "one"), ("value_range", "5,2"), ("bad_noise_layers", "1,2")):
         with pytest.raises(ValueError, match=f"{name}={text} is not "):
             Settings.from_json({name: text})

@@ -6,6 +6,7 @@ to something else: if its restarts end farther from it, or if the discriminator,
 what the generator's images look like, takes their images for less real.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
@@ -44,9 +45,10 @@ def measure(picture: Picture) -> Figures:
 
 
 def has_scores(picture: Picture) -> bool:
-    """Whether a picture's images have been scored before. Raises ValueError for a damaged file."""
+    """Whether a picture's images have been scored before. A damaged file counts as none."""
     if picture.folder is not None and (path := picture.folder / SCORES).is_file():
-        picture.scores = read_json(path)
+        with contextlib.suppress(ValueError):
+            picture.scores = read_json(path)
     return bool(picture.scores)
 
 

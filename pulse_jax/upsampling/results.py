@@ -55,8 +55,12 @@ class Restart:
 
 
 def save(picture: Picture, function: Callable[..., Any], *arguments: Any) -> None:
-    """Write something of a picture. After a first failure, nothing more of it is written."""
-    picture.error = picture.error or attempt(function, picture, *arguments)
+    """Write something of a picture. After a first failure, nothing more of it is written.
+
+    The writer's thread may note a failure while this goes on, which is kept.
+    """
+    if not picture.error and (complaint := attempt(function, picture, *arguments)):
+        picture.error = complaint
 
 
 def take_up(picture: Picture) -> None:

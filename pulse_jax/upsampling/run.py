@@ -211,9 +211,9 @@ def _carry_out(
                 timings = list(draws.carry_out(run, progress, stop))
             else:
                 timings = list(restarts.carry_out(run, progress, stop, writer))
-            if stop():
-                usable = [picture for picture in pictures if not picture.error]
-                done, total = sum(len(p.rows) for p in usable), settings.results * len(usable)
+            usable = [picture for picture in pictures if not picture.error]
+            done, total = sum(len(p.rows) for p in usable), settings.results * len(usable)
+            if stop() and done < total:
                 noun = "draw" if samples else "restart"
                 stopped = f"stopped when {done} of {counted(total, noun)} were done"
         except jax.errors.JaxRuntimeError as error:
