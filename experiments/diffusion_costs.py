@@ -8,7 +8,7 @@ The networks have the layers that published ones have, with random weights and f
 in the compiled loop of a search. For each solver, the table has
 
 - the passes through the network that an evaluation takes: for each of a solver's calls, one for the
-  image, one to compute it anew for the gradient, and the gradient;
+  image, one to compute it anew for the gradient if there are several calls, and the gradient;
 - evaluations/s;
 - the share of the rate of square matrix products (3072² on a CPU, 8192² elsewhere), which is how
   fast the passes are done. It counts those of the network alone. It can be above 1 where XLA finds
