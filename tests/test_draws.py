@@ -215,10 +215,11 @@ def test_the_same_in_memory(whole):
 
 
 def test_more_seeds_change_no_byte_and_compile_nothing(whole, tmp_path):
-    before = chains.draw._cache_size(), draws.measure._cache_size()
+    compiled = chains.draw, draws.measure, draws.image_of
+    before = [function._cache_size() for function in compiled]
     settings = dataclasses.replace(SETTINGS, seeds=(0, 1))
     results = pulse_jax.upsample(whole.folder / "in", tmp_path, settings)
-    assert (chains.draw._cache_size(), draws.measure._cache_size()) == before
+    assert [function._cache_size() for function in compiled] == before
     assert not results.failures and len(results.pictures) == 2
     expected = {name: x for name, x in files(whole.output).items() if name.startswith("a/")}
     found = files(tmp_path / "seed_0")

@@ -136,7 +136,6 @@ class Chains:
             told = "too large for a preconditioner: its chains will meet later"
             log.info(one_line(f"{picture.name}: {told}"))
         self.warm_up = WarmUp(density, settings.steps, precondition=size <= LARGEST)
-        self.synthesize = jax.jit(density.image)  # one at a time, as for a search
         self.stride = image_stride(settings, math.prod(self.image_shape))
         self.made = 0  # draws of each chain
         self.found: list[dict[str, np.ndarray]] = []  # (chains, draws, ...) of each chunk
@@ -199,7 +198,7 @@ class Chains:
         positions, found = jax.device_get(warming.state.position), []
         for chain in range(self.settings.restarts):
             position = jax.tree.map(lambda leaf, i=chain: leaf[i], positions)
-            image = results.eight_bits(self.synthesize(self.inputs[0], position))
+            image = results.eight_bits(image_of(self.density, self.inputs[0], position))
             error = float(l2(self.density.operator(image), self.inputs[1]))
             latents = by_name(*self.density.split(position))
             found.append(Underway(self.picture, chain + 1, error, image, latents))
@@ -240,7 +239,7 @@ class Chains:
             picture.kept_shares = self.reader.shares(read)
         degrade, latents = jax.jit(operator.apply), []
         for number, position in enumerate(self.shown(), 1):
-            hr = results.eight_bits(self.synthesize(self.inputs[0], position))
+            hr = results.eight_bits(image_of(self.density, self.inputs[0], position))
             lr = np.asarray(degrade(hr))
             latents.append(by_name(*self.density.split(position)))
             picture.rows[number] = self.record(number, hr, lr) | judged
@@ -374,6 +373,10 @@ def image_stride(settings: Settings, size: int) -> int:
 def random_directions(shape: tuple[int, int, int]) -> Float[Array, "k r r c"]:
     """The same for all pictures and seeds. A projection has the size of one pixel's deviation."""
     return jax.random.normal(jax.random.key(0), (PROJECTIONS, *shape)) / math.prod(shape) ** 0.5
+
+
+# Compiled for one image at a time, as for a search, and once for all pictures of a side.
+image_of = jax.jit(Posterior.image)
 
 
 @partial(jax.jit, static_argnames="reader")
