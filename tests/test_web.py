@@ -273,10 +273,10 @@ def test_a_visitor_stops_the_own_search_alone(desk, picture, held):
 
 def test_a_double_click_is_one_search(desk, picture, held):
     first, second = (desk.search("a", Form(picture, LINEAR)) for _ in range(2))
-    next(first)
-    assert list(second) == [] and desk.is_busy("a")
+    next(first), next(second)
     held.go.set()
-    assert last(first).ended and len(list(desk.pictures.iterdir())) == 1
+    assert last(first) == last(second) and not desk.is_busy("a")
+    assert len(list(desk.pictures.iterdir())) == len(held.pictures) == 1
 
 
 def test_a_closed_page_stops_its_search(desk, picture, held):

@@ -176,8 +176,8 @@ class Desk:
     def search(self, visitor: str, form: Form) -> Iterator[View]:
         """Carry a search out, and yield what its visitor sees, every half second and at the end.
 
-        What is wrong is told in a view, in one line. A visitor has one search at a time, and while
-        it is under way, there are no views of another. If the iterator is closed, the search stops.
+        What is wrong is told in a view, in one line. A visitor has one search at a time: a second
+        click has the views of the one that is under way. If the iterator is closed, it stops.
         """
         return self._carry_out(visitor, partial(self._first, visitor, form))
 
@@ -211,9 +211,7 @@ class Desk:
 
     def is_busy(self, visitor: str) -> bool:
         """Whether a search of this visitor is under way, or waits."""
-        with self._lock:
-            task = self._tasks.get(visitor)
-        return task is not None and not task.future.done()
+        return self._under_way(visitor) is not None
 
     def stop(self, visitor: str) -> None:
         """Stop a visitor's search, if there is one. What it has found is kept."""
@@ -240,9 +238,7 @@ class Desk:
     def _carry_out(self, visitor: str, make: Callable[[], Task]) -> Iterator[View]:
         try:
             with self._beginning:
-                if self.is_busy(visitor):  # as after a double click
-                    return
-                task = make()
+                task = self._under_way(visitor) or make()
         except (ValueError, OSError) as error:
             yield self._view(visitor, one_line(error), ended=True, failed=True)
             return
@@ -256,6 +252,11 @@ class Desk:
             with self._lock:
                 if self._tasks.get(visitor) is task:
                     del self._tasks[visitor]
+
+    def _under_way(self, visitor: str) -> Task | None:
+        with self._lock:
+            task = self._tasks.get(visitor)
+        return task if task and not task.future.done() else None
 
     def _first(self, visitor: str, form: Form) -> Task:
         """The first search of a picture. Raises ValueError if it can't be carried out."""
