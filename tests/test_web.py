@@ -130,20 +130,31 @@ def test_a_click_is_the_middle_of_a_square_within_the_picture(tmp_path):
     assert square_at(path, 20, 59, "") == "10,40,20"
 
 
-def test_a_new_search_shows_no_image_large_and_bad_uploads_reach_the_desk(desk):
+def test_the_page_shows_no_image_large_at_first_and_the_square_and_takes_any_file(desk):
     pytest.importorskip("gradio", reason="the page takes the extra web")
     from pulse_jax.web import page
 
     def gallery(*images):
         return page.shown(desks.View("", images), lambda path, _: path.name)[1]
 
-    one = tasks.Shown(
-        tasks.Task(Path(), Path(), pulse_jax.Settings()), "a", "restart", 1, Path("b"), 0.5
-    )
-    assert gallery()["selected_index"] is None and gallery()["value"] == []
+    settings = pulse_jax.Settings()
+    one = tasks.Shown(tasks.Task(Path(), Path(), settings), "a", "restart", 1, Path("b"), 0.5)
+    assert gallery().constructor_args == {"value": [], "selected_index": None}
     assert "selected_index" not in gallery(one)
+    path = desk.pictures / "a (1).png"
+    Image.new("RGB", (60, 40)).save(path)
+    told = page.cut_out(str(path), "0,20,20")
+    assert (
+        "%20%281%29.png); background-position: 0.0% 100.0%; background-size: 300.0% 200.0%" in told
+    )
+    assert all(
+        page.cut_out(str(path), bad) == "" for bad in ("", "1,2", "50,0,20", "0,0,0", "a,b,c")
+    )
     (picture,) = [b for b in page.make_page(desk).blocks.values() if b.elem_id == "picture"]
-    assert picture.preprocess(picture.data_model(path="no picture")) == "no picture"
+    again = type(picture)(**picture.constructor_args)  # as Gradio makes it after an update
+    assert again.get_block_name() == "image"
+    for each in (picture, again):
+        assert each.preprocess(each.data_model(path="no picture")) == "no picture"
 
 
 @pytest.fixture

@@ -101,6 +101,7 @@ def test_a_visitor_gets_results_and_everything_to_download(browser, server, tmp_
     page.get_by_label("square by hand").check()
     page.locator("#picture img").click()
     waits(lambda: page.get_by_label("X,Y,SIDE").input_value().endswith(",20"))
+    page.get_by_role("img", name="the square").wait_for()
     upsample.dblclick()  # which is one search
     page.locator("#run iframe").wait_for()
     assert "of 4 converged" in page.locator("#told").inner_text()

@@ -101,17 +101,29 @@ class Form(NamedTuple):
         return path
 
 
+def size_of(path: str) -> tuple[int, int]:
+    """(width, height) of a picture as browsers and searches show it: turned as its EXIF block says.
+
+    Raises OSError for a picture that can't be read.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            with contextlib.suppress(Exception):  # Pillow's, of damaged metadata
+                if image.getexif().get(ExifTags.Base.Orientation, 1) > 4:
+                    return height, width
+    except Image.DecompressionBombError as error:
+        raise OSError(one_line(error)) from error
+    return width, height
+
+
 def square_at(path: str, x: float, y: float, square: str) -> str:
     """The square X,Y,SIDE around a point of a picture, moved into it where it would reach beyond.
 
-    Its side is that of the `square` before, or half the picture's shorter one. Raises OSError for a
-    picture that can't be read.
+    Its side is that of the `square` before, or half the picture's shorter one. Raises OSError as
+    `size_of` does.
     """
-    with Image.open(path) as image:
-        width, height = image.size
-        with contextlib.suppress(Exception):  # Pillow's, of damaged metadata
-            if image.getexif().get(ExifTags.Base.Orientation, 1) > 4:  # browsers turn it too
-                width, height = height, width
+    width, height = size_of(path)
     try:
         side = int(square.split(",")[2])
     except (IndexError, ValueError):
@@ -365,7 +377,8 @@ class Desk:
             log.exception("a search of the web page failed")
             return view("The search failed. The server's log says why.", failed=True)
         told = [line(picture, results.settings) for picture in results.pictures if picture.rows]
-        told += [f"{p.name} is {p.unlike}" for p in results.pictures if p.unlike]
+        told = [re.sub(" --(eps=|draws$)", r" \1", one) for one in told]  # the page has no flags
+        told += [f"⚠ {p.name} is {p.unlike}" for p in results.pictures if p.unlike]
         told += [_without(failure, task) for failure in results.failures]
         if results.stopped:
             limit = f"all {duration(self.seconds)} were taken: " if task.late else ""

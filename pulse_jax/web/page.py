@@ -3,6 +3,7 @@
 import tempfile
 import time
 import zipfile
+from abc import ABCMeta
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from html import escape
@@ -20,7 +21,17 @@ from starlette.background import BackgroundTask
 from pulse_jax.files import one_line
 from pulse_jax.generators import checkpoint
 from pulse_jax.upsampling.settings import RECIPES
-from pulse_jax.web.desk import BYTES, CROPS, OPERATORS, RESTARTS, Desk, Form, View, square_at
+from pulse_jax.web.desk import (
+    BYTES,
+    CROPS,
+    OPERATORS,
+    RESTARTS,
+    Desk,
+    Form,
+    View,
+    size_of,
+    square_at,
+)
 from pulse_jax.web.task import Shown
 
 TITLE = "pulse_jax"
@@ -39,7 +50,13 @@ POLICY = (
     "style-src 'self' 'unsafe-inline'"
 )
 STYLE = """
-#results img, #picture img { image-rendering: pixelated; }
+#results img, #picture img, #cut { image-rendering: pixelated; }
+#picture .image-frame img { width: 100%; height: 100%; object-fit: contain; }
+#cut div { width: 8rem; aspect-ratio: 1; background-repeat: no-repeat; }
+#results .grid-wrap { padding-top: 2.25rem; }
+#results .thumbnail-lg, #results .thumbnail-lg img { aspect-ratio: auto; height: auto; }
+#results .caption-label { position: static; max-width: none; border: 0; text-align: center;
+  white-space: normal; }
 #results .grid-container { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
 #run iframe { width: 100%; height: 80vh; border: 0; }
 #ways button { white-space: nowrap; padding-inline: .5rem; }
@@ -47,6 +64,14 @@ STYLE = """
 footer { display: none !important; }
 """
 FONT = ["system-ui", "sans-serif"]  # which are on the visitor's machine
+# Gradio would open a picture, and tell of a bad one in its own words. This has the path of whatever
+# was uploaded. For a class statement, Gradio's metaclass would write a file beside this one.
+Picture = ABCMeta.__new__(
+    type(gr.Image),
+    "Image",
+    (gr.Image,),
+    {"preprocess": lambda self, payload: payload.path if payload else None},
+)
 
 
 class Headed:
@@ -152,13 +177,17 @@ def make_page(desk: Desk) -> gr.Blocks:
         except OSError:  # what is wrong with the picture is told when it is searched for
             return gr.skip()
 
+    def show_square(path: str | None, crop: str, square: str) -> Any:
+        shown = cut_out(path, square) if path and crop == "square" else ""
+        return gr.update(value=shown, visible=bool(shown))
+
     with gr.Blocks(
         analytics_enabled=False, title=TITLE, fill_width=True, delete_cache=(3600, 86400)
     ) as page:
         gr.Markdown(INTRO)
         with gr.Row():
             with gr.Column(scale=1, min_width=320):
-                picture = gr.Image(
+                picture = Picture(
                     label="Picture",
                     type="filepath",
                     image_mode=None,
@@ -166,9 +195,6 @@ def make_page(desk: Desk) -> gr.Blocks:
                     height=280,
                     elem_id="picture",
                 )
-                # Gradio would open it, and tell of a bad one in its own words. It would write a
-                # file beside this one for a class that inherits from its own.
-                picture.preprocess = as_uploaded
                 generator = gr.Dropdown(
                     list(desk.generators),
                     value=desk.generators[0],
@@ -188,6 +214,7 @@ def make_page(desk: Desk) -> gr.Blocks:
                     "the picture puts its middle there.",
                     visible=False,
                 )
+                cut = gr.HTML(elem_id="cut", visible=False)
                 input_size = gr.Number(
                     value=8,
                     precision=0,
@@ -257,13 +284,35 @@ def make_page(desk: Desk) -> gr.Blocks:
         cancel.click(stop, queue=False)
         page.unload(leave)
         crop.change(lambda chosen: gr.update(visible=chosen == "square"), crop, square, queue=False)
+        gr.on(
+            [picture.change, crop.change, square.change],
+            show_square,
+            [picture, crop, square],
+            cut,
+            queue=False,
+            show_progress="hidden",
+            trigger_mode="always_last",
+        )
         picture.select(point, [picture, crop, square], square, queue=False, show_progress="hidden")
     return page
 
 
-def as_uploaded(payload: Any) -> str | None:
-    """The path of what a visitor has uploaded, whatever that is."""
-    return payload.path if payload else None
+def cut_out(path: str, square: str) -> str:
+    """What a square X,Y,SIDE has of an uploaded picture, if it is one of such a picture."""
+    try:
+        (width, height), (x, y, side) = size_of(path), map(int, square.split(","))
+    except (OSError, ValueError):
+        return ""
+    if not (0 < side <= min(width - x, height - y) and min(x, y) >= 0):
+        return ""
+    # Percentages of a position are shares of what the picture is larger than the square.
+    left, top = (100 * at / max(most - side, 1) for at, most in ((x, width), (y, height)))
+    shown = (
+        f"background-image: url(gradio_api/file={quote(path)}); "
+        f"background-position: {left}% {top}%; "
+        f"background-size: {100 * width / side}% {100 * height / side}%"
+    )
+    return f'<div role="img" aria-label="the square" style="{shown}"></div>'
 
 
 def visitor(request: gr.Request) -> str:
@@ -286,7 +335,8 @@ def shown(view: View, link: Callable[[Path, str], str]) -> tuple[Any, ...]:
     told = escape(view.told, quote=False)
     images = [(link(one.path, f"{one.l2}"), one.caption) for one in view.images]
     # Or a new search would show large what takes the place of an earlier one's image.
-    gallery = gr.update(value=images) if images else gr.update(value=[], selected_index=None)
+    # gr.update would leave the None out.
+    gallery = gr.update(value=images) if images else gr.Gallery(value=[], selected_index=None)
     run = embedded(view.folders) if view.folders else ""
     buttons = gr.update(interactive=view.ended), gr.update(interactive=not view.ended)
     about = panel_of(view.chosen, bool(images), view.ended)
