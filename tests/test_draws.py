@@ -368,3 +368,7 @@ def test_attributes_are_counted_and_judged(tmp_path, monkeypatch):
     assert ("All draws agree." if agreed else told) in page
     (alone,) = pulse_jax.upsample(tmp_path / "a.png", None, settings).pictures
     assert alone.shares() == picture.shares()
+    # Draws that another reader has judged are not gone on with.
+    monkeypatch.setattr(checkpoint, "load_reader", lambda name: None)
+    with pytest.raises(ValueError, match=r"other settings: SHA-256 of the reader was .*, not None"):
+        pulse_jax.upsample(tmp_path / "a.png", tmp_path / "out", settings)

@@ -12,6 +12,7 @@ import jax
 import pulse_jax
 from pulse_jax.files import difference, expanded, file_digest, one_line, read_json, write
 from pulse_jax.generators import checkpoint
+from pulse_jax.generators.reader import Reader
 from pulse_jax.operators import FILES
 from pulse_jax.plug_in import source_digest
 from pulse_jax.types import Params
@@ -26,10 +27,17 @@ VARIABLES = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 
 
-def describe(settings: Settings, params: Params) -> dict[str, Any]:
-    """What the bytes of results depend on, besides their pictures and the number of slots."""
+def describe(
+    settings: Settings, params: Params, reader: tuple[Reader, Params] | None
+) -> dict[str, Any]:
+    """What the bytes of results depend on, besides their pictures and the number of slots.
+
+    `reader`: what reads attributes off a posterior's draws, by which chains are judged, too.
+    """
     found = {f"--{name}": value for name, value in settings.as_json().items()}
     found["SHA-256 of the generator"] = checkpoint.digest(params)
+    if settings.noise is not None:
+        found["SHA-256 of the reader"] = reader and checkpoint.digest(reader[1])
     for link in settings.operator.split(","):
         name, _, file = link.partition(":")
         if name in FILES and expanded(file).is_file():

@@ -148,7 +148,7 @@ def _prepare(
     else:
         run.posteriors = build_posteriors(run)
         run.reader = checkpoint.load_reader(settings.generator)
-    run.config = configuration.describe(settings, params)
+    run.config = configuration.describe(settings, params, run.reader)
     if output is not None:
         configuration.check(output, earlier, run.config)
     # While a search is under way, slots that are left open are as many as before.
