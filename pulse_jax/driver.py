@@ -45,6 +45,7 @@ def stream(
     stop_at_eps: bool = False,
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[Progress], None] | None = None,
+    program: Callable[..., tuple[SearchState, SearchInfo]] | None = None,
 ) -> Iterator[Slots]:
     """Search many restarts, `slots` of them at a time on each device, and yield `Slots`.
 
@@ -63,6 +64,8 @@ def stream(
     in it and on `slots` alone. On a CPU it also depends on the number of devices, since the threads
     that a device gets decide how larger convolutions are added up.
 
+    `program` is called in place of `advance`, which makes the steps of a chunk.
+
     Raises ValueError for fewer than one restart, step, slot or step in a chunk.
     """
     counts = {"restarts": restarts, "steps": steps, "slots": slots, "chunk": chunk}
@@ -73,7 +76,7 @@ def stream(
     step, params = jax.device_put((argument(search.step), params), replicated)
     goal = search.eps if stop_at_eps else -np.inf
     course = Course(restarts, restarts * steps, stop_at_eps, slots * mesh.size)
-    tell = progress or (lambda _: None)
+    tell, program = progress or (lambda _: None), program or advance
     tell(course.progress)
 
     waiting = iter(range(restarts))
@@ -93,7 +96,7 @@ def stream(
         assert content is not None
         targets, state = content
         before = np.array(state.step)
-        state, info = advance(step, params, targets, state, steps, goal, length=chunk, mesh=mesh)
+        state, info = program(step, params, targets, state, steps, goal, length=chunk, mesh=mesh)
         content = targets, state
         done = used & ~np.asarray(_are_running(state, steps, goal))
         after = np.array(state.step)

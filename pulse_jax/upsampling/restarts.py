@@ -25,9 +25,9 @@ from pulse_jax.generators import Generator
 from pulse_jax.losses import l2
 from pulse_jax.operators import Operator
 from pulse_jax.progress import Course, Progress, Underway
-from pulse_jax.search import STATUS, Best, Search, SearchState
+from pulse_jax.search import STATUS, Best, Search, SearchInfo, SearchState
 from pulse_jax.types import Frozen, Latents, Params
-from pulse_jax.upsampling import results
+from pulse_jax.upsampling import results, traced
 from pulse_jax.upsampling.parts import Run
 from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.results import Restart, save
@@ -70,7 +70,7 @@ def carry_out(
 ) -> Iterator[dict[str, Any]]:
     """Search for all restarts of a run and save them, size by size. Yields rows for timings.csv."""
     settings, jobs = run.settings, take_up(run)
-    draw = make_draw(run.generator, settings)
+    draw, program = make_draw(run.generator, settings), traced.kept(run)
     most = sum(settings.steps - job.steps for job in jobs)
     at_once = run.slots * jax.local_device_count()
     course = Course(len(jobs), most, settings.stop_at_eps, at_once)
@@ -88,6 +88,7 @@ def carry_out(
             operator=run.operators[side],
             search=search,
             draw=draw,
+            program=program,
             settings=settings,
             writer=writer,
             stop=stop,
@@ -220,6 +221,7 @@ def search_slots(
     operator: Operator,
     search: Search,
     draw: Draw,
+    program: Callable[..., tuple[SearchState, SearchInfo]],
     settings: Settings,
     writer: Writer,
     stop: Callable[[], bool],
@@ -228,8 +230,9 @@ def search_slots(
 
     Yields steps made, jobs that are done, and a function that shows all that were in these steps.
 
-    `draw`, from `make_draw`, says where they start. `stop()` is asked after each chunk. If it is
-    true, what is under way is saved, and the search ends.
+    `draw`, from `make_draw`, says where they start, and `program` makes the steps of a chunk.
+    `stop()` is asked after each chunk. If it is true, what is under way is saved, and the search
+    ends.
     """
     init = jax.jit(jax.vmap(search.init))
     # One at a time, so that the image is the same for any number of slots.
@@ -284,6 +287,7 @@ def search_slots(
         slots=slots,
         chunk=chunk(settings),
         stop_at_eps=settings.stop_at_eps,
+        program=program,
     ):
         used = np.flatnonzero(now.numbers >= 0).tolist()
         full = [(slot, jobs[now.numbers[slot]]) for slot in used]
