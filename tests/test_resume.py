@@ -18,6 +18,7 @@ from command_helpers import contents, fails, read_rows, write_picture
 from PIL import Image
 
 import pulse_jax
+from pulse_jax import progress
 from pulse_jax.upsampling import restarts, results
 
 ROOT = Path(__file__).parents[1]
@@ -292,8 +293,9 @@ def test_the_folder_of_a_picture_does_not_matter(run, tmp_path):
                 assert contents(output / str(place))[name] == contents(whole / str(seed))[name]
 
 
-def test_what_is_left_is_told_after_the_first_chunks(run, folder, capsys):
-    run(folder)
+def test_what_is_left_is_told_after_the_first_chunks(run, folder, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "MEASURED", 0.0)
+    run(folder, "--steps=40")
     assert " to go, " in capsys.readouterr().out
 
 
