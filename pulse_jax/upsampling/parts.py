@@ -29,6 +29,7 @@ from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.settings import DIFFUSION, RECIPES, STYLES, Settings
 
 log = logging.getLogger("pulse_jax")
+SMALL = 8 * 64**2  # pixels of all slots that fit into any memory
 
 
 @dataclass

@@ -28,7 +28,7 @@ from pulse_jax.progress import Course, Progress, Underway
 from pulse_jax.search import STATUS, Best, Search, SearchInfo, SearchState
 from pulse_jax.types import Frozen, Latents, Params
 from pulse_jax.upsampling import results, traced
-from pulse_jax.upsampling.parts import Run
+from pulse_jax.upsampling.parts import SMALL, Run
 from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.results import Restart, save
 from pulse_jax.upsampling.settings import Settings
@@ -57,7 +57,7 @@ def choose_slots(run: Run) -> int:
     worthwhile = 8 if on_cpu else min(256, max(1, 2**24 // generator.resolution**2))
     needed = -(-settings.restarts * len(run.pictures) // jax.device_count())
     most = min(needed, worthwhile)
-    if most * generator.resolution**2 <= 8 * 64**2:
+    if most * generator.resolution**2 <= SMALL:
         return most
     search = next(iter(run.searches.values()))  # sizes hardly matter: the generator takes it
     state = jax.eval_shape(lambda key: search.init(*generator.sample(key)), jax.random.key(0))

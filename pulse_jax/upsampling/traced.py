@@ -25,7 +25,7 @@ from pulse_jax.driver import advance
 from pulse_jax.files import write
 from pulse_jax.generators import checkpoint
 from pulse_jax.search import SearchInfo, SearchState
-from pulse_jax.upsampling.parts import Run
+from pulse_jax.upsampling.parts import SMALL, Run
 
 Leaves = list[Array]
 
@@ -34,12 +34,14 @@ def kept(run: Run) -> Callable[..., tuple[SearchState, SearchInfo]]:
     """`driver.advance` for a run, with the same bytes, traced only if it never was before.
 
     What is traced depends on the run's configuration but for its seed, on the generator's
-    `spec.json`, on the source of this package, and on JAX's settings. Where it depends on more, as
-    with parts that plug in or several processes, where JAX keeps no programs, and where flatbuffers
-    is missing, which writes them, this is `advance` itself.
+    `spec.json`, on the source of this package, and on JAX's settings. This is `advance` itself
+    where that depends on more, as with parts that plug in or several processes, where slots aren't
+    `SMALL`, so that finding how many fit has traced it, where JAX keeps no programs, and where
+    flatbuffers is missing, which writes them.
     """
     folder = jax.config.values["jax_compilation_cache_dir"]
-    if run.settings.plug_ins() or jax.process_count() > 1:
+    large = run.slots * run.generator.resolution**2 > SMALL
+    if large or run.settings.plug_ins() or jax.process_count() > 1:
         return advance
     spec = checkpoint.find(run.settings.generator) / "spec.json"
     if not (spec.is_file() and folder and importlib.util.find_spec("flatbuffers")):
