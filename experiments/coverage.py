@@ -14,7 +14,9 @@ prior. Noise of a known width is added to all small pictures. There are four mea
 - Δcal, the draws' variance over the squared error of their mean. Below 1 the error bars are too
   short. Brackets hold it with 95%.
 - Reliability, where the generator comes with a reader: of the faces for which glasses, a kind of
-  hair or any other attribute is said to be 70% likely, seven in ten should have it.
+  hair or any other attribute is said to be 70% likely, seven in ten should have it. All kinds
+  count. Where two are about equally likely, one of them is right, so that the middle of the scale
+  tells little.
 
 Draws count as independent. They nearly are if the chains have met, and a column has the median of
 the R-hats. Writes table.csv, reliability.csv and coverage.png, with the shares of truths below each
