@@ -115,6 +115,17 @@ def test_a_run_that_is_stopped_when_all_is_done_is_whole(folder):
     assert len(found.rows) == 6 and not found.stopped
 
 
+def test_pictures_that_end_together_are_written_in_their_order(tmp_path, monkeypatch):
+    names = [f"{number}.png" for number in range(8)]
+    for number, name in enumerate(names):
+        write_picture(tmp_path / "in" / name, seed=number)
+    written = []
+    monkeypatch.setattr(results, "finish", lambda picture, *_: written.append(picture.name))
+    settings = dataclasses.replace(SETTINGS, restarts=1)
+    pulse_jax.upsample(tmp_path / "in", tmp_path / "out", settings)
+    assert written[:8] == names
+
+
 def test_a_failure_that_the_writer_notes_meanwhile_is_kept():
     picture = Picture("a.png", np.zeros((1, 1, 3), np.float32), 0.0, "")
 

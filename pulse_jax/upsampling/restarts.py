@@ -97,8 +97,8 @@ def carry_out(
             course.note(made, len(done), sum(settings.steps - job.steps for job in done))
             progress(course.progress._replace(underway=underway))
             if jax.process_count() == 1:
-                for picture in {job.picture for job in done if run.is_complete(job.picture)}:
-                    resolution = run.generator.resolution
+                resolution = run.generator.resolution
+                for picture in filter(run.is_complete, dict.fromkeys(job.picture for job in done)):
                     writer(save, picture, results.finish, resolution, settings.eps)
             if slots < run.slots:  # memory ran out
                 run.slots = slots
