@@ -7,7 +7,7 @@ depends on.
 
 import contextlib
 import hashlib
-import importlib.util
+import importlib.metadata
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,28 +28,33 @@ from pulse_jax.search import SearchInfo, SearchState
 from pulse_jax.upsampling.parts import SMALL, Run
 
 Leaves = list[Array]
+CHECKSUM = hashlib.sha256().digest_size  # bytes, at the beginning of a file
+PACKAGES = "flax", "jax", "jaxlib", "optax"
 
 
 def kept(run: Run) -> Callable[..., tuple[SearchState, SearchInfo]]:
     """`driver.advance` for a run, with the same bytes, traced only if it never was before.
 
     What is traced depends on the run's configuration but for its seed, on the generator's
-    `spec.json`, on the source of this package, and on JAX's settings. This is `advance` itself
-    where that depends on more, as with parts that plug in or several processes, where slots aren't
-    `SMALL`, so that finding how many fit has traced it, where JAX keeps no programs, and where
-    flatbuffers is missing, which writes them.
+    `spec.json`, on the source of this package, on the `PACKAGES` that trace, on the device, and on
+    JAX's settings. This is `advance` itself where that depends on more, as with parts that plug in
+    or several processes, where slots aren't `SMALL`, so that finding how many fit has traced it,
+    and where JAX keeps no programs.
     """
     folder = jax.config.values["jax_compilation_cache_dir"]
     large = run.slots * run.generator.resolution**2 > SMALL
     if large or run.settings.plug_ins() or jax.process_count() > 1:
         return advance
     spec = checkpoint.find(run.settings.generator) / "spec.json"
-    if not (spec.is_file() and folder and importlib.util.find_spec("flatbuffers")):
+    if not (spec.is_file() and folder):
         return advance
     known = hashlib.sha256(spec.read_bytes())
     for file in sorted(Path(__file__).parents[1].rglob("*.py")):
         known.update(file.read_bytes())
-    for values in run.config | {"--seeds": None}, jax.config.values:
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    device = jax.devices()[0]
+    around = versions | {"platform": device.platform, "kind": device.device_kind}
+    for values in run.config | {"--seeds": None}, around, jax.config.values:
         known.update(json.dumps(values, sort_keys=True, default=str).encode())
 
     def program(
@@ -88,10 +93,14 @@ class _Traced:
         name = hashlib.sha256(f"{self.name} {types}".encode()).hexdigest()
         path = self.folder / f"pulse_jax-{name}-traced"
         with contextlib.suppress(OSError):
-            return jax.export.deserialize(bytearray(path.read_bytes()))
+            content = path.read_bytes()
+            checksum, stored = content[:CHECKSUM], content[CHECKSUM:]
+            if hashlib.sha256(stored).digest() == checksum:  # or else it is damaged
+                return jax.export.deserialize(bytearray(stored))
         made = jax.export.export(jax.jit(self.function))(*types)
         with contextlib.suppress(OSError):  # then the next process traces it, too
-            write(path, bytes(made.serialize()))
+            stored = bytes(made.serialize())
+            write(path, hashlib.sha256(stored).digest() + stored)
         return made
 
 
