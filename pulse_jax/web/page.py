@@ -43,7 +43,7 @@ CHOOSE = "A click on a result chooses it. It can then be varied, refined, and pu
 CROP_LABELS = "whole picture", "middle", "each face", "square by hand"
 ABOUT = """*Vary* searches for others near the chosen image. *Refine* goes on from it until its
 l2, the mean squared difference from the picture once it is downscaled, is a tenth. *Put back* shows
-it in the photograph that the square was cut out of."""
+it in the photograph, if a square was cut out of one."""
 # Whatever a library's page refers to, the browser loads from here or not at all.
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
