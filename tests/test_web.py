@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 import pulse_jax
 from pulse_jax import images
-from pulse_jax.files import load_arrays, read_json
+from pulse_jax.files import figure, load_arrays, read_json
 from pulse_jax.upsampling import crops
 from pulse_jax.web import __main__ as command
 from pulse_jax.web import desk as desks
@@ -209,7 +209,7 @@ def test_results_improve_and_are_varied_refined_and_put_back(desk, tmp_path, mon
     assert all(later <= max(earlier, 1e-3) for earlier, later in itertools.pairwise(errors))
     error, caption, image, latents = course[0]
     assert not all(np.array_equal(image, later) for _, _, later, _ in course)
-    assert caption == f"photo_2, restart 2, l2 so far {error:.2g}"
+    assert caption == f"photo_2, restart 2, l2 so far {figure(error)}"
     generator, params = linear()
     made = generator.synthesize(params, {"style": latents["style"][0]}, {})
     np.testing.assert_allclose(np.clip(made, 0, 1), image, atol=0.6 / 255)
@@ -217,7 +217,7 @@ def test_results_improve_and_are_varied_refined_and_put_back(desk, tmp_path, mon
     # What is put back is the chosen one.
     assert desk.choose("a", view.images.index(chosen)) is chosen
     path, told = desk.put_back("a")
-    assert told == f"{chosen.caption}; put back, l2 {chosen.picture.rows[2]['l2_put_back']:.2g}"
+    assert told == f"{chosen.caption}; put back, l2 {figure(chosen.picture.rows[2]['l2_put_back'])}"
     whole = chosen.picture.put_back(images.load_image(chosen.path))
     assert np.array_equal(np.asarray(Image.open(path)), images.to_uint8(whole))
 

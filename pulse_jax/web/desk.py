@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from PIL import ExifTags, Image
 
 from pulse_jax.align import write_landmarks
-from pulse_jax.files import counted, npz, one_line, write
+from pulse_jax.files import counted, figure, npz, one_line, write
 from pulse_jax.images import load_image, save_image
 from pulse_jax.upsampling.bar import duration
 from pulse_jax.upsampling.settings import RECIPES, Settings
@@ -219,7 +219,7 @@ class Desk:
         path = chosen.path.with_name(f"put_back_{chosen.path.stem}.png")
         save_image(path, picture.put_back(image))
         error = picture.l2_put_back(image)
-        return path, f"{chosen.caption}; put back, l2 {error:.2g}"
+        return path, f"{chosen.caption}; put back, l2 {figure(error)}"
 
     def is_busy(self, visitor: str) -> bool:
         """Whether a search of this visitor is under way, or waits."""

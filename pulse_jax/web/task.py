@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pulse_jax.files import attempt, load_arrays, npz, write
+from pulse_jax.files import attempt, figure, load_arrays, npz, write
 from pulse_jax.images import save_image
 from pulse_jax.progress import Progress, Underway
 from pulse_jax.starts import GENERATOR
@@ -40,7 +40,7 @@ class Shown:
         star = "★ " if self.best else ""
         several = [self.name] if len(self.task.pictures) > 1 else []
         which = ", ".join([*self.task.title, *several, f"{self.noun} {self.number}"])
-        return f"{star}{which}, l2 {'' if self.ended else 'so far '}{self.l2:.2g}"
+        return f"{star}{which}, l2 {'' if self.ended else 'so far '}{figure(self.l2)}"
 
     @property
     def picture(self) -> Picture:
