@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from command_helpers import read_rows
+from experiment_helpers import linear
 from search_helpers import LINEAR, MATRIX, STARTS, TARGETS, take
 from test_operators import ALL as ALL_OPERATORS
 
@@ -22,7 +23,9 @@ from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan import StyleGAN
 from pulse_jax.generators.stylegan2 import StyleGAN2
 from pulse_jax.generators.stylegan3 import StyleGAN3
+from pulse_jax.images import save_image
 from pulse_jax.losses import Loss, geocross, l1, l2
+from pulse_jax.operators import bicubic
 from pulse_jax.optimizers import OPTIMIZERS, SAMPLERS
 from pulse_jax.schemes import SCHEMES
 
@@ -193,13 +196,31 @@ def test_as_many_restarts_converge_with_any_number_of_slots():
     check_alike(map(search, SLOTS))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["decoder64", "tissue64"])
-def test_a_bundled_generator(run, name):
+def save_examples(folder):
+    """Pictures of images that the linear generator makes."""
+    generator, params = linear()
+    for seed in range(3):
+        image = generator.synthesize(params, *generator.sample(jax.random.key(seed)))
+        save_image(folder / f"{seed}.png", bicubic(8).apply(image))
+
+
+SLOW_BUNDLED = [pytest.param(n, marks=pytest.mark.slow) for n in ("decoder64", "tissue64")]
+
+
+@pytest.mark.parametrize("name", ["linear", *SLOW_BUNDLED])
+def test_the_command(run, tmp_path, name):
+    flags = ["--recipe=fast", "--steps=100", "--restarts=2"]
+    if name == "linear":
+        name = "experiment_helpers:linear"
+        save_examples(tmp_path)
+        # L-BFGS takes long to compile, and any image of this generator meets the usual eps.
+        flags += [str(tmp_path), "--opt_name=adam", "--loss_str=100*L2", "--eps=1e-4"]
+    else:
+        flags += [str(checkpoint.find(name) / "examples")]
+
     def search(slots):
-        flags = ["--recipe=fast", "--steps=100", "--restarts=2", f"--batch_size={slots}"]
-        flags += [f"--input_dir={checkpoint.find(name) / 'examples'}"]
-        rows = read_rows(run(*flags, generator=name, output=str(slots)))
+        output = run(*flags, f"--batch_size={slots}", generator=name, output=str(slots))
+        rows = read_rows(output)
         converged = [row["status"] == "converged" for row in rows]
         return converged, [int(row["steps"]) for row in rows]
 
