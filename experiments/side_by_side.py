@@ -56,7 +56,7 @@ PRESETS = {
     "quick": {"inputs": 4, "restarts": 4, "train_steps": 100},
     "full": {"inputs": 32, "restarts": 8, "train_steps": 2000},
 }
-SMALL = 8  # the side of the inputs
+SMALL, SHOWN = 8, 64  # the sides of the inputs, and of all that pictures.png shows
 READ = "glasses", "facial_hair", "hair_style"
 
 
@@ -148,11 +148,12 @@ def line(reader, found, truth, others):
 
 
 def picture_rows(inputs, truth, found):
-    """The input, the true face, and a few results of each generator."""
+    """The input, the true face, and a few results of each generator, all enlarged to `SHOWN`."""
     few = max(2, 8 // len(found))
     for i in range(min(FLAGS.shown, len(inputs))):
-        small = images.resize_nearest(inputs[i], truth.shape[1] // SMALL)
-        yield [small, truth[i], *(x for arrays in found for x in arrays["images"][i, :few])]
+        results = (x for arrays in found for x in arrays["images"][i, :few])
+        row = inputs[i], truth[i], *results
+        yield [images.resize_nearest(x, max(1, SHOWN // x.shape[0])) for x in row]
 
 
 if __name__ == "__main__":
