@@ -6,7 +6,7 @@ Every scheme searches for the same held-out faces from the same starting points,
 original's learning rate, 0.4, unless its line in `VARIANTS` says otherwise. Each restart is
 measured by the l2 of its result, the evaluations of the generator until an iterate met l2 1e-3, the
 distance | ‖z‖/‖start‖ − 1 | from the spheres that it started on, and the score of the generator's
-discriminator. Each input is measured by the difference of its results.
+discriminator, if it has one. Each input is measured by the difference of its results.
 
 The sphere is there for realism. Without any hold on the norm (`none`), as many restarts meet l2,
 but latents drift off. A prior instead of the sphere nearly keeps realism, but the Gaussian's meets
@@ -39,7 +39,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
 from common import harness
-from common.metrics import bracketed, diversity, mean_interval, mean_share, paired, realism
+from common.metrics import (
+    bracketed,
+    diversity,
+    has_discriminator,
+    mean_interval,
+    mean_share,
+    paired,
+    realism,
+)
 
 import pulse_jax
 from pulse_jax import images, schemes
@@ -61,7 +69,8 @@ flags.DEFINE_list(
     "These of VARIANTS in this script are compared. Without it, the preset chooses.",
 )
 BOUNDS = 1e-3, 2e-3
-COLUMNS = "evaluations", "distance", "realism", "diversity"
+SCORE = "realism"  # of a generator with a discriminator
+COLUMNS = "evaluations", "distance", SCORE, "diversity"
 
 
 def adam(schedule):
@@ -105,7 +114,7 @@ def main(folder):
         raise ValueError(f"--vary=pictures: {told}")
     generator, params = pulse_jax.load(FLAGS.generator)
     operator = pulse_jax.operators.bicubic(FLAGS.factor)
-    score = realism(FLAGS.generator)
+    score = realism(FLAGS.generator) if has_discriminator(FLAGS.generator) else None
 
     by_seed, shown = {name: {} for name in FLAGS.variants}, {}
     for seed in seeds:
@@ -122,7 +131,8 @@ def main(folder):
         if seed == seeds[0]:
             pictures = draw_pictures(truth, inputs, shown)
     rows = {name: pooled(list(of_seed.values())) for name, of_seed in by_seed.items()}
-    folder.table("table.csv", [line(name, rows, COLUMNS, "rescale") for name in rows])
+    columns = [name for name in COLUMNS if score or name != SCORE]
+    folder.table("table.csv", [line(name, rows, columns, "rescale") for name in rows])
     folder.figure("ablation.png", draw(rows))
     folder.figure("pictures.png", pictures)
     if len(seeds) > 1:
@@ -194,10 +204,11 @@ def measure(found, score):
     """A row of figures for each restart. The diversity is that of its input."""
     single = [name for name, values in found.items() if values.ndim == 2]
     for i, batch in enumerate(found["images"]):
-        scores, spread = score(batch), float(diversity(batch))
+        scores, spread = score(batch) if score else None, float(diversity(batch))
         for k in range(len(batch)):
             row = {"input": i, "restart": k} | {name: found[name][i, k] for name in single}
-            yield row | {"realism": float(scores[k]), "diversity": spread}
+            judged = {} if scores is None else {SCORE: float(scores[k])}
+            yield row | judged | {"diversity": spread}
 
 
 def pooled(of_seeds):
@@ -232,8 +243,13 @@ def _by_input(rows, values):
 QUANTITIES = {
     f"success@{BOUNDS[0]:g}": lambda rows: met(rows, BOUNDS[0]).mean(),
     "evaluations": lambda rows: by_input(rows, "evaluations").mean(),
-    "realism": lambda rows: by_input(rows, "realism").mean(),
+    SCORE: lambda rows: by_input(rows, SCORE).mean(),
 }
+
+
+def quantities(rows):
+    """Those of `QUANTITIES` that rows have."""
+    return [name for name in QUANTITIES if name != SCORE or SCORE in rows[0]]
 
 
 def seed_values(of_seeds, quantity):
@@ -245,7 +261,7 @@ def seed_lines(by_seed):
     """A line for each variant and quantity: each seed's mean, and the mean of these means."""
     reference = by_seed.get("rescale")
     for name, of_seeds in by_seed.items():
-        for quantity in QUANTITIES:
+        for quantity in quantities(next(iter(of_seeds.values()))):
             values = seed_values(of_seeds, quantity)
             line = {"": name, "seeds vary": FLAGS.vary, "quantity": quantity}
             line |= {f"seed {seed}": v for seed, v in zip(of_seeds, values.tolist(), strict=True)}
@@ -259,9 +275,10 @@ def seed_lines(by_seed):
 def draw_seeds(by_seed):
     """Each seed's mean as a point, and their mean with its interval."""
     size = 13, 1.8 + 0.3 * len(by_seed)
-    figure, axes = plt.subplots(1, len(QUANTITIES), figsize=size, sharey=True)
+    shown = quantities(next(iter(next(iter(by_seed.values())).values())))
+    figure, axes = plt.subplots(1, len(shown), figsize=size, sharey=True)
     places = np.arange(len(by_seed))[::-1]
-    for axis, quantity in zip(axes, QUANTITIES, strict=True):
+    for axis, quantity in zip(axes, shown, strict=True):
         for place, of_seeds in zip(places, by_seed.values(), strict=True):
             values = seed_values(of_seeds, quantity)
             mean, low, high = mean_interval(values)
@@ -298,7 +315,6 @@ def line(name, rows, columns, reference):
 
 def draw(rows):
     """A figure of the success, and of the others' cost and score less those of the first."""
-    figure, axes = plt.subplots(1, 3, figsize=(13, 1.5 + 0.3 * len(rows)), sharey=True)
     places = np.arange(len(rows))[::-1]
     first = next(iter(rows))
 
@@ -308,8 +324,11 @@ def draw(rows):
     columns = {
         f"share of restarts with l2 ≤ {BOUNDS[0]:g}": lambda own: mean_share(met(own, BOUNDS[0])),
         f"evaluations until then, less those of {first}": partial(more, "evaluations"),
-        f"discriminator's score, less that of {first}": partial(more, "realism"),
     }
+    if SCORE in rows[first][0]:
+        columns[f"discriminator's score, less that of {first}"] = partial(more, SCORE)
+    size = 13, 1.5 + 0.3 * len(rows)
+    figure, axes = plt.subplots(1, len(columns), figsize=size, sharey=True)
     for axis, (title, interval) in zip(axes, columns.items(), strict=True):
         for place, own in zip(places, rows.values(), strict=True):
             mean, low, high = interval(own)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from experiment_helpers import ROOT, read_table, run_experiment, save_small_generator
+from helpers import DATA
 
 pytestmark = pytest.mark.slow
 OWN = "my_parts shell"  # as its cells are called
@@ -54,9 +55,19 @@ def test_rows_and_table(script, names, tmp_path):
     assert {path.name: path.read_bytes() for path in cells.glob("*.csv")} == before
 
     wrong = run_experiment(script, *TINY, f"{flag}=cube", "--workdir=b", cwd=tmp_path)
-    assert wrong.returncode == 1 and f"{flag}=cube: none of" in wrong.stderr
+    assert wrong.returncode == 1 and f"{flag}=cube" in wrong.stderr and "none of" in wrong.stderr
     other = run_experiment(script, *arguments, "--seed=7", cwd=tmp_path)
     assert other.returncode == 1 and "seed was 1000, not 7" in other.stderr
+
+
+def test_a_generator_without_a_discriminator_has_no_scores(tmp_path):
+    flow = f"--generator={DATA / 'modern' / 'flow'}"
+    options = *TINY[1:], flow, "--variants=rescale,none", "--seeds=0,1", "--workdir=a"
+    result = run_experiment("ablate_projection", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for table in ("table.csv", "by_seed.csv"):
+        text = (tmp_path / "a" / table).read_text()
+        assert "rescale" in text and "realism" not in text
 
 
 @pytest.mark.parametrize("vary", ["search", "pictures"])
