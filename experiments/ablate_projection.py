@@ -42,7 +42,6 @@ from common import harness
 from common.metrics import (
     bracketed,
     diversity,
-    has_discriminator,
     mean_interval,
     mean_share,
     paired,
@@ -51,6 +50,7 @@ from common.metrics import (
 
 import pulse_jax
 from pulse_jax import images, schemes
+from pulse_jax.generators.checkpoint import comes_with
 
 WHAT = "pictures", "search"  # that seeds may be for
 FLAGS = flags.FLAGS
@@ -114,7 +114,7 @@ def main(folder):
         raise ValueError(f"--vary=pictures: {told}")
     generator, params = pulse_jax.load(FLAGS.generator)
     operator = pulse_jax.operators.bicubic(FLAGS.factor)
-    score = realism(FLAGS.generator) if has_discriminator(FLAGS.generator) else None
+    score = realism(FLAGS.generator) if comes_with(FLAGS.generator, "discriminator") else None
 
     by_seed, shown = {name: {} for name in FLAGS.variants}, {}
     for seed in seeds:

@@ -22,10 +22,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import pulse_jax
 from pulse_jax import images
-from pulse_jax.files import read_json
-from pulse_jax.generators import checkpoint
 from pulse_jax.images import LUMA
-from pulse_jax.plug_in import is_plug_in
 
 # --- What is compared. ---
 
@@ -252,14 +249,6 @@ def realism(name):
         return jax.lax.map(lambda x: discriminator(params, x[None])[0], batch, batch_size=8)
 
     return lambda batch: np.asarray(score(params, jnp.asarray(batch)))
-
-
-def has_discriminator(name):
-    """Whether a generator comes with the discriminator that `realism` asks."""
-    if is_plug_in(name):
-        return False
-    spec = checkpoint.find(name) / "spec.json"
-    return spec.is_file() and "discriminator" in read_json(spec)
 
 
 def realism_auc(name, real, seed=0):

@@ -193,13 +193,21 @@ def load_reader(name_or_path: str | Path) -> tuple[Reader, Params] | None:
     `reader.apply({"params": params}, images)` turns images (n, R, R, 3) in [0, 1] into coordinates.
     Raises ValueError as `load` does.
     """
-    if is_plug_in(name_or_path):
+    if not comes_with(name_or_path, "reader"):
         return None
-    path = find(name_or_path)
-    if not (path / "spec.json").is_file() or "reader" not in read_json(path / "spec.json"):
-        return None
-    module, params = _read(path, "reader")
+    module, params = _read(find(name_or_path), "reader")
     return module, params
+
+
+def comes_with(name_or_path: str | Path, network: str) -> bool:
+    """Whether a generator's folder holds this network, too: a "discriminator" or a "reader".
+
+    Raises ValueError as `find` does, and for a damaged `spec.json`.
+    """
+    if is_plug_in(name_or_path):
+        return False
+    spec = find(name_or_path) / "spec.json"
+    return spec.is_file() and network in read_json(spec)
 
 
 def find(name_or_path: str | Path) -> Path:

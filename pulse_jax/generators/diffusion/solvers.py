@@ -4,8 +4,8 @@ A schedule, from `schedules`, says what the network was trained to compute, and 
 applied. A solver is called as `solver(network, noises, schedule)`: `network(x, t)` is the network
 with its parameters, and `noises` are `solver.noises` arrays (n, h, w, c) that would be standard
 normal if sampled. All are deterministic: noise that enters in later steps is among the `noises`.
-Steps are a scan, and each is computed anew for the gradient, so memory grows with one network, not
-with the steps.
+Several steps are a scan, and each is computed anew for the gradient, so memory grows with one
+network, not with the steps.
 """
 
 import dataclasses
