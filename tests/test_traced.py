@@ -49,6 +49,8 @@ def test_a_later_process_traces_no_step_and_makes_the_same_bytes(
     for flags in (["--learning_rate=0.3"], ["--noise_type=zero"], ["--batch_size=3"]):
         with pytest.raises(Traced):
             run(*flags, output="changed")
+    with jax.default_matmul_precision("high"), pytest.raises(Traced):
+        run(output="changed")
     version = importlib.metadata.version
     with monkeypatch.context() as newer:
         newer.setattr(importlib.metadata, "version", lambda n: "9" if n == "optax" else version(n))

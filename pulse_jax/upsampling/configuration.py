@@ -45,12 +45,21 @@ def describe(
     for text in settings.plug_ins():
         found[f"SHA-256 of {text.partition(':')[0]}"] = source_digest(text)
     found["device"] = jax.devices()[0].device_kind
-    found |= {name.upper(): jax.config.values[name] for name in JAX}
+    of_jax = jax_settings()
+    found |= {name.upper(): of_jax[name] for name in JAX}
     found |= {name: os.environ.get(name) for name in VARIABLES}
     found["XLA_FLAGS"] = _xla_flags()
     found["pulse_jax"] = pulse_jax.__version__
     packages = PACKAGES if settings.noise is None else (*PACKAGES, "blackjax")
     return found | {name: importlib.metadata.version(name) for name in packages}
+
+
+def jax_settings() -> dict[str, Any]:
+    """JAX's configuration, with what a context has changed, as `jax.enable_x64` does."""
+    return {
+        name: getattr(jax.config, name, value)  # some settings are no attributes, and no contexts
+        for name, value in jax.config.values.items()
+    }
 
 
 def _xla_flags() -> str | None:

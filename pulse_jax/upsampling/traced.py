@@ -25,6 +25,7 @@ from pulse_jax.driver import advance
 from pulse_jax.files import write
 from pulse_jax.generators import checkpoint
 from pulse_jax.search import SearchInfo, SearchState
+from pulse_jax.upsampling.configuration import jax_settings
 from pulse_jax.upsampling.parts import SMALL, Run
 
 Leaves = list[Array]
@@ -54,7 +55,7 @@ def kept(run: Run) -> Callable[..., tuple[SearchState, SearchInfo]]:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     device = jax.devices()[0]
     around = versions | {"platform": device.platform, "kind": device.device_kind}
-    for values in run.config | {"--seeds": None}, around, jax.config.values:
+    for values in run.config | {"--seeds": None}, around, jax_settings():
         known.update(json.dumps(values, sort_keys=True, default=str).encode())
 
     def program(
