@@ -37,15 +37,25 @@ def main():
     first, last = (round((degrees + 180) / 360 * width) for degrees in HELD_OUT)
     elsewhere = np.roll(image, -last, axis=1)[:, : width - (last - first)]
     side, output = FLAGS.resolution, expanded(FLAGS.output_dir)
-    write(output / "train", crops(elsewhere, height, side // 4))
-    write(output / "held_out", crops(image[:, first:last], height, side))
+    train = crops(elsewhere, height, side // 4)
+    held_out = crops(image[:, first:last], height, side)
+    write(output / "train", train)
+    write(output / "held_out", held_out)
 
 
 def crops(part, height, stride):
-    """The crops of a part of the map, `stride` pixels apart, in the order of their longitudes."""
+    """The crops of a part of the map, `stride` pixels apart, in the order of their longitudes.
+
+    Raises ValueError if there are none.
+    """
     side, middle = FLAGS.resolution, height / 2
     reach = FLAGS.latitude / 180 * height
     tops = np.arange(middle - reach, middle + reach - side + 1, stride)
+    if not tops.size:
+        raise ValueError(
+            f"--latitude={FLAGS.latitude:g}: {2 * reach:.3g} rows of the map are up to there, and "
+            f"crops have {side}"
+        )
     found = []
     for top in tops.astype(int):
         latitude = np.pi * (0.5 - (top + side / 2) / height)
@@ -55,7 +65,10 @@ def crops(part, height, stride):
         lefts = range(0, columns - side + 1, stride)
         found += [(left / columns, band[:, left : left + side]) for left in lefts]
     found.sort(key=lambda crop: crop[0])
-    return [crop for _, crop in found if land(crop).mean() >= FLAGS.land]
+    kept = [crop for _, crop in found if land(crop).mean() >= FLAGS.land]
+    if not kept:
+        raise ValueError(f"--land={FLAGS.land:g}: none of {len(found)} crops has so much")
+    return kept
 
 
 def land(image):

@@ -32,6 +32,15 @@ def test_a_map_is_cut_into_crops(tmp_path):
 
     again = run_experiment("crop_earth", "--map=map.png", cwd=tmp_path)
     assert again.returncode == 1 and "runs/earth/train isn't empty" in again.stderr
+    save_image(tmp_path / "map.png", np.broadcast_to(np.eye(3)[2], (256, 512, 3)))  # all sea
+    for flag, told in (
+        ("--latitude=10", "28.4 rows of the map are up to there, and crops have 32"),
+        ("--land=0.5", "none of 778 crops has so much"),
+    ):
+        options = "--map=map.png", "--resolution=32", flag, "--output_dir=none"
+        none = run_experiment("crop_earth", *options, cwd=tmp_path)
+        assert none.returncode == 1 and none.stderr == f"crop_earth: {flag}: {told}\n"
+        assert not (tmp_path / "none").exists()
     save_image(tmp_path / "map.png", np.zeros((200, 300, 3)))
     other = run_experiment("crop_earth", "--map=map.png", "--output_dir=other", cwd=tmp_path)
     assert other.returncode == 1
