@@ -1,10 +1,13 @@
 """The web page: what its form may ask for, and searches one after another, each on its own."""
 
+import contextlib
 import itertools
+import os
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ import pulse_jax
 from pulse_jax import images
 from pulse_jax.files import figure, load_arrays, read_json
 from pulse_jax.upsampling import crops
+from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.web import __main__ as command
 from pulse_jax.web import desk as desks
 from pulse_jax.web import task as tasks
@@ -315,6 +319,21 @@ def test_a_bug_is_told_in_one_line(desk, picture, monkeypatch, caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_the_line_of_a_posterior_is_explained(desk, picture, monkeypatch):
+    def upsample(pictures, folder, settings, *_, **__):
+        rows = {1: {"status": "met", "rhat": 1.013, "ess": 300.0, "l2_saved": 0.1}}
+        drawn = Picture(
+            "small.png", np.zeros((4, 4, 3), np.float32), 1.0, "", folder=folder, rows=rows
+        )
+        return pulse_jax.Results((drawn,), (), settings, "")
+
+    monkeypatch.setattr(tasks, "upsample", upsample)
+    told = last(desk.search("a", Form(picture, LINEAR, recipe="posterior"))).told
+    line, meaning = told.split("\n\n")
+    assert line == "small.png: R-hat 1.01, ESS 300"
+    assert "R-hat compares chains" in meaning and "ESS is the effective sample size" in meaning
+
+
 @pytest.mark.parametrize(
     "flags, told",
     [
@@ -328,8 +347,30 @@ def test_flags_are_refused_in_one_line(flags, told):
     assert told in str(exit.value) and "\n" not in str(exit.value)
 
 
+def test_a_server_keeps_uploads_in_a_folder_of_its_own_until_it_ends(monkeypatch, tmp_path):
+    folders = []
+
+    def make_app(desk):
+        folders.append(Path(os.environ["GRADIO_TEMP_DIR"]))
+        (folders[-1] / "picture.png").touch()
+
+    run = SimpleNamespace(run=lambda sockets: None)
+    server = SimpleNamespace(Config=lambda app, **options: app, Server=lambda config: run)
+    monkeypatch.setitem(sys.modules, "uvicorn", server)
+    monkeypatch.setitem(sys.modules, "pulse_jax.web.page", SimpleNamespace(make_app=make_app))
+    monkeypatch.setattr(command, "used_cache", lambda cache: contextlib.nullcontext())
+    arguments = ["pulse_jax_web", "--port=0", f"--output_dir={tmp_path / 'web'}"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "GRADIO_TEMP_DIR"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+    for _ in range(2):
+        command.main()
+    first, second = folders
+    assert first != second and not first.exists() and not second.exists()
+
+
 def test_without_gradio_a_line_tells_how_to_install_it(monkeypatch):
-    for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
+    for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "GRADIO_TEMP_DIR"):
         monkeypatch.setenv(name, "")  # so that it is restored
     monkeypatch.setattr(sys, "argv", ["pulse_jax_web"])
     for name in ("gradio", "uvicorn"):

@@ -75,7 +75,8 @@ def _square(image: Image, crop: tuple[int, int, int] | str | None) -> Crop:
         x, y = (width - size) // 2, (height - size) // 2
     if x + size > width or y + size > height:
         raise ValueError(
-            f"crop={x},{y},{size} reaches beyond its {width}×{height} pixels; crop=center fits"
+            f"crop={x},{y},{size} reaches beyond its {width}×{height} pixels; crop=center takes "
+            f"the largest square in its middle"
         )
     quad = np.array([[0, 0], [0, 1], [1, 1], [1, 0]]) * size + np.array([x, y]) - 0.5
     told = f"cropped to {size}×{size} pixels at {x},{y}"

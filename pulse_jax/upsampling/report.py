@@ -128,8 +128,8 @@ the <button class="term" popovertarget="quantiles">quantiles</button>, and
         "R-hat": "R-hat compares chains with each other and with themselves, rank-normalised and "
         "split. At 1 nothing tells them apart. It is the largest of the log density, of 20 random "
         "projections of the image, and of its attributes, if they are read.",
-        "ESS": "The effective sample size: so many independent draws would tell as much. It is the "
-        "smallest of the same statistics, in the bulk and in the tails.",
+        "ESS": "ESS is the effective sample size: so many independent draws would tell as much. It "
+        "is the smallest of the same statistics, in the bulk and in the tails.",
         "deviation": "The standard deviation of each pixel over all draws, for values from 0 to 1. "
         "It is that of the generator's images.",
         "attributes": "What a small network reads off each draw. It knows the drawn faces that the "

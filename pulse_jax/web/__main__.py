@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import sys
+from tempfile import TemporaryDirectory
 
 from absl import flags
 
@@ -32,17 +33,23 @@ GRACE = 2  # seconds that open connections have when the server ends
 def main() -> None:
     """The console script: serves the page until it is told to end."""
     values = parse(sys.argv)
-    # Gradio reads these as it is imported. It would report its use and look for a newer version.
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    try:
-        import uvicorn
-
-        from pulse_jax.web.page import make_app
-    except ModuleNotFoundError as error:
-        if error.name not in ("gradio", "uvicorn"):
-            raise
-        sys.exit('pulse_jax_web: the page takes Gradio: pip install "pulse_jax[web]"')
     with contextlib.ExitStack() as at_end:
+        # Gradio reads these as it is imported. It would report its use and look for a newer
+        # version, and two servers would keep what is uploaded in one place.
+        own = TemporaryDirectory(prefix="pulse_jax_web_", ignore_cleanup_errors=True)
+        os.environ |= {
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "GRADIO_TEMP_DIR": at_end.enter_context(own),
+        }
+        try:
+            import uvicorn
+
+            from pulse_jax.web.page import make_app
+        except ModuleNotFoundError as error:
+            if error.name not in ("gradio", "uvicorn"):
+                raise
+            sys.exit('pulse_jax_web: the page takes Gradio: pip install "pulse_jax[web]"')
         at_end.enter_context(logged_to_streams("pulse_jax_web: ", str))
         try:
             check_devices()

@@ -21,6 +21,7 @@ from pulse_jax.align import write_landmarks
 from pulse_jax.files import counted, figure, npz, one_line, write
 from pulse_jax.images import load_image, save_image
 from pulse_jax.upsampling.bar import duration
+from pulse_jax.upsampling.report import SAMPLES
 from pulse_jax.upsampling.settings import RECIPES, Settings
 from pulse_jax.upsampling.summary import line
 from pulse_jax.web.task import INTERVAL, Shown, Task
@@ -378,6 +379,8 @@ class Desk:
             return view("The search failed. The server's log says why.", failed=True)
         told = [line(picture, results.settings) for picture in results.pictures if picture.rows]
         told = [re.sub(" --(eps=|draws$)", r" \1", one) for one in told]  # the page has no flags
+        if results.settings.noise is not None and told:
+            told.append(" ".join(SAMPLES.terms[name] for name in ("R-hat", "ESS")))
         told += [f"⚠ {p.name} is {p.unlike}" for p in results.pictures if p.unlike]
         told += [_without(failure, task) for failure in results.failures]
         if results.stopped:
