@@ -2,10 +2,11 @@
 
     python experiments/own_pictures.py --sides=8,16
 
-Pictures are drawn from the generator and downscaled, and upsampled with the command's defaults. The
-l2 of their restarts and the discriminator's score of their images go into
-checkpoints/decoder64/own_pictures.json. If those of another picture are far off, the command says
-that it is unlike what the generator knows. For decoder64, a side takes some minutes on one core.
+Pictures are drawn from the generator and downscaled, and upsampled with the command's defaults. In
+checkpoints/decoder64/own_pictures.json are kept the l2 and the steps of their restarts and, if the
+generator has a discriminator, the scores that it gives their images. If those of another picture
+are far off, the command says that it is unlike what the generator knows. For decoder64, a side
+takes some minutes on one core.
 """
 
 import json
@@ -18,7 +19,7 @@ from common import door
 
 import pulse_jax
 from pulse_jax.files import write
-from pulse_jax.generators.checkpoint import find
+from pulse_jax.generators.checkpoint import comes_with, find
 from pulse_jax.images import to_uint8
 from pulse_jax.upsampling import familiarity
 from pulse_jax.upsampling.parts import make_generator
@@ -35,14 +36,15 @@ flags.DEFINE_integer("seed", 0, "They depend on this number.", lower_bound=0)
 def main():
     settings = pulse_jax.Settings(generator=FLAGS.generator, seeds=(FLAGS.seed,))
     path = Path(find(FLAGS.generator)) / familiarity.FILE
-    score = familiarity.make_score(FLAGS.generator)
+    judged = comes_with(FLAGS.generator, "discriminator")
+    score = familiarity.make_score(FLAGS.generator) if judged else None
     found = json.loads(path.read_text()) if path.is_file() else {}
     for side in FLAGS.sides:
         pictures = draw(settings, side)
         results = pulse_jax.upsample(pictures, None, settings)
-        for picture in results.pictures:
+        for picture in results.pictures if score else ():
             familiarity.note_scores(picture, score)
-        figures = [familiarity.measure(picture) for picture in results.pictures]
+        figures = [familiarity.measure(p, settings.steps) for p in results.pictures]
         found[side] = familiarity.summarise(figures)
         print(f"{side}: {found[side]}", flush=True)
         write(path, json.dumps(found, indent=2) + "\n")

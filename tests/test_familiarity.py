@@ -8,20 +8,29 @@ from command_helpers import write_picture
 from experiment_helpers import save_small_generator
 
 import pulse_jax
+from pulse_jax import align, images
+from pulse_jax.generators import checkpoint
 from pulse_jax.upsampling import familiarity, run
 from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.settings import LOSS, RECIPES, Settings
 
 OWN = {
-    "4": {"pictures": 9, "largest l2": 9e-4, "mean score": -3.0, "deviation of scores": 0.2},
+    "4": {
+        "pictures": 9,
+        "largest l2": 9e-4,
+        "largest steps": 12.5,
+        "mean score": -3.0,
+        "deviation of scores": 0.2,
+    },
 }
 
 
-def picture_with(l2s, score=-3.0, side=4, status="converged"):
-    """A picture whose restarts have these l2, and whose images have this score."""
+def picture_with(l2s, score=-3.0, side=4, status="converged", steps=20):
+    """A picture whose restarts have these l2 and steps, and whose images have this score."""
     target, image = np.zeros((side, side, 3), np.float32), np.full((8, 8, 3), score, np.float32)
     picture = Picture("a.png", target, 1.0, "")
-    picture.rows = {i: {"l2_saved": l2, "status": status} for i, l2 in enumerate(l2s, 1)}
+    row = {"status": status, "steps": steps}
+    picture.rows = {i: row | {"l2_saved": l2} for i, l2 in enumerate(l2s, 1)}
     picture.kept = {i: (image, {}) for i, l2 in enumerate(l2s, 1) if np.isfinite(l2)}
     familiarity.note_scores(picture, lambda image: float(image.mean()))
     return picture
@@ -37,7 +46,12 @@ def picture_with(l2s, score=-3.0, side=4, status="converged"):
         (picture_with([1e-3, 2e-3, 3e-3], side=2), {}, ""),  # of no known size
         (picture_with([1e-3], score=-3.5), {}, ""),
         (picture_with([1e-3], score=-3.7), {}, "for less real: it gives them -3.7"),
-        (picture_with([np.nan, np.nan]), {}, ""),  # which is told already
+        (picture_with([1e-3, 8e-4], steps=25), {}, ""),
+        (picture_with([1e-3, 8e-4], steps=26), {}, "take 26 steps or more, and for 9 pictures of"),
+        (picture_with([1e-3, 8e-4], steps=26), {"eps": 9e-4}, ""),  # which takes longer to meet
+        (picture_with([1e-3, 8e-4], steps=26), {"steps": 101}, ""),
+        (picture_with([1e-3], status="missed eps"), {}, "half of its restarts take 100 steps"),
+        (picture_with([np.nan, np.nan], steps=100, status="not finite"), {}, ""),  # told already
         (picture_with([1e-3], score=-3.7, status="met"), {"noise": 0.1}, "it gives them -3.7"),
         (picture_with([1e-3], score=-3.7, status="not met"), {"noise": 0.1}, ""),
     ],
@@ -56,9 +70,25 @@ def test_only_figures_of_such_searches_are_compared_with():
         Settings(operator="area"),
         Settings(learning_rate=0.01),
         Settings(space="z"),
+        Settings(solver="flow:2"),
         Settings(generator="experiment_helpers:linear"),
     ):
         assert familiarity.read(settings) == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"8": 1}',
+        '{"8": {"pictures": 12}}',
+        '{"8": {"pictures": 12, "largest l2": "low"}}',
+        '{"8": {"pictures": 12, "largest l2": 0.1, "mean score": -1}}',
+    ],
+)
+def test_figures_of_another_kind_are_told(tmp_path, content):
+    (tmp_path / familiarity.FILE).write_text(content)
+    with pytest.raises(ValueError, match=f"{familiarity.FILE}: its figures of side 8 can't be"):
+        familiarity.read(Settings(generator=str(tmp_path)))
 
 
 def test_figures_that_are_damaged_spare_the_results(tmp_path):
@@ -73,13 +103,32 @@ def test_figures_that_are_damaged_spare_the_results(tmp_path):
 
 
 def test_own_pictures_are_summarised():
-    figures = [familiarity.Figures(1e-3, [-1.0, -2.0]), familiarity.Figures(8e-4, [-3.0])]
-    assert familiarity.summarise(figures) == {
-        "pictures": 2,
-        "largest l2": 1e-3,
-        "mean score": -2.0,
-        "deviation of scores": pytest.approx(1.0),
-    }
+    figures = [familiarity.Figures(1e-3, 7.5, [-1.0, -2.0]), familiarity.Figures(8e-4, 9, [-3.0])]
+    found = {"pictures": 2, "largest l2": 1e-3, "largest steps": 9}
+    scores = {"mean score": -2.0, "deviation of scores": pytest.approx(1.0)}
+    assert familiarity.summarise(figures) == found | scores
+    assert familiarity.summarise([one._replace(scores=[]) for one in figures]) == found
+
+
+def test_a_restart_that_misses_eps_counts_as_one_of_all_steps():
+    picture = picture_with([1e-3, 1e-3, 2e-3], steps=30)
+    assert familiarity.measure(picture, 100).steps == 30
+    for row in (picture.rows[1], picture.rows[3]):
+        row["status"] = "missed eps"
+    assert familiarity.measure(picture, 100).steps == 100
+
+
+@pytest.mark.parametrize(
+    ("without", "told"),
+    [
+        ({"largest steps"}, "less real"),  # as in the files of earlier versions
+        ({"mean score", "deviation of scores"}, "26 steps"),  # as without a discriminator
+    ],
+)
+def test_what_was_not_measured_of_own_pictures_is_not_compared(without, told):
+    own = {"4": {name: value for name, value in OWN["4"].items() if name not in without}}
+    found = familiarity.difference(picture_with([1e-3], -3.7, steps=26), Settings(), own)
+    assert told in found and ";" not in found
 
 
 def test_the_command_and_the_page_say_so(tmp_path, monkeypatch, caplog):
@@ -112,3 +161,16 @@ def test_the_command_and_the_page_say_so(tmp_path, monkeypatch, caplog):
     (tmp_path / "out" / "a" / familiarity.SCORES).write_text("{")
     again = pulse_jax.upsample(tmp_path / "in", tmp_path / "out", results.settings)
     assert len(scored) == 6 and not again.failures and all(p.unlike for p in again.pictures)
+
+
+@pytest.mark.slow
+def test_a_photograph_is_unlike_what_decoder64_knows_and_a_drawn_face_is_not():
+    astronaut = pytest.importorskip("skimage.data").astronaut()
+    # Where pulse_jax_align finds the face, so that no detector is needed.
+    points = np.array([[203.0, 101], [246, 103], [224, 128], [201, 139], [244, 141]])
+    face = align.cut_out(astronaut, align.face_quad(points), 64).astype(np.float32) / 255
+    photograph = images.resample(face, 8, 8, "bicubic").clip(0, 1)
+    drawn = images.load_image(checkpoint.find("decoder64") / "examples" / "face_01.png")
+    results = pulse_jax.upsample([photograph, drawn], None, Settings(seeds=(0,)))
+    told, not_told = (picture.unlike for picture in results.pictures)
+    assert "steps or more" in told and not not_told

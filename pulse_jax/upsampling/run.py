@@ -254,8 +254,8 @@ def _compare(run: Run) -> None:
     """Tell which pictures are unlike those that the generator makes, if that is known of them."""
     settings, own = run.settings, familiarity.read(run.settings)
     done = [p for p in run.pictures if str(p.side) in own and run.is_complete(p) and not p.error]
-    unscored = [picture for picture in done if not familiarity.has_scores(picture)]
-    if unscored:
+    scored = [picture for picture in done if "mean score" in own[str(picture.side)]]
+    if unscored := [picture for picture in scored if not familiarity.has_scores(picture)]:
         score = familiarity.make_score(settings.generator)
         for picture in unscored:
             save(picture, familiarity.note_scores, score)
