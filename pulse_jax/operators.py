@@ -26,7 +26,7 @@ from pulse_jax.files import counted, expanded
 from pulse_jax.images import LUMA, load_kernel, load_mask
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.products import product
-from pulse_jax.static import Static, argument
+from pulse_jax.static import Static, argument, compiled
 from pulse_jax.types import AnyArray
 
 Image: TypeAlias = Float[AnyArray, "H W C"]
@@ -342,7 +342,7 @@ def variance(operator: Operator, picture: Float[AnyArray, "h w c"]) -> float:
     """
     height, width, channels = picture.shape
     white = np.ones((height * operator.factor, width * operator.factor, channels), np.float32)
-    apply = jax.jit(operator.apply)
+    apply = compiled(operator.apply)
     shown = np.asarray(apply(white), np.float64)
     if not np.allclose(apply(white / 2), shown / 2, atol=1e-4):
         greys = (np.asarray(apply(white * np.float32(level / 255))) for level in range(256))

@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 
 from pulse_jax import plug_in, sphere
+from pulse_jax.static import compiled
 from pulse_jax.types import LARGEST_FACTOR, AnyArray, Latents
 
 Scalar: TypeAlias = Float[Array, ""]
@@ -60,7 +61,7 @@ def lbfgs(
     them.
     """
     # Compiled, since one call of a schedule has a dozen operations.
-    length = jax.jit(learning_rate)(0) if callable(learning_rate) else learning_rate
+    length = compiled(learning_rate)(0) if callable(learning_rate) else learning_rate
 
     def init(params: Latents) -> LBFGSState:
         zero, number = optax.tree.zeros_like(params), jnp.zeros((), float)

@@ -29,6 +29,16 @@ def argument(function: Callable[..., Any], *arrays: Any) -> Partial:
     return Partial(Static(function), *arrays)
 
 
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.jit` of a function of trees. Functions that were made alike share what is compiled."""
+    return functools.partial(_call, argument(function))
+
+
+@jax.jit
+def _call(function: Partial, *arguments: Any) -> Any:
+    return function(*arguments)
+
+
 class Static:
     """A function that equals any with the same code and equal values in its closure."""
 

@@ -140,7 +140,7 @@ def test_the_command_and_the_page_say_so(tmp_path, monkeypatch, caplog):
         return -9.0
 
     monkeypatch.setattr(run.familiarity, "read", lambda settings: OWN)
-    monkeypatch.setattr(run.familiarity, "make_score", lambda generator: score)
+    monkeypatch.setattr(run.familiarity, "make_score", lambda generator, keep: score)
     settings = dataclasses.replace(
         RECIPES["original"], generator="experiment_helpers:linear", steps=1, restarts=2
     )

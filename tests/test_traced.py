@@ -7,12 +7,16 @@ from pathlib import Path
 import jax
 import pytest
 from command_helpers import contents, write_picture
+from experiment_helpers import save_small_generator
 
-from pulse_jax.upsampling import traced
+import pulse_jax
+from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
+from pulse_jax.upsampling import familiarity, traced
+from pulse_jax.upsampling.settings import Settings
 
 
 class Traced(Exception):
-    """The step of a search."""
+    """A network."""
 
 
 @pytest.fixture
@@ -24,27 +28,34 @@ def run(run, tmp_path):
 
 @pytest.fixture
 def no_trace(monkeypatch):
-    """As in another process, in which the step may not be traced."""
+    """As in another process, in which no network may be traced: not for steps, nor for images."""
 
-    def advance(*arguments, **options):
+    def trace(*arguments, **options):
         raise Traced
 
     def begin():
         jax.clear_caches()
-        monkeypatch.setattr(traced, "advance", advance)
+        for network in StyleGAN2, Discriminator:
+            monkeypatch.setattr(network, "apply", trace)
 
     return begin
 
 
-def test_a_later_process_traces_no_step_and_makes_the_same_bytes(
+def test_a_later_process_traces_no_network_and_makes_the_same_bytes(
     run, no_trace, tmp_path, monkeypatch
 ):
+    save_small_generator(tmp_path / "generator")
+    own = {"4": {"pictures": 9, "largest l2": 1, "mean score": 0, "deviation of scores": 1}}
+    monkeypatch.setattr(familiarity, "read", lambda settings: own)
+    run = functools.partial(run, generator=tmp_path / "generator")
     with monkeypatch.context() as plain:
-        plain.setattr(traced, "kept", lambda _: traced.advance)
-        expected = contents(run(output="plain") / "a")
+        plain.setattr(traced, "keep", lambda *_: traced.IN_MEMORY)
+        folder = run(output="plain") / "a"
+    expected, scores = contents(folder), (folder / familiarity.SCORES).read_bytes()
     assert contents(run(output="first") / "a") == expected
     no_trace()
     assert contents(run(output="again") / "a") == expected
+    assert (tmp_path / "again" / "a" / familiarity.SCORES).read_bytes() == scores
     run(output="other", seed=1)
     for flags in (["--learning_rate=0.3"], ["--noise_type=zero"], ["--batch_size=3"]):
         with pytest.raises(Traced):
@@ -59,6 +70,27 @@ def test_a_later_process_traces_no_step_and_makes_the_same_bytes(
     monkeypatch.setattr(traced, "__file__", str(tmp_path / "another" / "source.py"))
     with pytest.raises(Traced):
         run(output="changed")
+
+
+def test_a_process_compiles_nothing_twice(tmp_path, monkeypatch):
+    """Also for parts that plug in, of which nothing is kept in the folder."""
+    settings = Settings(generator="experiment_helpers:linear", steps=2, restarts=2, seeds=(0,))
+    write_picture(tmp_path / "a.png")
+    again, compiled = [], []
+
+    def note(event, seconds, fun_name="", **_):
+        if again and event.endswith("backend_compile_duration"):
+            compiled.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        first = pulse_jax.upsample(tmp_path / "a.png", tmp_path / "first", settings)
+        again.append(True)
+        pulse_jax.upsample(tmp_path / "a.png", tmp_path / "again", settings)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert first.rows and not compiled
+    assert contents(tmp_path / "first" / "a") == contents(tmp_path / "again" / "a")
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-9], lambda b: b[:-1] + b"?"])

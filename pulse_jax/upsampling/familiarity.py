@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -26,6 +25,7 @@ from pulse_jax.types import AnyArray
 from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.results import APART
 from pulse_jax.upsampling.settings import DIFFUSION, LOSS, SEARCH, STYLES, Settings
+from pulse_jax.upsampling.traced import IN_MEMORY, Keep
 
 FILE = "own_pictures.json"
 SCORES = "scores.json"  # in a picture's folder: of each of its images
@@ -66,10 +66,10 @@ def note_scores(picture: Picture, score: Score) -> None:
         write(picture.place / SCORES, json.dumps(picture.scores) + "\n")
 
 
-def make_score(generator: str) -> Score:
+def make_score(generator: str, keep: Keep = IN_MEMORY) -> Score:
     """The discriminator's score of one image, in a batch of its own. Raises ValueError."""
     discriminator, params = load_discriminator(generator)
-    score = jax.jit(lambda params, image: discriminator(params, image[None])[0])
+    score = keep("score", lambda params, image: discriminator(params, image[None])[0])
     return lambda image: float(score(params, np.asarray(image, np.float32)))
 
 

@@ -27,6 +27,7 @@ from pulse_jax.types import Params
 from pulse_jax.upsampling import configuration
 from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.settings import DIFFUSION, RECIPES, STYLES, Settings
+from pulse_jax.upsampling.traced import IN_MEMORY, Keep
 
 log = logging.getLogger("pulse_jax")
 SMALL = 8 * 64**2  # pixels of all slots that fit into any memory
@@ -43,6 +44,7 @@ class Run:
     pictures: list[Picture] = field(default_factory=list)
     output: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    keep: Keep = IN_MEMORY  # compiles its functions
     slots: int = 0  # on each device
     named: Sequence[str] = ()  # the files and folders that the pictures are from
     # By the pictures' side. A run either searches or draws from posteriors.

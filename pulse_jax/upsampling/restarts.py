@@ -19,19 +19,21 @@ from jaxtyping import Array, Float, Integer, Key, UInt32
 
 import pulse_jax
 from pulse_jax import starts
-from pulse_jax.driver import Slots, fitting_slots, is_out_of_memory
+from pulse_jax.driver import Slots, advance, fitting_slots, is_out_of_memory
 from pulse_jax.files import attempt, counted
 from pulse_jax.generators import Generator
 from pulse_jax.losses import l2
 from pulse_jax.operators import Operator
 from pulse_jax.progress import Course, Progress, Underway
 from pulse_jax.search import STATUS, Best, Search, SearchInfo, SearchState
+from pulse_jax.static import compiled
 from pulse_jax.types import Frozen, Latents, Params
-from pulse_jax.upsampling import results, traced
+from pulse_jax.upsampling import results
 from pulse_jax.upsampling.parts import SMALL, Run
 from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.results import Restart, save
 from pulse_jax.upsampling.settings import Settings
+from pulse_jax.upsampling.traced import IN_MEMORY, Keep
 from pulse_jax.upsampling.writer import Writer
 
 log = logging.getLogger("pulse_jax")
@@ -70,7 +72,9 @@ def carry_out(
 ) -> Iterator[dict[str, Any]]:
     """Search for all restarts of a run and save them, size by size. Yields rows for timings.csv."""
     settings, jobs = run.settings, take_up(run)
-    draw, program = make_draw(run.generator, settings), traced.kept(run)
+    draw = make_draw(run.generator, settings, run.keep)
+    # Where slots are large, finding how many fit has traced a step.
+    small = run.slots * run.generator.resolution**2 <= SMALL
     most = sum(settings.steps - job.steps for job in jobs)
     at_once = run.slots * jax.local_device_count()
     course = Course(len(jobs), most, settings.stop_at_eps, at_once)
@@ -88,7 +92,8 @@ def carry_out(
             operator=run.operators[side],
             search=search,
             draw=draw,
-            program=program,
+            program=run.keep.advance if small else advance,
+            keep=run.keep,
             settings=settings,
             writer=writer,
             stop=stop,
@@ -132,7 +137,7 @@ def in_turn(share: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return sorted(share, key=lambda pair: (pair[0] // 8, pair[1]))
 
 
-def make_draw(generator: Generator, settings: Settings) -> Draw:
+def make_draw(generator: Generator, settings: Settings, keep: Keep = IN_MEMORY) -> Draw:
     """A function `draw(jobs) → (latents, frozen)` that says where restarts start.
 
     A draw depends on the seed, the picture's pixels and the restart's number alone. Without
@@ -155,7 +160,7 @@ def make_draw(generator: Generator, settings: Settings) -> Draw:
             labels = frozen["label"]
         return frozen | {"label": jnp.asarray(labels)}
 
-    sample, start = jax.jit(jax.vmap(generator.sample)), jax.jit(jax.vmap(start))
+    sample, start = keep("sample", jax.vmap(generator.sample)), compiled(jax.vmap(start))
 
     def draw(jobs: Sequence[Restart]) -> tuple[Latents, Frozen]:
         seeds = np.array([job.picture.seed for job in jobs], np.uint32)
@@ -222,6 +227,7 @@ def search_slots(
     search: Search,
     draw: Draw,
     program: Callable[..., tuple[SearchState, SearchInfo]],
+    keep: Keep,
     settings: Settings,
     writer: Writer,
     stop: Callable[[], bool],
@@ -230,13 +236,13 @@ def search_slots(
 
     Yields steps made, jobs that are done, and a function that shows all that were in these steps.
 
-    `draw`, from `make_draw`, says where they start, and `program` makes the steps of a chunk.
-    `stop()` is asked after each chunk. If it is true, what is under way is saved, and the search
-    ends.
+    `draw`, from `make_draw`, says where they start, `program` makes the steps of a chunk, and
+    `keep` compiles what else is needed. `stop()` is asked after each chunk. If it is true, what is
+    under way is saved, and the search ends.
     """
-    init = jax.jit(jax.vmap(search.init))
+    init = compiled(jax.vmap(search.init))
     # One at a time, so that the image is the same for any number of slots.
-    synthesize = jax.jit(generator.synthesize)
+    synthesize = keep("synthesize", generator.synthesize)
     begun = {n: job.state for n, job in enumerate(jobs) if job.state is not None}
 
     def start(numbers: Integer[np.ndarray, "slots"]) -> tuple[np.ndarray, SearchState]:

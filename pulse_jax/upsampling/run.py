@@ -31,6 +31,7 @@ from pulse_jax.upsampling import (
     report,
     restarts,
     results,
+    traced,
 )
 from pulse_jax.upsampling.parts import (
     Run,
@@ -149,6 +150,7 @@ def _prepare(
         run.posteriors = build_posteriors(run)
         run.reader = checkpoint.load_reader(settings.generator)
     run.config = configuration.describe(settings, params, run.reader)
+    run.keep = traced.keep(settings, run.config)
     if output is not None:
         configuration.check(output, earlier, run.config)
     # While a search is under way, slots that are left open are as many as before.
@@ -256,7 +258,7 @@ def _compare(run: Run) -> None:
     done = [p for p in run.pictures if str(p.side) in own and run.is_complete(p) and not p.error]
     scored = [picture for picture in done if "mean score" in own[str(picture.side)]]
     if unscored := [picture for picture in scored if not familiarity.has_scores(picture)]:
-        score = familiarity.make_score(settings.generator)
+        score = familiarity.make_score(settings.generator, run.keep)
         for picture in unscored:
             save(picture, familiarity.note_scores, score)
 

@@ -1,4 +1,4 @@
-"""Searches that an earlier process has traced, so that a later one begins sooner.
+"""Programs that an earlier process has traced, so that a later one begins sooner.
 
 JAX keeps compiled programs in a folder, and finds them by what was traced. Tracing then takes most
 of the time to the first result. So what was traced is kept there too, and is found by all that it
@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,43 +25,44 @@ from pulse_jax.driver import advance
 from pulse_jax.files import write
 from pulse_jax.generators import checkpoint
 from pulse_jax.search import SearchInfo, SearchState
+from pulse_jax.static import compiled
 from pulse_jax.upsampling.configuration import jax_settings
-from pulse_jax.upsampling.parts import SMALL, Run
+from pulse_jax.upsampling.settings import Settings
 
 Leaves = list[Array]
 CHECKSUM = hashlib.sha256().digest_size  # bytes, at the beginning of a file
 PACKAGES = "flax", "jax", "jaxlib", "optax"
 
 
-def kept(run: Run) -> Callable[..., tuple[SearchState, SearchInfo]]:
-    """`driver.advance` for a run, with the same bytes, traced only if it never was before.
+@dataclass(frozen=True)
+class Keep:
+    """What compiles a run's functions, with the same bytes as `jax.jit`.
 
-    What is traced depends on the run's configuration but for its seed, on the generator's
-    `spec.json`, on the source of this package, on the `PACKAGES` that trace, on the device, and on
-    JAX's settings. This is `advance` itself where that depends on more, as with parts that plug in
-    or several processes, where slots aren't `SMALL`, so that finding how many fit has traced it,
-    and where JAX keeps no programs.
+    In a folder, it keeps what was traced, and in a process what was compiled. Both serve later runs
+    with functions that are made alike. Without a folder, only the latter is kept.
     """
-    folder = jax.config.values["jax_compilation_cache_dir"]
-    large = run.slots * run.generator.resolution**2 > SMALL
-    if large or run.settings.plug_ins() or jax.process_count() > 1:
-        return advance
-    spec = checkpoint.find(run.settings.generator) / "spec.json"
-    if not (spec.is_file() and folder):
-        return advance
-    known = hashlib.sha256(spec.read_bytes())
-    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
-        known.update(file.read_bytes())
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    device = jax.devices()[0]
-    around = versions | {"platform": device.platform, "kind": device.device_kind}
-    for values in run.config | {"--seeds": None}, around, jax_settings():
-        known.update(json.dumps(values, sort_keys=True, default=str).encode())
 
-    def program(
-        step: Any, params: Any, targets: Any, state: Any, *numbers: Any, length: int, mesh: Mesh
+    folder: Path | None = None
+    known: str = ""  # a digest of what the functions depend on, beside their arguments' types
+
+    def __call__(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The compiled function of dicts of arrays. No other function of a run has its name."""
+        if self.folder is None:
+            return compiled(function)
+        return partial(_call, _Traced(self.folder, f"{self.known} {name}", function))
+
+    def advance(
+        self,
+        step: Any,
+        params: Any,
+        targets: Any,
+        state: Any,
+        *numbers: Any,
+        length: int,
+        mesh: Mesh,
     ) -> tuple[SearchState, SearchInfo]:
-        if mesh.size > 1:  # what is kept is for one device
+        """`driver.advance`."""
+        if self.folder is None or mesh.size > 1:  # what is kept is for one device
             return advance(step, params, targets, state, *numbers, length=length, mesh=mesh)
         numbers = tuple(map(jnp.asarray, numbers))
         leaves, tree = jax.tree.flatten((state, step, params, targets, numbers))
@@ -72,23 +73,52 @@ def kept(run: Run) -> Callable[..., tuple[SearchState, SearchInfo]]:
             moved = advance(*arguments, state, *numbers, length=length, mesh=mesh)
             return jax.tree.leaves(moved)
 
-        traced = _Traced(Path(folder), f"{known.hexdigest()} {length}", flat)
-        found = _call(traced, own, leaves[len(own) :])
+        traced = _Traced(self.folder, f"{self.known} advance {length}", flat)
+        found = _call_with(traced, own, leaves[len(own) :])
         moved = jax.tree.unflatten(of_state, found[: len(own)])
         return moved, SearchInfo(*found[len(own) :])
 
-    return program
+
+IN_MEMORY = Keep()
+
+
+def keep(settings: Settings, config: Mapping[str, Any]) -> Keep:
+    """A `Keep` for a run, where JAX keeps programs, too.
+
+    What is traced depends on the run's configuration but for its seed, on the generator's
+    `spec.json`, on the source of this package, on the `PACKAGES` that trace, on the device, and on
+    JAX's settings. Where that depends on more, as with parts that plug in or several processes,
+    nothing is kept in the folder.
+    """
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    if not folder or settings.plug_ins() or jax.process_count() > 1:
+        return IN_MEMORY
+    spec = checkpoint.find(settings.generator) / "spec.json"
+    if not spec.is_file():
+        return IN_MEMORY
+    known = hashlib.sha256(spec.read_bytes())
+    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
+        known.update(file.read_bytes())
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    device = jax.devices()[0]
+    around = versions | {"platform": device.platform, "kind": device.device_kind}
+    for values in {**config, "--seeds": None}, around, jax_settings():
+        known.update(json.dumps(values, sort_keys=True, default=str).encode())
+    return Keep(Path(folder), known.hexdigest())
 
 
 @dataclass(frozen=True)
 class _Traced:
-    """A function of leaves. It equals others of the same name."""
+    """A function of arrays in trees. It equals others of the same name."""
 
     folder: Path
     name: str
-    function: Callable[..., Leaves] = field(compare=False)
+    function: Callable[..., Any] = field(compare=False)
 
-    def exported(self, *arguments: Leaves) -> jax.export.Exported:
+    def __call__(self, *arguments: Any) -> Any:
+        return self.exported(*arguments).call(*arguments)
+
+    def exported(self, *arguments: Any) -> jax.export.Exported:
         """What it was traced to for arguments of these types."""
         types = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
         name = hashlib.sha256(f"{self.name} {types}".encode()).hexdigest()
@@ -105,6 +135,12 @@ class _Traced:
         return made
 
 
+@partial(jax.jit, static_argnames="traced")
+def _call(traced: _Traced, *arguments: Any) -> Any:
+    return traced(*arguments)
+
+
 @partial(jax.jit, static_argnames="traced", donate_argnames="own")
-def _call(traced: _Traced, own: Leaves, others: Leaves) -> Leaves:
-    return traced.exported(own, others).call(own, others)
+def _call_with(traced: _Traced, own: Leaves, others: Leaves) -> Leaves:
+    moved: Leaves = traced(own, others)
+    return moved
