@@ -214,6 +214,12 @@ def test_the_same_in_memory(whole):
     assert errors == {number: picture.l2_put_back(image) for number, image in saved.items()}
 
 
+def test_a_density_that_is_0_everywhere_is_told_with_its_picture(whole):
+    results = pulse_jax.upsample(whole.folder / "in", None, replace(SETTINGS, noise=1e-30))
+    told = "a.png: noise=1e-30: the density is finite at none of the positions"
+    assert list(results.failures) == [told]
+
+
 def test_more_seeds_change_no_byte_and_compile_nothing(whole, tmp_path):
     compiled = chains.draw, draws.measure, draws.image_of
     before = [function._cache_size() for function in compiled]

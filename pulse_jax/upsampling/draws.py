@@ -148,7 +148,12 @@ class Chains:
         read, and OSError if one can't be written.
         """
         total, whole = self.settings.draws, 2 * self.settings.steps
-        warming = self.take_up(self.warm_up.init(*self.inputs, self.positions))
+        try:
+            warming = self.warm_up.init(*self.inputs, self.positions)
+        except ValueError as error:
+            told = f"{self.picture.name}: noise={self.settings.noise}: {error}"
+            raise ValueError(told) from error
+        warming = self.take_up(warming)
         spared = whole - self.warm_up.left(warming) + self.made
         length = chunk_length(self.settings.steps)
         while left := self.warm_up.left(warming):

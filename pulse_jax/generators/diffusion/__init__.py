@@ -70,7 +70,10 @@ def diffusion_generator(model: DiffusionModel, solver: str | None = None) -> Gen
     schedule = schedule or solve.schedule()
     if not isinstance(schedule, solve.schedule):
         raise ValueError(f"solver={solver} doesn't go with the model, but {schedule.usual} does")
-    solve.check(schedule)
+    try:
+        solve.check(schedule)
+    except ValueError as error:
+        raise ValueError(f"solver={solver}: {error}") from error
     if model.channels not in CHANNELS:
         told = f"{model.channels} channels, and only 1, 3 and 4 are supported"
         raise ValueError(f"the model's images have {told}")
