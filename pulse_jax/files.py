@@ -98,8 +98,12 @@ def file_digest(path: Path) -> str:
 def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file by their names. Raises ValueError if it can't be read."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        with open(path, "rb") as stream:
+            if stream.read(2) != b"PK":
+                raise ValueError("not an .npz file")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                return dict(file)
     except Exception as error:  # on a damaged file, NumPy raises whatever it stumbles over
         raise ValueError(f"{path}: can't be read: {one_line(error)}") from error
 

@@ -151,7 +151,11 @@ def load_kernel(path: str | Path) -> Float[np.ndarray, "h w"]:
             elif head == _FITS:
                 values = _read_fits(stream)
             else:
-                picture, tiles = _open(stream, Path(path).suffix.lower())
+                try:
+                    picture, tiles = _open(stream, Path(path).suffix.lower())
+                except UnidentifiedImageError as error:
+                    stream.seek(0)
+                    raise ValueError(_reason(stream, stream.read(12), error)) from error
                 if picture.mode == "P":
                     raise ValueError("its numbers are colours of a palette, not values")
                 if (frames := getattr(picture, "n_frames", 1)) > 1:

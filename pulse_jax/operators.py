@@ -159,15 +159,17 @@ def psf(kernel: Float[AnyArray, "h w"]) -> Operator:
 
     It is divided by its sum, and kept in float32. Its centre is the pixel (h // 2, w // 2), which
     is the middle if sides are odd. It is computed by FFT. Raises ValueError for values that aren't
-    finite and for a sum that isn't above 0.
+    finite and for a sum that isn't finite and above 0.
     """
     values = np.asarray(kernel, np.float64)
     if values.ndim != 2 or not values.size:
         raise ValueError(f"a kernel has two axes, not the shape {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError("the kernel has values that are not finite")
-    if not values.sum() > 0:
-        raise ValueError(f"the kernel's sum must be above 0, got {values.sum():g}")
+    with np.errstate(over="ignore"):
+        total = values.sum()
+    if not 0 < total < np.inf:
+        raise ValueError(f"the kernel's sum must be finite and above 0, got {total:g}")
 
     def apply(kernel: Float[AnyArray, "rows columns"], image: Image) -> Image:
         border, inside = [], []
@@ -183,7 +185,7 @@ def psf(kernel: Float[AnyArray, "h w"]) -> Operator:
         spectrum = jnp.fft.rfft2(padded, axes=(0, 1)) * jnp.fft.rfft2(kernel, sides)[..., None]
         return jnp.fft.irfft2(spectrum, sides, axes=(0, 1))[tuple(inside)].astype(image.dtype)
 
-    return _operator("psf", 1, apply, (values / values.sum()).astype(np.float32))
+    return _operator("psf", 1, apply, (values / total).astype(np.float32))
 
 
 def mask(hole: float | Bool[AnyArray, "H W"]) -> Operator:
@@ -362,7 +364,7 @@ def _parse_link(text: str) -> Operator | Callable[[int], Operator]:
     if name in DOWNSCALERS and not values:
         return DOWNSCALERS[name]
     wanted = inspect.signature(OPERATORS[name]).parameters
-    if len(values) != len(wanted):
+    if len(values) != len(wanted) or "" in values:
         takes = ":".join([name, *map(str.upper, wanted)])
         raise ValueError(f"{text!r} should be {takes}")
     parameters: list[Any] = [plug_in.number(value) for value in values]

@@ -11,7 +11,9 @@ from pulse_jax.files import (
     figure,
     held,
     json_object,
+    load_arrays,
     near,
+    npz,
     one_line,
     read_json,
     write,
@@ -70,6 +72,24 @@ def test_a_home_that_is_not_there_stays_as_it_is(monkeypatch):
 
 def test_things_are_counted_in_words():
     assert [counted(n, "picture") for n in (0, 1, 2)] == ["0 pictures", "1 picture", "2 pictures"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "No such file or directory"),
+        (b"", "not an .npz file"),
+        (b"\x89PNG\r\n\x1a\n", "not an .npz file"),  # which NumPy would take for a pickle
+        (npz({"a": np.ones(3)})[:-40], "File is not a zip file"),
+    ],
+)
+def test_arrays_that_can_not_be_read(content, told, tmp_path):
+    path = tmp_path / "latents.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        load_arrays(path)
+    assert str(error.value) == f"{path}: can't be read: {told}"
 
 
 def test_figures_have_one_notation():

@@ -382,7 +382,8 @@ def test_a_kernel_in_a_picture_is_what_its_file_says(tmp_path):
         (np.ones(3), "it holds (3,) of float64, not a 2-D array of numbers"),
         (np.ones((3, 3), bool), "it holds (3, 3) of bool"),
         (np.full((3, 3), np.nan), "the kernel has values that are not finite"),
-        (np.eye(2) - 0.5, "the kernel's sum must be above 0, got 0"),
+        (np.eye(2) - 0.5, "the kernel's sum must be finite and above 0, got 0"),
+        (np.full((3, 3), 1e308), "the kernel's sum must be finite and above 0, got inf"),
     ],
 )
 def test_bad_kernels(unchecked, tmp_path, values, line):
@@ -394,6 +395,9 @@ def test_bad_kernels(unchecked, tmp_path, values, line):
     Image.fromarray(np.ones((3, 3), np.uint8)).convert("P").save(tmp_path / "psf.png")
     with pytest.raises(ValueError, match=r"psf\.png: can't be read: its numbers are colours"):
         parse(f"psf:{tmp_path / 'psf.png'}")
+    (tmp_path / "psf.txt").write_text("1 2 1")
+    with pytest.raises(ValueError, match=r"psf\.txt: can't be read: not a picture that Pillow can"):
+        parse(f"psf:{tmp_path / 'psf.txt'}")
     with pytest.raises(ValueError, match="psf needs sides larger than 4 pixels, got 4"):
         psf(np.ones((9, 9)))(random((4, 4, 3)))
 
@@ -405,12 +409,13 @@ def test_bad_kernels(unchecked, tmp_path, values, line):
         ("blur:1,cube", "'cube' is none of bicubic"),
         ("blur", "'blur' should be blur:SIGMA"),
         ("blur:1:2", "'blur:1:2' should be blur:SIGMA"),
+        ("psf:", "'psf:' should be psf:KERNEL"),
         ("motion:3", "'motion:3' should be motion:LENGTH:ANGLE"),
         ("grey:1", "'grey:1' should be grey"),
         ("blur:wide", "got 'wide'"),
         ("blur:nan", "got nan"),
         ("bicubic:2.0", "factor must be an integer of at least 1, got 2.0"),
-        ("bicubic:", "got ''"),
+        ("bicubic:", "'bicubic:' should be bicubic:FACTOR"),
         ("mask:1.5", "got 1.5"),
         ("bicubic,area", "only one downscaler can be without its factor"),
     ],
