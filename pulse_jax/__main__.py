@@ -24,6 +24,7 @@ from pulse_jax.console import (
     make_output_safe,
     noted_signals,
     parsed,
+    use_cores,
     used_cache,
 )
 from pulse_jax.files import expanded, one_line
@@ -135,6 +136,7 @@ def run(words: list[str]) -> None:
     with contextlib.ExitStack() as at_end:
         at_end.enter_context(logged_to_streams("pulse_jax: ", dashed))
         try:
+            use_cores()
             connect()
             check_devices()
             # Absolute before the settings import parts, which may change the current folder.

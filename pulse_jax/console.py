@@ -239,6 +239,25 @@ def used_cache(cache: Path) -> Iterator[None]:
         yield
 
 
+def use_cores() -> None:
+    """Divide the CPU into a device of JAX's for each core that this process may use.
+
+    XLA gives a convolution of few channels no more than one core, so restarts are spread over
+    several devices. On one core there are two as well: convolutions are added up differently where
+    there is one device with one core, and results shall have the same bytes on any machine. A
+    number that the user has set, by JAX_NUM_CPU_DEVICES or XLA_FLAGS, stays. So does what JAX does
+    once it runs.
+    """
+    import jax  # not before `_start` has provided for Ctrl-C
+
+    chosen = jax.config.values["jax_num_cpu_devices"] >= 0
+    if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with contextlib.suppress(RuntimeError):  # JAX runs already
+        jax.config.update("jax_num_cpu_devices", max(2, cores or 1))
+
+
 def check_devices() -> None:
     """Raises ValueError, in one line, if JAX can't use the devices that it is told to use."""
     import jax  # not before `_start` has provided for Ctrl-C

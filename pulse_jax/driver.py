@@ -1,6 +1,7 @@
 """Many restarts of a search, through slots on all devices: `run` and `stream`."""
 
 import functools
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -61,8 +62,12 @@ def stream(
 
     Slots are spread over `devices`, by default all local ones. One compilation serves all restarts,
     targets and weights of the same shapes. What happens in a slot depends, to the byte, on what is
-    in it and on `slots` alone. On a CPU it also depends on the number of devices, since the threads
-    that a device gets decide how larger convolutions are added up.
+    in it and on `slots` alone. On a CPU it also depends on whether there is one device with one
+    core alone, since XLA then adds convolutions up in another way.
+
+    A CPU's devices are parts of it, as many as `jax.config.update("jax_num_cpu_devices", n)` says
+    at a program's start. XLA gives a convolution of few channels no more than one core, so a search
+    on as many devices as cores is faster.
 
     `program` is called in place of `advance`, which makes the steps of a chunk.
 
@@ -90,9 +95,11 @@ def stream(
         if not used.any():
             return
         if fresh.any():
+            targets, new = start(np.maximum(numbers, 0))
+            new = new._replace(step=jnp.where(used, new.step, steps))
             # Copied, since `advance` takes the memory of what it is given.
-            new = jax.device_put(start(np.maximum(numbers, 0)), split, may_alias=False)
-            content = new if content is None else _refill(fresh, new, content)
+            given = jax.device_put((targets, new), split, may_alias=False)
+            content = given if content is None else _refill(fresh, given, content)
         assert content is not None
         targets, state = content
         before = np.array(state.step)
@@ -168,47 +175,67 @@ def run(
     return state, info
 
 
-def fitting_slots(
+def fitting(
     search: Search,
     params: Params,
     target: Any,
     state: Any,
     most: int,
     *,
+    devices: Sequence[jax.Device] | None = None,
     chunk: int = 5,
     memory: float | None = None,
-) -> int:
-    """How many slots, from 1 to `most`, fit into `memory` bytes on each device.
+) -> tuple[Sequence[jax.Device], int]:
+    """The devices, and how many slots, from 1 to `most`, on each of them, that fit into `memory`.
 
-    `target` and `state` are of one restart, as arrays or shapes. The figure is the compiled
-    program's own, for arguments, results and temporaries. By default, `memory` is nine tenths of
-    what the device has, or for a CPU half of the machine's, or 4 GB if the system doesn't tell.
+    `target` and `state` are of one restart, as arrays or shapes. `memory` is in bytes, on each
+    device. All of a CPU's devices share it, so these become fewer before the slots do. The figure
+    is the compiled program's own, for arguments, results and temporaries. By default, `memory` is
+    nine tenths of what the device has, or for a CPU half of the machine's, or 4 GB if the system
+    doesn't tell.
     """
     memory = _usable_memory() if memory is None else memory
-    mesh, replicated, split = _placements(None)
-    step, params = jax.device_put((argument(search.step), params), replicated)
-    slots = most
-    while slots > 1:
-        count = slots * mesh.size
-
-        def several(x: Any, count: int = count) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=split)
-
-        shapes = jax.tree.map(several, (target, state))
-        lowered = advance.lower(step, params, *shapes, 1, 0.0, length=chunk, mesh=mesh)
-        try:
-            figures = lowered.compile().memory_analysis()
-        except jax.errors.JaxRuntimeError as error:  # a TPU's, of what it can't hold
-            if not is_out_of_memory(error):
-                raise
-            slots //= 2
-            continue
-        assert figures is not None  # all of XLA's backends tell
-        needed = figures.temp_size_in_bytes + figures.argument_size_in_bytes
-        if needed <= memory:
+    devices = jax.local_devices() if devices is None else devices
+    share_it, slots = devices[0].platform == "cpu", most
+    while slots > 1 or (share_it and len(devices) > 1):
+        own = memory / len(devices) if share_it else memory
+        needed = _needed_bytes(search, params, target, state, slots * len(devices), devices, chunk)
+        if needed <= own:
             break
-        slots = max(1, min(slots - 1, int(slots * memory / needed)))
-    return slots
+        if share_it and len(devices) > 1:
+            devices = devices[: max(1, int(memory / needed))]
+        else:
+            fewer = slots // 2 if needed == math.inf else int(slots * own / needed)
+            slots = max(1, min(slots - 1, fewer))
+    return devices, slots
+
+
+def _needed_bytes(
+    search: Search,
+    params: Params,
+    target: Any,
+    state: Any,
+    restarts: int,
+    devices: Sequence[jax.Device],
+    chunk: int,
+) -> float:
+    """What the program of so many restarts takes on each device; inf if it doesn't compile."""
+    mesh, replicated, split = _placements(devices)
+    step, params = jax.device_put((argument(search.step), params), replicated)
+
+    def several(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((restarts, *x.shape), x.dtype, sharding=split)
+
+    shapes = jax.tree.map(several, (target, state))
+    lowered = advance.lower(step, params, *shapes, 1, 0.0, length=chunk, mesh=mesh)
+    try:
+        figures = lowered.compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:  # a TPU's, of what it can't hold
+        if not is_out_of_memory(error):
+            raise
+        return math.inf
+    assert figures is not None  # all of XLA's backends tell
+    return figures.temp_size_in_bytes + figures.argument_size_in_bytes
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -250,7 +277,8 @@ def advance(
     """`length` steps in every slot whose restart hasn't ended. Leaves of info are (slots, length).
 
     Weights and targets are arguments, so that new ones don't recompile. Each device runs the
-    program of its own slots. `step` is a search's, as a pytree.
+    program of its own slots. One of several does nothing if no restart in its slots goes on. `step`
+    is a search's, as a pytree.
     """
 
     def one(
@@ -267,8 +295,21 @@ def advance(
 
         return jax.lax.scan(move, state, length=length)
 
+    def own(*inputs: Any) -> tuple[SearchState, SearchInfo]:
+        # Compiled, so that it is traced once.
+        every = jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0)), inline=True)
+        if mesh.size == 1:
+            return every(*inputs)
+        *_, state = inputs
+        shapes = jax.eval_shape(every, *inputs)[1]
+
+        def idle(*inputs: Any) -> tuple[SearchState, SearchInfo]:
+            return state, jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
+
+        return jax.lax.cond(_are_running(state, steps, goal).any(), every, idle, *inputs)
+
     return jax.shard_map(
-        jax.vmap(one, in_axes=(None, None, 0, 0)),
+        own,
         mesh=mesh,
         in_specs=(P(), P(), P("slots"), P("slots")),
         out_specs=P("slots"),

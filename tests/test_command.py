@@ -215,7 +215,7 @@ def test_stop_at_eps(run_linear, tmp_path):
     assert [row["steps"] for row in read_rows(output)] == ["1", "1", "1"]
 
 
-@pytest.mark.parametrize(("given", "slots"), [("auto", 3), ("2", 2)])
+@pytest.mark.parametrize(("given", "slots"), [("auto", 2), ("3", 3)])
 def test_batch_size(run_linear, tmp_path, given, slots):
     write_picture(tmp_path / "in" / "a.png")
     output = run_linear(f"--input_dir={tmp_path / 'in'}", f"--batch_size={given}")

@@ -31,7 +31,7 @@ from search_helpers import (
 )
 
 from pulse_jax import Loss, build, operators, run, status, stream
-from pulse_jax.driver import advance, fitting_slots
+from pulse_jax.driver import advance, fitting
 from pulse_jax.generators.stylegan2 import StyleGAN2
 from pulse_jax.progress import Progress
 from pulse_jax.search import STATUS
@@ -181,15 +181,27 @@ def test_a_free_slot_goes_to_the_next_restart():
 def test_slots_are_as_many_as_fit():
     one = TARGETS[0], take(start(1), 0)
     memories = 0, 1e5, 1.5e5, 1e12
-    slots = [fitting_slots(LINEAR, MATRIX, *one, 64, memory=memory) for memory in memories]
+    slots = [fitting(LINEAR, MATRIX, *one, 64, memory=memory)[1] for memory in memories]
     assert slots == sorted(slots)
     assert slots[0] == 1 < slots[1] < slots[2] < slots[3] == 64
+
+
+@pytest.mark.parametrize(
+    ("memory", "fit"), [(900, (4, 2)), (800, (4, 2)), (600, (3, 2)), (200, (1, 2)), (100, (1, 1))]
+)
+def test_devices_of_a_cpu_share_its_memory(memory, fit, monkeypatch, unchecked):
+    """They become fewer before their slots do, on which bytes depend. Two slots take 200."""
+    needed = lambda *parts: 100 * parts[4] / len(parts[5])  # noqa: E731
+    monkeypatch.setattr("pulse_jax.driver._needed_bytes", needed)
+    cores = 4 * [SimpleNamespace(platform="cpu")]
+    devices, slots = fitting(LINEAR, MATRIX, *2 * (None,), 2, devices=cores, memory=memory)
+    assert (len(devices), slots) == fit
 
 
 def test_slots_where_the_system_does_not_tell_its_memory(monkeypatch):
     """As on Windows."""
     monkeypatch.delattr("os.sysconf")
-    assert fitting_slots(LINEAR, MATRIX, TARGETS[0], take(start(1), 0), 2) == 2
+    assert fitting(LINEAR, MATRIX, TARGETS[0], take(start(1), 0), 2)[1] == 2
 
 
 def test_slots_are_fewer_where_a_program_does_not_compile(monkeypatch):
@@ -205,7 +217,7 @@ def test_slots_are_fewer_where_a_program_does_not_compile(monkeypatch):
 
     one = TARGETS[0], take(start(1), 0)
     monkeypatch.setattr("pulse_jax.driver.advance", SimpleNamespace(lower=lower))
-    assert fitting_slots(LINEAR, MATRIX, *one, 64, memory=1e12) == 4
+    assert fitting(LINEAR, MATRIX, *one, 64, memory=1e12)[1] == 4
 
 
 # --- Progress. ---

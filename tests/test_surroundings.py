@@ -201,6 +201,37 @@ def test_a_resume_under_other_variables_is_refused(done, capsys, monkeypatch, na
     assert f"{name} was {before}, not --some=1 --other=2" in fails(done, capsys)
 
 
+CORES = """
+import os, sys
+os.sched_getaffinity = lambda process: set(range(int(sys.argv[1])))
+from pulse_jax.console import use_cores
+use_cores()
+import jax
+print(jax.device_count())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system doesn't tell cores")
+@pytest.mark.parametrize(
+    ("cores", "variables", "devices"),
+    [
+        (1, {}, 2),  # so that bytes are those of machines with more
+        (5, {}, 5),
+        (5, {"JAX_NUM_CPU_DEVICES": "3"}, 3),
+        (5, {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}, 1),
+    ],
+)
+def test_each_core_is_a_device(cores, variables, devices):
+    variables = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"} | variables
+    assert python(CORES, str(cores), **variables).stdout == f"{devices}\n"
+
+
+def test_the_cores_stay_as_they_are_where_jax_runs():
+    devices = jax.devices()
+    console.use_cores()
+    assert jax.devices() == devices
+
+
 def test_flags_of_xla_that_change_nothing_do_not_matter(done, monkeypatch):
     flags = "--xla_force_host_platform_device_count=2 --xla_dump_to=/tmp/a --xla_dump_hlo_as_text"
     monkeypatch.setenv("XLA_FLAGS", f"{flags} {os.environ['XLA_FLAGS']}")

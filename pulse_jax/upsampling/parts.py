@@ -45,6 +45,7 @@ class Run:
     output: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
     keep: Keep = IN_MEMORY  # compiles its functions
+    devices: Sequence[jax.Device] = ()  # that search
     slots: int = 0  # on each device
     named: Sequence[str] = ()  # the files and folders that the pictures are from
     # By the pictures' side. A run either searches or draws from posteriors.

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Integer, Key, UInt32
 
 import pulse_jax
 from pulse_jax import starts
-from pulse_jax.driver import Slots, advance, fitting_slots, is_out_of_memory
+from pulse_jax.driver import Slots, advance, fitting, is_out_of_memory
 from pulse_jax.files import attempt, counted
 from pulse_jax.generators import Generator
 from pulse_jax.losses import l2
@@ -44,27 +44,32 @@ Draw = Callable[[Sequence[Restart]], tuple[Latents, Frozen]]
 Look = Callable[[], Sequence[Underway]]
 
 
-def choose_slots(run: Run) -> int:
-    """What `batch_size` says. By default it is what fits, but no more than needed or worthwhile.
+def choose_slots(run: Run, before: int | None) -> tuple[Sequence[jax.Device], int]:
+    """This process's devices that search, and the slots on each of them.
 
-    A CPU gains nothing from more than a few, and its first results would come later. A few slots of
-    a small generator fit anywhere, so the second that it takes to find that out is saved.
+    The slots are what `batch_size` says, or as many as `before`. By default they are what fits, but
+    no more than needed or worthwhile. On a CPU that is two for each core, since bytes depend on the
+    slots, and cores differ. Two slots of a small generator fit anywhere, so the second that it
+    takes to find that out is saved.
     """
-    settings, generator = run.settings, run.generator
+    settings, generator, devices = run.settings, run.generator, jax.local_devices()
     if settings.noise is not None:
-        return settings.restarts  # chains move together
-    if settings.batch_size is not None:
-        return settings.batch_size
-    on_cpu = jax.default_backend() == "cpu"
-    worthwhile = 8 if on_cpu else min(256, max(1, 2**24 // generator.resolution**2))
-    needed = -(-settings.restarts * len(run.pictures) // jax.device_count())
-    most = min(needed, worthwhile)
+        return devices[:1], settings.restarts  # chains move together
+    if given := settings.batch_size or before:
+        return devices, given
+    restarts = settings.restarts * len(run.pictures)
+    if devices[0].platform == "cpu":
+        most = min(restarts, 2)
+    else:
+        needed = -(-restarts // (len(devices) * jax.process_count()))
+        most = min(needed, 256, max(1, 2**24 // generator.resolution**2))
     if most * generator.resolution**2 <= SMALL:
-        return most
+        return devices, most
     search = next(iter(run.searches.values()))  # sizes hardly matter: the generator takes it
     state = jax.eval_shape(lambda key: search.init(*generator.sample(key)), jax.random.key(0))
     target = jax.ShapeDtypeStruct(run.pictures[0].target.shape, np.float32)
-    return fitting_slots(search, run.params, target, state, most, chunk=chunk(settings))
+    shapes = target, state
+    return fitting(search, run.params, *shapes, most, devices=devices, chunk=chunk(settings))
 
 
 def carry_out(
@@ -76,7 +81,7 @@ def carry_out(
     # Where slots are large, finding how many fit has traced a step.
     small = run.slots * run.generator.resolution**2 <= SMALL
     most = sum(settings.steps - job.steps for job in jobs)
-    at_once = run.slots * jax.local_device_count()
+    at_once = run.slots * len(run.devices)
     course = Course(len(jobs), most, settings.stop_at_eps, at_once)
     progress(course.progress)
     for side, search in run.searches.items():
@@ -92,6 +97,7 @@ def carry_out(
             operator=run.operators[side],
             search=search,
             draw=draw,
+            devices=run.devices,
             program=run.keep.advance if small else advance,
             keep=run.keep,
             settings=settings,
@@ -226,6 +232,7 @@ def search_slots(
     operator: Operator,
     search: Search,
     draw: Draw,
+    devices: Sequence[jax.Device],
     program: Callable[..., tuple[SearchState, SearchInfo]],
     keep: Keep,
     settings: Settings,
@@ -236,9 +243,9 @@ def search_slots(
 
     Yields steps made, jobs that are done, and a function that shows all that were in these steps.
 
-    `draw`, from `make_draw`, says where they start, `program` makes the steps of a chunk, and
-    `keep` compiles what else is needed. `stop()` is asked after each chunk. If it is true, what is
-    under way is saved, and the search ends.
+    `draw`, from `make_draw`, says where they start, `program` makes the steps of a chunk on the
+    `devices`, and `keep` compiles what else is needed. `stop()` is asked after each chunk. If it is
+    true, what is under way is saved, and the search ends.
     """
     init = compiled(jax.vmap(search.init))
     # One at a time, so that the image is the same for any number of slots.
@@ -293,6 +300,7 @@ def search_slots(
         slots=slots,
         chunk=chunk(settings),
         stop_at_eps=settings.stop_at_eps,
+        devices=devices,
         program=program,
     ):
         used = np.flatnonzero(now.numbers >= 0).tolist()

@@ -155,7 +155,8 @@ def _prepare(
         configuration.check(output, earlier, run.config)
     # While a search is under way, slots that are left open are as many as before.
     before = earlier.get("slots") if output and configuration.is_under_way(output) else None
-    run.slots = _agreed(before or restarts.choose_slots(run))
+    run.devices, slots = restarts.choose_slots(run, before)
+    run.slots = _agreed(slots)
     run.save_config()
     return run, failures
 

@@ -181,8 +181,8 @@ class Settings:
     batch_size: int | None = _setting(
         None,
         MOST,
-        "This many restarts are searched at once on each device. With auto, it is what fits into "
-        "memory, up to 8 on a CPU, else up to 256 or 16 megapixels.",
+        "This many restarts are searched at once on each device, or on each core of a CPU. With "
+        "auto, it is what fits into memory, up to 2 on a core, else up to 256 or 16 megapixels.",
         low=1,
         high=MANY,
         notation=SLOTS,

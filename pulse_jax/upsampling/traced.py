@@ -62,7 +62,7 @@ class Keep:
         mesh: Mesh,
     ) -> tuple[SearchState, SearchInfo]:
         """`driver.advance`."""
-        if self.folder is None or mesh.size > 1:  # what is kept is for one device
+        if self.folder is None:
             return advance(step, params, targets, state, *numbers, length=length, mesh=mesh)
         numbers = tuple(map(jnp.asarray, numbers))
         leaves, tree = jax.tree.flatten((state, step, params, targets, numbers))
@@ -73,8 +73,8 @@ class Keep:
             moved = advance(*arguments, state, *numbers, length=length, mesh=mesh)
             return jax.tree.leaves(moved)
 
-        traced = _Traced(self.folder, f"{self.known} advance {length}", flat)
-        found = _call_with(traced, own, leaves[len(own) :])
+        name = f"{self.known} advance {length} {mesh.size}"
+        found = _call_with(_Traced(self.folder, name, flat), own, leaves[len(own) :])
         moved = jax.tree.unflatten(of_state, found[: len(own)])
         return moved, SearchInfo(*found[len(own) :])
 

@@ -20,6 +20,7 @@ from pulse_jax.console import (
     make_output_safe,
     noted_signals,
     parsed,
+    use_cores,
     used_cache,
 )
 from pulse_jax.files import expanded, one_line
@@ -52,6 +53,7 @@ def main() -> None:
             sys.exit('pulse_jax_web: the page takes Gradio: pip install "pulse_jax[web]"')
         at_end.enter_context(logged_to_streams("pulse_jax_web: ", str))
         try:
+            use_cores()
             check_devices()
             at_end.enter_context(used_cache(expanded(values.cache_dir)))
             generators = values.generators or bundled()
