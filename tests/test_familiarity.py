@@ -161,6 +161,10 @@ def test_the_command_and_the_page_say_so(tmp_path, monkeypatch, caplog):
     (tmp_path / "out" / "a" / familiarity.SCORES).write_text("{")
     again = pulse_jax.upsample(tmp_path / "in", tmp_path / "out", results.settings)
     assert len(scored) == 6 and not again.failures and all(p.unlike for p in again.pictures)
+    # So are all by another discriminator.
+    monkeypatch.setattr(checkpoint, "entry_digest", lambda generator, network: "another")
+    pulse_jax.upsample(tmp_path / "in", tmp_path / "out", results.settings)
+    assert len(scored) == 10
 
 
 @pytest.mark.slow

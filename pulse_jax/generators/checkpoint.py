@@ -210,6 +210,16 @@ def comes_with(name_or_path: str | Path, network: str) -> bool:
     return spec.is_file() and network in read_json(spec)
 
 
+def entry_digest(name_or_path: str | Path, network: str) -> str:
+    """The SHA-256 of what `spec.json` says of a network and its files, or "" if it has none.
+
+    Raises ValueError as `comes_with` does.
+    """
+    if not comes_with(name_or_path, network):
+        return ""
+    return _sha256(json.dumps(read_json(find(name_or_path) / "spec.json")[network]).encode())
+
+
 def find(name_or_path: str | Path) -> Path:
     """The folder or file of a generator, from its name or a path, which may begin with `~`.
 

@@ -28,7 +28,8 @@ from pulse_jax.upsampling.settings import DIFFUSION, LOSS, SEARCH, STYLES, Setti
 from pulse_jax.upsampling.traced import IN_MEMORY, Keep
 
 FILE = "own_pictures.json"
-SCORES = "scores.json"  # in a picture's folder: of each of its images
+SCORES = "scores.json"  # in a picture's folder: of each of its images, and which network's they are
+NETWORK = "SHA-256 of the discriminator"
 DEVIATIONS = 3  # of single images' scores, from their mean
 MORE_STEPS = 2  # times as many as for any of the own pictures
 
@@ -51,19 +52,28 @@ def measure(picture: Picture, longest: int) -> Figures:
     return Figures(l2, float(np.median(steps)), list(picture.scores.values()))
 
 
-def has_scores(picture: Picture) -> bool:
-    """Whether a picture's images have been scored before. A damaged file counts as none."""
+def has_scores(picture: Picture, network: str) -> bool:
+    """Whether a picture's images have been scored before, by the discriminator with this digest.
+
+    A damaged file counts as none.
+    """
     if picture.folder is not None and (path := picture.folder / SCORES).is_file():
-        with contextlib.suppress(ValueError):
-            picture.scores = read_json(path)
+        with contextlib.suppress(ValueError, KeyError):
+            found = read_json(path)
+            if found[NETWORK] == network:
+                picture.scores = found["scores"]
     return bool(picture.scores)
 
 
-def note_scores(picture: Picture, score: Score) -> None:
-    """Score a picture's images, and keep the scores for later runs."""
+def note_scores(picture: Picture, score: Score, network: str = "") -> None:
+    """Score a picture's images, and keep the scores for later runs.
+
+    `network`: the discriminator's digest.
+    """
     picture.scores = {str(number): score(image) for number, image in picture.images().items()}
     if picture.folder is not None:
-        write(picture.place / SCORES, json.dumps(picture.scores) + "\n")
+        content = {NETWORK: network, "scores": picture.scores}
+        write(picture.place / SCORES, json.dumps(content) + "\n")
 
 
 def make_score(generator: str, keep: Keep = IN_MEMORY) -> Score:

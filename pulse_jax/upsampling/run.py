@@ -258,10 +258,11 @@ def _compare(run: Run) -> None:
     settings, own = run.settings, familiarity.read(run.settings)
     done = [p for p in run.pictures if str(p.side) in own and run.is_complete(p) and not p.error]
     scored = [picture for picture in done if "mean score" in own[str(picture.side)]]
-    if unscored := [picture for picture in scored if not familiarity.has_scores(picture)]:
+    network = checkpoint.entry_digest(settings.generator, "discriminator")
+    if unscored := [picture for picture in scored if not familiarity.has_scores(picture, network)]:
         score = familiarity.make_score(settings.generator, run.keep)
         for picture in unscored:
-            save(picture, familiarity.note_scores, score)
+            save(picture, familiarity.note_scores, score, network)
 
     def compare(picture: Picture) -> None:
         picture.unlike = familiarity.difference(picture, settings, own)

@@ -150,6 +150,17 @@ def test_a_reader_is_added_and_comes_back(copied):
     assert checkpoint.load_reader("some:plug_in") is None
 
 
+def test_the_entry_of_other_weights_has_another_digest(copied):
+    reader = Reader((("glasses", ("none", "round")),))
+    params = random_params(reader, np.zeros((1, 8, 8, 3)))
+    found = [checkpoint.entry_digest(copied, name) for name in ("generator", "reader")]
+    for factor in 1, 2:
+        checkpoint.add(copied, reader=(reader, jax.tree.map(lambda x, f=factor: f * x, params)))
+        found += [checkpoint.entry_digest(copied, name) for name in ("generator", "reader")]
+    assert len({*found[::2]}) == 1 and found[1] == "" and len({*found[1::2]}) == 3
+    assert checkpoint.entry_digest("some:plug_in", "reader") == ""
+
+
 def test_the_bundled_readers_are_of_drawn_faces():
     for name in ("decoder64", "faces64", "faces128"):
         reader, params = checkpoint.load_reader(name)
