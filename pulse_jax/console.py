@@ -240,13 +240,11 @@ def used_cache(cache: Path) -> Iterator[None]:
 
 
 def use_cores() -> None:
-    """Divide the CPU into a device of JAX's for each core that this process may use.
+    """Make each core of the CPU that this process may use a device of JAX's.
 
     XLA gives a convolution of few channels no more than one core, so restarts are spread over
-    several devices. On one core there are two as well: convolutions are added up differently where
-    there is one device with one core, and results shall have the same bytes on any machine. A
-    number that the user has set, by JAX_NUM_CPU_DEVICES or XLA_FLAGS, stays. So does what JAX does
-    once it runs.
+    several devices. A number that the user has set, by JAX_NUM_CPU_DEVICES or XLA_FLAGS, stays. So
+    does what there is where JAX runs already.
     """
     import jax  # not before `_start` has provided for Ctrl-C
 
@@ -255,7 +253,7 @@ def use_cores() -> None:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with contextlib.suppress(RuntimeError):  # JAX runs already
-        jax.config.update("jax_num_cpu_devices", max(2, cores or 1))
+        jax.config.update("jax_num_cpu_devices", cores or 1)
 
 
 def check_devices() -> None:

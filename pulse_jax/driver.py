@@ -62,8 +62,8 @@ def stream(
 
     Slots are spread over `devices`, by default all local ones. One compilation serves all restarts,
     targets and weights of the same shapes. What happens in a slot depends, to the byte, on what is
-    in it and on `slots` alone. On a CPU it also depends on whether there is one device with one
-    core alone, since XLA then adds convolutions up in another way.
+    in it and on `slots` alone. On a CPU it also depends on the number of devices, since the threads
+    that there are decide how larger convolutions are added up.
 
     A CPU's devices are parts of it, as many as `jax.config.update("jax_num_cpu_devices", n)` says
     at a program's start. XLA gives a convolution of few channels no more than one core, so a search

@@ -48,9 +48,9 @@ def choose_slots(run: Run, before: int | None) -> tuple[Sequence[jax.Device], in
     """This process's devices that search, and the slots on each of them.
 
     The slots are what `batch_size` says, or as many as `before`. By default they are what fits, but
-    no more than needed or worthwhile. On a CPU that is two for each core, since bytes depend on the
-    slots, and cores differ. Two slots of a small generator fit anywhere, so the second that it
-    takes to find that out is saved.
+    no more than needed or worthwhile. On each core of a CPU that is two: one takes a sixth longer,
+    and with more, few restarts would leave cores without work. Two slots of a small generator fit
+    anywhere, so the second that it takes to find that out is saved.
     """
     settings, generator, devices = run.settings, run.generator, jax.local_devices()
     if settings.noise is not None:
