@@ -39,7 +39,7 @@ import numpy as np
 import optax
 from absl import flags
 from common import harness
-from common.timing import MATRIX_SIDE, extent, in_turns, matrix_product, peak_memory
+from common.timing import extent, in_turns, matrix_product, matrix_side, peak_memory
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -267,7 +267,7 @@ def cost(make, solver):
     seconds, product_seconds = in_turns(FLAGS.repeats, loop, product)
     passes = passes_of(solver, model.schedule)
     evaluations = CHUNK * FLAGS.restarts
-    products = evaluations * passes * operations(model.network) / (2 * MATRIX_SIDE**3)
+    products = evaluations * passes * operations(model.network) / (2 * matrix_side() ** 3)
     yield {
         "solver": solver,
         "passes": passes,

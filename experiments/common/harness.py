@@ -34,6 +34,7 @@ from common import door, finite
 from common.faces import album
 from common.metrics import as_saved
 from pulse_jax import images
+from pulse_jax.console import use_cores
 from pulse_jax.files import counted, difference, expanded, npz, read_json, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.plug_in import is_plug_in, number, source_digest
@@ -83,6 +84,7 @@ def run(experiment, presets):
     """
 
     def main():
+        use_cores()
         settle(presets)
         name = Path(sys.argv[0]).stem
         folder = Folder(expanded(FLAGS.workdir or f"runs/{name}_{FLAGS.preset}"))
@@ -301,7 +303,7 @@ def search_all(generator, params, operator, search, targets, *, stop_at_eps=Fals
     )
     start = jax.jit(lambda keys: jax.vmap(search.init)(*jax.vmap(generator.sample)(keys)))
     targets = np.repeat(targets, restarts, axis=0)
-    slots = min(FLAGS.slots, len(targets))
+    slots = -(-min(FLAGS.slots, len(targets)) // jax.local_device_count())
     first = start(keys.ravel())
     state, info = pulse_jax.run(
         search,

@@ -6,8 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-ON_CPU = jax.default_backend() == "cpu"
-MATRIX_SIDE = 3072 if ON_CPU else 8192  # of the products that rates are compared with
+
+def on_cpu():
+    """Whether JAX computes on a CPU."""
+    return jax.default_backend() == "cpu"
+
+
+def matrix_side():
+    """Of the products that rates are compared with."""
+    return 3072 if on_cpu() else 8192
 
 
 def in_turns(repeats, *functions):
@@ -32,8 +39,8 @@ def extent(turns):
 
 
 def matrix_product(dtype="float32"):
-    """A function that does one product of square matrices: 2 · MATRIX_SIDE³ operations."""
-    matrix = jax.random.normal(jax.random.key(0), (MATRIX_SIDE, MATRIX_SIDE), dtype)
+    """A function that does one product of square matrices: 2 · matrix_side()³ operations."""
+    matrix = jax.random.normal(jax.random.key(0), 2 * (matrix_side(),), dtype)
     product = jax.jit(jnp.matmul)
     return lambda: product(matrix, matrix).block_until_ready()
 

@@ -103,6 +103,13 @@ def test_the_command_is_compared_with_its_search(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_search_on_all_cores_is_compared_with_one_on_a_single_device(tmp_path):
+    row = measure_small(tmp_path, "cores")
+    assert row["restarts"] == "2" and int(row["cores"]) >= 1
+    assert float(row["evaluations/s"]) > 0 and float(row["range"].split("–")[0]) > 0
+
+
+@pytest.mark.slow
 def test_the_start_is_compared_with_the_import_of_jax(tmp_path):
     """It ends in an error if the command does without a result."""
     row = measure_small(tmp_path, "start")
