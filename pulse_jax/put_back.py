@@ -80,6 +80,9 @@ def _read(
     """(path, range of values and SHA-256 of the photograph, result, its square) of a folder."""
     path = folder / CROP
     try:
+        if not path.is_file():
+            told = "name the folder of a picture that was cut out with --crop, such as runs/photo_1"
+            raise ValueError(f"there is no {path}: {told}")
         place = read_json(path)
         photograph, value_range = str(place["photograph"]), place["value_range"]
         quad = np.array(place["quad"], float).reshape(4, 2)
@@ -90,7 +93,10 @@ def _read(
         told = one_line(error)
         raise ValueError(told if str(path) in told else f"{path}: can't be read: {told}") from error
     value_range = tuple(value_range) if isinstance(value_range, list) else value_range
-    image = load_image(image_path(folder, pick), channels=4)
+    result = image_path(folder, pick)
+    if not result.is_file():
+        raise ValueError(f"{folder}: it has no result {pick}, which would be {result.name}")
+    image = load_image(result, channels=4)
     image = image if (image[..., 3] < 1).any() else image[..., :3]
     return photograph, value_range, place.get("SHA-256"), image, quad
 

@@ -116,8 +116,9 @@ def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
     assert np.array_equal(both, images.to_uint8(align.put_back(photograph, results, 2)))
     for arguments, told in (
         ([], "give the folders of results"),
-        (["out"], "out/crop.json: can't be read: No such file or directory"),
-        (["out/group_1", "--pick=4"], "hr_04.png: can't be read: No such file or directory"),
+        (["out"], "there is no out/crop.json: name the folder of a picture that was cut out"),
+        (["out/nobody"], "there is no out/nobody/crop.json: name the folder of a picture"),
+        (["out/group_1", "--pick=4"], "out/group_1: it has no result 4, which would be hr_04.png"),
         (["out/group_1", "out/one"], f"out/one: its photograph is {names[1]}, not {names[0]}"),
         (["out/group_1", "--outscale=0"], "outscale=0.0: must be finite and above 0"),
         (["out/group_1", "--outscale=big"], "big"),
