@@ -194,6 +194,27 @@ def test_what_was_killed_before_its_tables_gets_them(run, folder, tmp_path):
     assert not (output / "a" / "parts").exists()
 
 
+def test_a_damaged_table_is_told_and_the_others_go_on(run, folder, capsys):
+    output = run(folder)
+    table, other = output / "a" / "results.csv", files(output / "b")
+    before = table.read_bytes()
+    for damaged, told in (
+        (b"a,b\n1\n", f"{table}: can't be read: a row has more cells"),
+        (b"\xff\xfe\0", f"{table}: can't be read: 'utf-8' codec"),
+        (b"a\n" + 200_000 * b"1", f"{table}: can't be read: field larger than field limit"),
+        (before.replace(b"restart", b"number", 1), f"{table.parent}: its results can't be read"),
+        (before.rstrip() + b",1\n", f"{table}: can't be read: a row has more cells"),
+    ):
+        table.write_bytes(damaged)
+        assert told in fails(run, capsys, folder)
+        assert table.read_bytes() == damaged and files(output / "b") == other
+    table.write_bytes(before)
+    (output / "config.json").unlink()
+    line = fails(run, capsys, folder, "--learning_rate=0.3")
+    assert f"{table.parent} holds results, and {output / 'config.json'}, which tells" in line
+    assert not (output / "config.json").exists()
+
+
 def test_tables_of_an_earlier_version_get_the_new_column(run, folder):
     output = run(folder)
     before = table(output / "results.csv")

@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +92,20 @@ def is_under_way(output: Path) -> bool:
     return any(any(output.glob(f"{at}/parts/*")) for at in ("*", "seed_*/*"))
 
 
-def check(output: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises ValueError, with the difference, if a folder's results have other settings."""
+def check(
+    output: Path, places: Iterable[Path], earlier: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    """Raises ValueError, with the difference, if a folder's results have other settings.
+
+    `places` are the folders of this run's pictures. If one holds results, their settings must be
+    known.
+    """
     if earlier and (told := difference(earlier, now)):
         raise ValueError(f"output_dir={output} holds results of {told}")
+    for place in () if earlier else places:
+        if any((place / name).exists() for name in ("results.csv", "parts")):
+            missing = f"{output / 'config.json'}, which tells of their settings, is missing"
+            raise ValueError(f"{place} holds results, and {missing}")
 
 
 def save(output: Path, config: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from pulse_jax import images
-from pulse_jax.files import attempt, load_arrays, npz, write
+from pulse_jax.files import attempt, load_arrays, npz, one_line, write
 from pulse_jax.starts import GENERATOR
 from pulse_jax.types import AnyArray
 from pulse_jax.upsampling import curves, video
@@ -66,30 +66,37 @@ def save(picture: Picture, function: Callable[..., Any], *arguments: Any) -> Non
 def take_up(picture: Picture) -> None:
     """Read the rows of the restarts that an earlier run, or another process, has done.
 
-    Raises ValueError if they belong to other pixels or to another start.
+    Raises ValueError if they belong to other pixels or to another start, or can't be read.
     """
     if picture.folder is None:
         return
     table = picture.place / "results.csv"
-    if table.is_file():
-        rows = read_table(table)
-    else:
-        rows = [json.loads(str(part["row"])) for part in _parts(picture)]
+    rows: Sequence[Row] = read_table(table) if table.is_file() else list(_rows(picture))
     if any(str(row.get("checksum")) != str(picture.checksum) for row in rows):
         kind = "picture" if picture.start is None else "picture or start"
         raise ValueError(f"{picture.place} holds results of another {kind} than {picture.name}")
-    done: list[dict[str, Any]] = [_typed(row) for row in rows if "status" in row]
-    for row in done:  # of an earlier version
-        row.setdefault("l2_relative", picture.relative(row["l2_saved"]))
-    picture.rows = {row["restart"]: row for row in done}
+    try:
+        done: list[dict[str, Any]] = [_typed(row) for row in rows if "status" in row]
+        for row in done:  # of an earlier version
+            row.setdefault("l2_relative", picture.relative(row["l2_saved"]))
+        picture.rows = {row["restart"]: row for row in done}
+    except (ValueError, KeyError) as error:
+        told = f"its results can't be read: {one_line(error)}"
+        raise ValueError(f"{picture.place}: {told}") from error
     if table.is_file():
         clear(picture)
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table, with text as values. Raises OSError."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """The rows of a table, with text as values. Raises OSError, and ValueError if it is damaged."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError("a row has more cells than there are columns, or fewer")
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{path}: can't be read: {one_line(error)}") from error
+    return rows
 
 
 def _typed(row: Row) -> dict[str, Any]:
@@ -275,9 +282,18 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def _parts(picture: Picture) -> Iterator[dict[str, np.ndarray]]:
-    """The picture's parts, in the order of its restarts."""
+    """The picture's parts, in the order of its restarts. Raises ValueError."""
     for path in sorted((picture.place / "parts").glob("*.npz")):
-        yield load_arrays(path)
+        part = load_arrays(path)
+        if not {"curve", "row"} <= part.keys():
+            raise ValueError(f"{path}: can't be read: it holds no part of a search")
+        yield part
+
+
+def _rows(picture: Picture) -> Iterator[Row]:
+    """The rows of its parts."""
+    for part in _parts(picture):
+        yield json.loads(str(part["row"]))
 
 
 def _save_part(restart: Restart, row: Row, arrays: dict[str, np.ndarray]) -> None:

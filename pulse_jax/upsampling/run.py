@@ -152,7 +152,8 @@ def _prepare(
     run.config = configuration.describe(settings, params, run.reader)
     run.keep = traced.keep(settings, run.config)
     if output is not None:
-        configuration.check(output, earlier, run.config)
+        places = [picture.place for picture in run.pictures]
+        configuration.check(output, places, earlier, run.config)
     # While a search is under way, slots that are left open are as many as before.
     before = earlier.get("slots") if output and configuration.is_under_way(output) else None
     run.devices, slots = restarts.choose_slots(run, before)
