@@ -56,9 +56,9 @@ for name, value in {
     jax.config.update(name, value)
     os.environ[name.upper()] = str(value)
 
-# And XLA does as little as it can in most tests; it has one more switch for that than JAX knows.
+# And XLA does as little as it can in most tests; it has more switches for that than JAX knows.
 LIGHT = "jax_disable_most_optimizations"
-LIGHT_FLAG = "xla_cpu_use_fusion_emitters"
+LIGHT_FLAGS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 GIVEN_FLAGS = os.environ.get("XLA_FLAGS", "").split()
 get_compile_options = getattr(compiler, "get_compile_options", None)  # JAX's own business
 
@@ -66,7 +66,7 @@ get_compile_options = getattr(compiler, "get_compile_options", None)  # JAX's ow
 def compile_options(*arguments, **options):
     made = get_compile_options(*arguments, **options)
     if jax.config.values[LIGHT]:
-        made.env_option_overrides += [(LIGHT_FLAG, False)]
+        made.env_option_overrides += LIGHT_FLAGS.items()
     return made
 
 
@@ -74,7 +74,8 @@ def compile_lightly(light):
     """Or as for users; in this process and in those that it starts."""
     jax.config.update(LIGHT, light)
     jax.clear_caches()  # they don't know of it
-    flags = [*GIVEN_FLAGS, f"--{LIGHT_FLAG}=false"] if light else GIVEN_FLAGS
+    more = [f"--{flag}={value}".lower() for flag, value in LIGHT_FLAGS.items()] if light else []
+    flags = [*GIVEN_FLAGS, *more]
     os.environ |= {LIGHT.upper(): str(light), "XLA_FLAGS": " ".join(flags)}
 
 
