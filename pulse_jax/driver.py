@@ -69,7 +69,8 @@ def stream(
     at a program's start. XLA gives a convolution of few channels no more than one core, so a search
     on as many devices as cores is faster.
 
-    `program` is called in place of `advance`, which makes the steps of a chunk.
+    `program` makes the steps of a chunk, in place of `pulse_jax.driver.advance`, as which it is
+    called.
 
     Raises ValueError for fewer than one restart, step, slot or step in a chunk.
     """

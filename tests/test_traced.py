@@ -103,3 +103,21 @@ def test_a_damaged_file_is_as_none(damage, run, no_trace):
     no_trace()
     with pytest.raises(Traced):
         run(output="again")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jax_enable_compilation_cache", False),
+        ("jax_compilation_cache_dir", None),
+        ("jax_default_device", "cpu"),
+    ],
+)
+def test_nothing_is_kept_where_jax_keeps_nothing_or_runs_elsewhere(name, value):
+    assert traced.keep(Settings(), {}).folder
+    before = jax.config.values[name]
+    jax.config.update(name, value)
+    try:
+        assert traced.keep(Settings(), {}) is traced.IN_MEMORY
+    finally:
+        jax.config.update(name, before)

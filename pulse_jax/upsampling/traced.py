@@ -87,11 +87,13 @@ def keep(settings: Settings, config: Mapping[str, Any]) -> Keep:
 
     What is traced depends on the run's configuration but for its seed, on the generator's
     `spec.json`, on the source of this package, on the `PACKAGES` that trace, on the device, and on
-    JAX's settings. Where that depends on more, as with parts that plug in or several processes,
-    nothing is kept in the folder.
+    JAX's settings. Where that depends on more, as with parts that plug in, several processes or
+    another default device, nothing is kept in the folder.
     """
-    folder = jax.config.values["jax_compilation_cache_dir"]
-    if not folder or settings.plug_ins() or jax.process_count() > 1:
+    of_jax = jax_settings()
+    folder = of_jax["jax_enable_compilation_cache"] and of_jax["jax_compilation_cache_dir"]
+    more = settings.plug_ins() or jax.process_count() > 1 or of_jax["jax_default_device"]
+    if more or not folder:
         return IN_MEMORY
     spec = checkpoint.find(settings.generator) / "spec.json"
     if not spec.is_file():
@@ -102,7 +104,7 @@ def keep(settings: Settings, config: Mapping[str, Any]) -> Keep:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     device = jax.devices()[0]
     around = versions | {"platform": device.platform, "kind": device.device_kind}
-    for values in {**config, "--seeds": None}, around, jax_settings():
+    for values in {**config, "--seeds": None}, around, of_jax:
         known.update(json.dumps(values, sort_keys=True, default=str).encode())
     return Keep(Path(folder), known.hexdigest())
 
