@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Shaped
 
 from pulse_jax import chains
@@ -116,7 +118,9 @@ class Chains:
         self.reader_params: Params
         self.reader, self.reader_params = reader or (None, {})
         self.statistics = [*STATISTICS, *(self.reader.names if self.reader else ())]
-        self.inputs = params, jnp.asarray(picture.target)
+        whole, split = placements(settings.restarts)
+        self.params = params
+        self.inputs: tuple[Params, Array] = jax.device_put((params, picture.target), whole)
         generator = density.generator
         self.image_shape = generator.resolution, generator.resolution, generator.channels
         jobs = [Restart(picture, number, 0) for number in range(settings.restarts + 1)]
@@ -127,9 +131,10 @@ class Chains:
         )
         self.warm_up_key, self.draw_key = jax.random.split(key)
         if settings.init_from is None:
-            self.positions = jax.vmap(density.sample)(jnp.stack(keys))
+            positions = jax.vmap(density.sample)(jnp.stack(keys))
         else:
-            self.positions = density.join(*start(jobs[1:]))
+            positions = density.join(*start(jobs[1:]))
+        self.positions = jax.device_put(positions, split)
         # A preconditioner is found from the Jacobians of all chains.
         size = sum(leaf.size for leaf in jax.tree.leaves(self.positions)) * picture.target.size
         if size > LARGEST:
@@ -203,8 +208,8 @@ class Chains:
         positions, found = jax.device_get(warming.state.position), []
         for chain in range(self.settings.restarts):
             position = jax.tree.map(lambda leaf, i=chain: leaf[i], positions)
-            image = results.eight_bits(image_of(self.density, self.inputs[0], position))
-            error = float(l2(self.density.operator(image), self.inputs[1]))
+            image = results.eight_bits(image_of(self.density, self.params, position))
+            error = float(l2(self.density.operator(image), self.picture.target))
             latents = by_name(*self.density.split(position))
             found.append(Underway(self.picture, chain + 1, error, image, latents))
         return [one for one in found if np.isfinite(one.image).all()]
@@ -244,7 +249,7 @@ class Chains:
             picture.kept_shares = self.reader.shares(read)
         degrade, latents = jax.jit(operator.apply), []
         for number, position in enumerate(self.shown(), 1):
-            hr = results.eight_bits(image_of(self.density, self.inputs[0], position))
+            hr = results.eight_bits(image_of(self.density, self.params, position))
             lr = np.asarray(degrade(hr))
             latents.append(by_name(*self.density.split(position)))
             picture.rows[number] = self.record(number, hr, lr) | judged
@@ -336,7 +341,7 @@ class Chains:
             return start
         arrays = load_arrays(folder / "state.npz")
         likes, structure = jax.tree.flatten(start._replace(learned=None))
-        leaves = [jnp.asarray(arrays[f"{i:03d}"]) for i in range(len(likes))]
+        leaves = [jax.device_put(arrays[f"{i:03d}"], x.sharding) for i, x in enumerate(likes)]
         warming = jax.tree.unflatten(structure, leaves)._replace(learned=start.learned)
         total = int(arrays["made"])
         while self.made < total:
@@ -346,6 +351,17 @@ class Chains:
             self.made += chunk["l2"].shape[1]
         self.saved = len(self.found)
         return warming._replace(learned=self.warm_up.learned(*self.inputs, warming))
+
+
+def placements(number: int) -> tuple[NamedSharding, NamedSharding]:
+    """How arrays lie on this process's devices: whole on each, and so many chains in equal shares.
+
+    As many devices take part as have equal shares.
+    """
+    devices = jax.local_devices()
+    count = next(k for k in range(len(devices), 0, -1) if number % k == 0)
+    mesh = Mesh(devices[:count], "chains")
+    return NamedSharding(mesh, P()), NamedSharding(mesh, P("chains"))
 
 
 def judge(figures: chains.Diagnostics) -> dict[str, Any]:
@@ -410,4 +426,4 @@ def measure(
             statistics = jnp.concatenate([statistics, read[0]])
         return {"images": image, "l2": l2(lr, target), "statistics": statistics}
 
-    return jax.lax.map(jax.vmap(one), positions)
+    return jax.vmap(lambda draws: jax.lax.map(one, draws))(positions)
