@@ -16,7 +16,8 @@ prior. Noise of a known width is added to all small pictures. There are four mea
 - Reliability, where the generator comes with a reader: of the faces for which glasses, a kind of
   hair or any other attribute is said to be 70% likely, seven in ten should have it. All kinds
   count. Where two are about equally likely, one of them is right, so that the middle of the scale
-  tells little.
+  tells little. Brackets take predictions as independent. Those of one face aren't, so brackets are
+  too short.
 
 Draws count as independent. They nearly are if the chains have met, and a column has the median of
 the R-hats. Writes table.csv, reliability.csv and coverage.png, with the shares of truths below each
