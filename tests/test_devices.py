@@ -130,6 +130,21 @@ def test_other_restarts_do_not_change_bytes_on_several_devices(tmp_path):
 
 
 @pytest.mark.slow
+def test_chains_on_several_devices_are_taken_up_again(folder):
+    """Also those of a warm-up. The process that is cut off is killed after its first state."""
+    flags = ["--recipe=posterior", "--noise=0.1", "--chains=4", "--draws=200", "--steps=200"]
+    flags += ["--batch_size=auto"]
+    wait(start(folder, "whole", *flags, devices=2))
+    process = start(folder, "cut", *flags, devices=2)
+    while process.poll() is None and not any((folder / "cut").glob("*/parts/state.npz")):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    wait(start(folder, "cut", *flags, devices=2))
+    assert files(folder / "cut") == files(folder / "whole")
+
+
+@pytest.mark.slow
 def test_devices_do_not_talk_during_a_search(folder):
     flags = "--xla_force_host_platform_device_count=8"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}

@@ -341,7 +341,7 @@ class Chains:
             return start
         arrays = load_arrays(folder / "state.npz")
         likes, structure = jax.tree.flatten(start._replace(learned=None))
-        leaves = [jax.device_put(arrays[f"{i:03d}"], x.sharding) for i, x in enumerate(likes)]
+        leaves = [as_placed(arrays[f"{i:03d}"], like) for i, like in enumerate(likes)]
         warming = jax.tree.unflatten(structure, leaves)._replace(learned=start.learned)
         total = int(arrays["made"])
         while self.made < total:
@@ -362,6 +362,11 @@ def placements(number: int) -> tuple[NamedSharding, NamedSharding]:
     count = next(k for k in range(len(devices), 0, -1) if number % k == 0)
     mesh = Mesh(devices[:count], "chains")
     return NamedSharding(mesh, P()), NamedSharding(mesh, P("chains"))
+
+
+def as_placed(array: AnyArray, like: Array) -> Array:
+    """An array on the devices of another, or on any."""
+    return jax.device_put(array, like.sharding) if like.committed else jnp.asarray(array)
 
 
 def judge(figures: chains.Diagnostics) -> dict[str, Any]:
