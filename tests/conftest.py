@@ -88,8 +88,8 @@ compile_lightly(True)  # what test files compute as they are imported, too
 def is_light(item):
     """Whether it hasn't the mark `optimised`.
 
-    That is for tests of numbers that others have computed, of the compiled program and of what
-    compilers get wrong: XLA compiles for them what it compiles for users.
+    That is for tests of the compiled program, of what compilers get wrong, and of numbers that
+    others have computed, in float32 or over many steps: XLA compiles for them what users get.
     """
     return item.get_closest_marker("optimised") is None
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
+import pytest
 
 DATA = Path(__file__).parent / "data"
 
@@ -13,6 +14,15 @@ def golden(name):
     """The arrays of `tests/data/<name>.npz`, computed with the original programs."""
     with np.load(DATA / f"{name}.npz", allow_pickle=False) as arrays:
         return dict(arrays)
+
+
+def both_precisions(float32, float64):
+    """Cases of a test of others' numbers, with the bound on the error in each precision.
+
+    In float32 XLA compiles as for users. Float64 is there to tell the formulas from rounding.
+    """
+    single = pytest.param(False, "float32", float32, marks=pytest.mark.optimised)
+    return pytest.mark.parametrize(("x64", "dtype", "bound"), [single, (True, "float64", float64)])
 
 
 def relative_error(actual, expected):

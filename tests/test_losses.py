@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import golden, relative_error
+from helpers import both_precisions, golden, relative_error
 
 from pulse_jax.losses import Loss, geocross, l1, l2
 from pulse_jax.operators import bicubic
@@ -12,9 +12,7 @@ from pulse_jax.operators import bicubic
 G = golden("loss")
 G |= {k: v.transpose(0, 2, 3, 1) for k, v in G.items() if v.ndim == 4}  # NCHW -> NHWC
 EPS = [G[f"eps{i}"].item() for i in range(3)]
-both_precisions = pytest.mark.parametrize(
-    ("x64", "dtype", "bound"), [(False, "float32", 1e-5), (True, "float64", 1e-10)]
-)
+in_both_precisions = both_precisions(1e-5, 1e-10)
 
 
 def batch_sum(loss):
@@ -22,8 +20,7 @@ def batch_sum(loss):
     return lambda *batch: jnp.sum(jax.vmap(loss)(*batch))
 
 
-@pytest.mark.optimised
-@both_precisions
+@in_both_precisions
 @pytest.mark.parametrize("i", range(3))
 @pytest.mark.parametrize(("loss", "name"), [(l2, "L2"), (l1, "L1")])
 def test_pixel_losses_equal_the_reference(loss, name, i, x64, dtype, bound):
@@ -36,8 +33,7 @@ def test_pixel_losses_equal_the_reference(loss, name, i, x64, dtype, bound):
     assert relative_error(gradient, G[f"{name}_eps{i}_grad_gen_lr"]) <= bound
 
 
-@pytest.mark.optimised
-@both_precisions
+@in_both_precisions
 def test_geocross_equals_the_reference(x64, dtype, bound):
     with jax.enable_x64(x64):
         styles = jnp.asarray(G["latent"], dtype)
@@ -48,7 +44,6 @@ def test_geocross_equals_the_reference(x64, dtype, bound):
     assert relative_error(gradient, G["GEOCROSS_grad_latent"]) <= bound
 
 
-@pytest.mark.optimised
 def test_geocross_of_equal_styles_equals_the_reference():
     with jax.enable_x64(True):
         row = jnp.asarray(G["latent"][:, :1], jnp.float64)
@@ -65,7 +60,6 @@ def test_geocross_is_the_squared_angle_for_any_layers_and_size():
     assert relative_error(geocross(styles), expected) <= 1e-5
 
 
-@pytest.mark.optimised
 def test_geocross_of_one_style_is_0():
     value, gradient = jax.value_and_grad(geocross)(jnp.ones((1, 5)))
     assert value == G["GEOCROSS_one_layer"] == 0
@@ -77,8 +71,7 @@ def test_geocross_has_a_finite_gradient_where_styles_coincide(length):
     assert np.isfinite(jax.grad(geocross)(jnp.full((3, 5), length))).all()
 
 
-@pytest.mark.optimised
-@both_precisions
+@in_both_precisions
 @pytest.mark.parametrize(
     ("j", "weights"),
     [(0, {}), (1, {"l2": 0.0, "l1": 10.0, "geocross": 0.1}), (2, {"geocross": 0.0})],

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
-from helpers import golden, relative_error
+from helpers import both_precisions, golden, relative_error
 from PIL import Image
 
 from pulse_jax import images
@@ -53,9 +53,7 @@ ALL = SPATIAL | {
 every_operator = pytest.mark.parametrize("operator", ALL.values(), ids=ALL)
 every_spatial_operator = pytest.mark.parametrize("operator", SPATIAL.values(), ids=SPATIAL)
 every_downscaler = pytest.mark.parametrize("name", DOWNSCALERS)
-both_precisions = pytest.mark.parametrize(
-    ("x64", "dtype", "bound"), [(False, "float32", 1e-5), (True, "float64", 1e-10)]
-)
+in_both_precisions = both_precisions(1e-5, 1e-10)
 
 
 def random(shape, seed=0):
@@ -75,8 +73,7 @@ def test_the_variance_is_the_l2_of_the_best_image_of_one_colour(operator):
         assert l2 == pytest.approx(picture.var(axis=(0, 1)).mean(), rel=1e-4)
 
 
-@pytest.mark.optimised
-@both_precisions
+@in_both_precisions
 @pytest.mark.parametrize("factor", [1, 2, 4, 8, 16, 32])
 def test_bicubic_equals_the_reference(factor, x64, dtype, bound):
     x, cotangent, y, gradient = (
@@ -207,7 +204,7 @@ def test_composition_goes_from_left_to_right():
 
 
 @every_operator
-@both_precisions
+@in_both_precisions
 def test_adjoint(operator, x64, dtype, bound):
     with jax.enable_x64(x64):
         side = np.array((32, 24)) // operator.factor

@@ -132,7 +132,6 @@ def test_momentum_is_carried_along(transport, keeps):
             assert change <= 1e-5 if keeps else change > 1e-5
 
 
-@pytest.mark.optimised
 @pytest.mark.parametrize(
     ("run", "base"),
     [

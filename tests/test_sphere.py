@@ -17,7 +17,6 @@ def orthogonal(size, seed=0):
     return 3 * basis.T
 
 
-@pytest.mark.optimised
 @pytest.mark.parametrize("i", [0, 1])
 def test_equals_geoopt(i):
     with jax.enable_x64(True):

@@ -6,16 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, golden, relative_error
+from helpers import DATA, both_precisions, golden, relative_error
 
 from pulse_jax.generators.official import from_pulse, read
 from pulse_jax.generators.stylegan import StyleGAN
 
-pytestmark = pytest.mark.optimised
-
-both_precisions = pytest.mark.parametrize(
-    ("x64", "dtype", "bound"), [(False, "float32", 1e-4), (True, "float64", 1e-9)]
-)
+in_both_precisions = both_precisions(1e-4, 1e-9)
 
 
 def pulse(synthesis, mapping=None):
@@ -32,7 +28,7 @@ def nchw(images):
     return images.transpose(0, 3, 1, 2)
 
 
-@both_precisions
+@in_both_precisions
 @pytest.mark.parametrize("name", ["sg1_torch_r32_synthesis", "sg1_torch_r128_synthesis"])
 def test_synthesis_and_its_gradients_equal_the_reference(name, x64, dtype, bound):
     arrays = golden(name)
@@ -57,7 +53,7 @@ def test_synthesis_and_its_gradients_equal_the_reference(name, x64, dtype, bound
         assert relative_error(grad, expected) <= max(bound, rounding), f"noise {i}"
 
 
-@both_precisions
+@in_both_precisions
 def test_mapping_and_its_gradient_equal_the_reference(x64, dtype, bound):
     arrays = golden("sg1_torch_r128_mapping")
     module, params = pulse("sg1_torch_r128_synthesis", "sg1_torch_r128_mapping")
@@ -72,7 +68,7 @@ def test_mapping_and_its_gradient_equal_the_reference(x64, dtype, bound):
     assert relative_error(grad_z[:4], arrays["grad_z4"]) <= bound
 
 
-@both_precisions
+@in_both_precisions
 def test_mapping_from_strided_views_equals_the_reference(x64, dtype, bound):
     arrays = golden("sg1_torch_mapping512_strided")
     # Any synthesis network with latents of the same size goes with this mapping.
@@ -106,6 +102,7 @@ def test_a_latent_gives_the_image_of_its_style_in_every_layer():
     assert relative_error(image, module.apply(params, w, noise, method="synthesis")) <= 1e-6
 
 
+@pytest.mark.optimised
 def test_every_convolution_of_a_gradient_step_is_in_canonical_form():
     module, params, _, w, noise = small_network(8, (4, 3))
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, golden, relative_error
+from helpers import DATA, both_precisions, golden, relative_error
 
 from pulse_jax.generators.official import read
 from pulse_jax.generators.official.ada import from_ada
@@ -16,11 +16,7 @@ from pulse_jax.generators.official.rosinality import from_rosinality
 from pulse_jax.generators.style_network import attribute_features, truncate
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2, minibatch_deviation
 
-pytestmark = pytest.mark.optimised
-
-both_precisions = pytest.mark.parametrize(
-    ("x64", "dtype", "bound"), [(False, "float32", 1e-4), (True, "float64", 1e-9)]
-)
+in_both_precisions = both_precisions(1e-4, 1e-9)
 NVIDIA = ["sg2ada", "sg2ada_fp16cfg"]
 every_program = pytest.mark.parametrize("program", ["rosinality", *NVIDIA])
 
@@ -105,7 +101,7 @@ def cases(program, arrays, constant):
     }
 
 
-@both_precisions
+@in_both_precisions
 @every_program
 def test_mapping_and_truncation_equal_the_reference(program, x64, dtype, bound):
     module, params, _, arrays = reference(program)
@@ -132,7 +128,7 @@ def test_attributes_are_seen_as_numbers_and_kinds():
     np.testing.assert_allclose(slightly, [[1 / (1 + np.exp(0.8)), 1 / (1 + np.exp(-0.8))]], 1e-6)
 
 
-@both_precisions
+@in_both_precisions
 @every_program
 def test_synthesis_and_its_gradients_equal_the_reference(program, x64, dtype, bound):
     module, params, constant, arrays = reference(program)
@@ -154,7 +150,7 @@ def test_synthesis_and_its_gradients_equal_the_reference(program, x64, dtype, bo
             assert relative_error(actual, grad) <= bound, f"{name}: gradient of {i}"
 
 
-@both_precisions
+@in_both_precisions
 @pytest.mark.parametrize("program", NVIDIA)
 def test_the_network_without_moving_average_is_another(program, x64, dtype, bound):
     images, (_, _, _, arrays) = {}, reference(program)
@@ -168,7 +164,7 @@ def test_the_network_without_moving_average_is_another(program, x64, dtype, boun
     assert relative_error(images["G_ema"], arrays["G_not_ema_img_sub4_64"]) > 0.1
 
 
-@both_precisions
+@in_both_precisions
 def test_discriminator_equals_the_reference(x64, dtype, bound):
     module, params, constant, arrays = reference("sg2ada")
     discriminator = Discriminator(module.channels)
@@ -204,6 +200,7 @@ def test_batches_that_do_not_divide_into_groups_are_refused():
         minibatch_deviation(np.zeros((6, 2, 2, 1)), 4)
 
 
+@pytest.mark.optimised
 def test_every_convolution_of_a_gradient_step_is_in_canonical_form():
     module = StyleGAN2(8, (4, 3), latent_size=5, mapping_layers=1)
     w = jnp.ones((2, module.num_layers, 5))

@@ -11,7 +11,7 @@ import optax
 import pytest
 import scipy.signal
 import scipy.special
-from helpers import DATA, golden, relative_error
+from helpers import DATA, both_precisions, golden, relative_error
 from jax import lax
 
 from pulse_jax import SCHEMES, Loss, build, operators, style_generator
@@ -31,8 +31,6 @@ from pulse_jax.generators.stylegan3 import (
     upsample,
 )
 
-pytestmark = pytest.mark.optimised
-
 CONFIGS = {
     "sg3T": StyleGAN3(64, (*[20] * 7, 16, 16), 28, 2, 24, conv_clamp=256.0),
     "sg3R": StyleGAN3(
@@ -40,9 +38,7 @@ CONFIGS = {
     ),
 }
 every_config = pytest.mark.parametrize("config", CONFIGS)
-both_precisions = pytest.mark.parametrize(
-    ("x64", "dtype", "bound"), [(False, "float32", 1e-4), (True, "float64", 1e-8)]
-)
+in_both_precisions = both_precisions(1e-4, 1e-8)
 
 
 def generator_file(config="sg3R"):
@@ -62,7 +58,7 @@ def nchw(images):
 # Parity.
 
 
-@both_precisions
+@in_both_precisions
 @every_config
 def test_mapping_and_truncation_equal_the_reference(config, x64, dtype, bound):
     module, params = from_stylegan3(generator_file(config)[0])
@@ -80,7 +76,7 @@ def test_mapping_and_truncation_equal_the_reference(config, x64, dtype, bound):
 @pytest.mark.parametrize(
     ("x64", "dtype", "bound"),
     [
-        pytest.param(False, "float32", 1e-4, marks=pytest.mark.slow),
+        pytest.param(False, "float32", 1e-4, marks=[pytest.mark.slow, pytest.mark.optimised]),
         (True, "float64", 1e-8),
     ],
 )
@@ -362,6 +358,7 @@ def test_a_search():
 @pytest.mark.skipif(
     jax.default_backend() != "cpu", reason="reads the program of XLA's CPU compiler"
 )
+@pytest.mark.optimised
 def test_convolutions_are_in_canonical_form():
     hlo = compiled_steps().as_text()
     labels = re.findall(r" convolution\(.*dim_labels=([^, ]+)", hlo)
