@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import relative_error
+from helpers import TO_BE_READ, relative_error
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import Mesh
 from search_helpers import (
@@ -301,7 +301,7 @@ def test_convolutions_are_in_canonical_form(network):
     s = style_search(network)
     targets = jnp.stack(4 * [TARGET])
     lowered = jax.jit(program()).lower(s.search.step, s.params, targets, s.state)
-    hlo = lowered.compile().as_text()
+    hlo = lowered.compile(TO_BE_READ).as_text()
     labels = re.findall(r" convolution\(.*dim_labels=([^, ]+)", hlo)
     # One at side 4 and two each at 8 and 16, forward and backward; 1×1 ones become products.
     assert labels == 10 * ["b01f_01io->b01f"]
