@@ -1,5 +1,6 @@
 """What all tests run with, and the command in this process with a small generator."""
 
+import gc
 import importlib.machinery
 import os
 import signal
@@ -97,6 +98,11 @@ def is_light(item):
 def pytest_collection_modifyitems(items):
     """Those with the mark come first, since what is compiled is forgotten in between."""
     items.sort(key=is_light)
+
+
+def pytest_collection_finish():
+    """What has been imported stays, so that garbage is no more looked for in it."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
