@@ -21,6 +21,8 @@ from pulse_jax.generators.stylegan2 import StyleGAN2
 pytestmark = pytest.mark.optimised
 
 ROOT = Path(__file__).parents[1]
+# For the weights, which are drawn once: XLA takes seconds to optimise the program that does it.
+LIGHT = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 # Prints the names of XLA's instructions between devices, in a search on eight of them.
 COLLECTIVES = """
@@ -51,7 +53,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
     network = StyleGAN2(8, (8, 4), latent_size=5, mapping_layers=1)
     noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
-    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 5)), noise)["params"]
+    init = jax.jit(network.init, compiler_options=LIGHT)
+    params = init(jax.random.key(0), jnp.zeros((1, 5)), noise)["params"]
     fit = {"mean": np.zeros(5, np.float32), "std": np.ones(5, np.float32)}
     checkpoint.save(folder / "generator", generator=(network, params | {"latent_fit": fit}))
     (folder / "in").mkdir()
