@@ -244,12 +244,14 @@ def use_cores() -> None:
 
     XLA gives a convolution of few channels no more than one core, so restarts are spread over
     several devices. A number that the user has set, by JAX_NUM_CPU_DEVICES or XLA_FLAGS, stays. So
-    does what there is where JAX runs already.
+    does what there is where JAX runs already. Raises ValueError if the number is 0.
     """
     import jax  # not before `_start` has provided for Ctrl-C
 
-    chosen = jax.config.values["jax_num_cpu_devices"] >= 0
-    if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    chosen = jax.config.values["jax_num_cpu_devices"]
+    if chosen == 0:  # JAX would speak of something else
+        raise ValueError("JAX_NUM_CPU_DEVICES=0 must be at least 1")
+    if chosen > 0 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with contextlib.suppress(RuntimeError):  # JAX runs already

@@ -226,6 +226,11 @@ def test_each_core_is_a_device(cores, variables, devices):
     assert python(CORES, str(cores), **variables).stdout == f"{devices}\n"
 
 
+def test_no_device_is_refused():
+    result = python(CORES, "5", JAX_NUM_CPU_DEVICES="0", JAX_PLATFORMS="cpu")
+    assert "ValueError: JAX_NUM_CPU_DEVICES=0 must be at least 1" in result.stderr
+
+
 def test_the_cores_stay_as_they_are_where_jax_runs():
     devices = jax.devices()
     console.use_cores()
