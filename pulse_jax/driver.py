@@ -183,11 +183,12 @@ def fitting(
     state: Any,
     most: int,
     *,
+    least: int = 1,
     devices: Sequence[jax.Device] | None = None,
     chunk: int = 5,
     memory: float | None = None,
 ) -> tuple[Sequence[jax.Device], int]:
-    """The devices, and how many slots, from 1 to `most`, on each of them, that fit into `memory`.
+    """The devices, and how many slots on each, from `least` to `most`, that fit into `memory`.
 
     `target` and `state` are of one restart, as arrays or shapes. `memory` is in bytes, on each
     device. All of a CPU's devices share it, so these become fewer before the slots do. The figure
@@ -198,7 +199,7 @@ def fitting(
     memory = _usable_memory() if memory is None else memory
     devices = jax.local_devices() if devices is None else devices
     share_it, slots = devices[0].platform == "cpu", most
-    while slots > 1 or (share_it and len(devices) > 1):
+    while slots > least or (share_it and len(devices) > 1):
         own = memory / len(devices) if share_it else memory
         needed = _needed_bytes(search, params, target, state, slots * len(devices), devices, chunk)
         if needed <= own:
@@ -207,7 +208,7 @@ def fitting(
             devices = devices[: max(1, int(memory / needed))]
         else:
             fewer = slots // 2 if needed == math.inf else int(slots * own / needed)
-            slots = max(1, min(slots - 1, fewer))
+            slots = max(least, min(slots - 1, fewer))
     return devices, slots
 
 

@@ -222,6 +222,23 @@ def test_batch_size(run_linear, tmp_path, given, slots):
     assert json.loads((output / "config.json").read_text())["slots"] == slots
 
 
+@pytest.mark.parametrize(("given", "most", "least"), [("auto", 2, 1), ("3", 3, 3)])
+def test_devices_are_as_many_as_fit_also_with_batch_size(
+    run_linear, tmp_path, monkeypatch, given, most, least
+):
+    asked = []
+
+    def fitting(*others, devices, **options):
+        asked.append((others[-1], options["least"]))
+        return devices, 1
+
+    monkeypatch.setattr(restarts, "SMALL", 0)
+    monkeypatch.setattr(restarts, "fitting", fitting)
+    write_picture(tmp_path / "in" / "a.png")
+    run_linear(f"--input_dir={tmp_path / 'in'}", f"--batch_size={given}")
+    assert asked == [(most, least)]
+
+
 def test_pictures_of_one_stem_keep_apart(run_linear, tmp_path):
     write_picture(tmp_path / "in" / "a.png", seed=1)
     write_picture(tmp_path / "in" / "a.bmp", seed=2)

@@ -196,6 +196,8 @@ def test_devices_of_a_cpu_share_its_memory(memory, fit, monkeypatch, unchecked):
     cores = 4 * [SimpleNamespace(platform="cpu")]
     devices, slots = fitting(LINEAR, MATRIX, *2 * (None,), 2, devices=cores, memory=memory)
     assert (len(devices), slots) == fit
+    again = fitting(LINEAR, MATRIX, *2 * (None,), slots, least=slots, devices=cores, memory=memory)
+    assert (len(again[0]), again[1]) == fit  # a run that goes on has its slots given
 
 
 def test_slots_where_the_system_does_not_tell_its_memory(monkeypatch):

@@ -51,14 +51,18 @@ def choose_slots(run: Run, before: int | None) -> tuple[Sequence[jax.Device], in
     no more than needed or worthwhile. On each core of a CPU that is two: one takes a sixth longer,
     and with more, few restarts would leave cores without work. Two slots of a small generator fit
     anywhere, so the second that it takes to find that out is saved.
+
+    Where a CPU's memory doesn't hold the slots of all its devices, fewer search, also when slots
+    are given. So a run that goes on or is repeated has as many as the first, on which bytes depend.
     """
     settings, generator, devices = run.settings, run.generator, jax.local_devices()
     if settings.noise is not None:
         return devices[:1], settings.restarts  # chains move together
-    if given := settings.batch_size or before:
-        return devices, given
+    given = settings.batch_size or before
     restarts = settings.restarts * len(run.pictures)
-    if devices[0].platform == "cpu":
+    if given:
+        most = given
+    elif devices[0].platform == "cpu":
         most = min(restarts, 2)
     else:
         needed = -(-restarts // (len(devices) * jax.process_count()))
@@ -69,7 +73,8 @@ def choose_slots(run: Run, before: int | None) -> tuple[Sequence[jax.Device], in
     state = jax.eval_shape(lambda key: search.init(*generator.sample(key)), jax.random.key(0))
     target = jax.ShapeDtypeStruct(run.pictures[0].target.shape, np.float32)
     shapes = target, state
-    return fitting(search, run.params, *shapes, most, devices=devices, chunk=chunk(settings))
+    options: Any = {"least": given or 1, "devices": devices, "chunk": chunk(settings)}
+    return fitting(search, run.params, *shapes, most, **options)
 
 
 def carry_out(
