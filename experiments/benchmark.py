@@ -128,7 +128,11 @@ flags.DEFINE_list(
     "So many are searched: at once in steps, in all in scaling, else for each face.",
 )
 flags.DEFINE_integer(
-    "slots", 8, "So many restarts are searched at once, but for steps and start.", lower_bound=1
+    "slots",
+    8,
+    "So many restarts are searched at once, but for steps and start. In command, it is so many on "
+    "each device.",
+    lower_bound=1,
 )
 flags.DEFINE_integer("faces", 16, "This many faces are freshly drawn.", lower_bound=1)
 flags.DEFINE_integer("steps", 100, "Each restart makes at most this many steps.", lower_bound=1)
