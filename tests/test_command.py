@@ -265,7 +265,8 @@ def test_a_restart_that_is_not_finite_is_told_and_spares_the_others(run, tmp_pat
         return jnp.where(bad, jnp.nan, normal(key, shape, dtype))
 
     monkeypatch.setattr(jax.random, "normal", normal_or_nan)
-    output = run(folder, output="broken")
+    jax.clear_caches()  # starts have been traced with the other, and the trace is kept on disk
+    output = run(folder, f"--cache_dir={tmp_path / 'cache'}", output="broken")
     assert [r["status"] for r in read_rows(output)] == ["missed eps", "not finite", "missed eps"]
     assert not (output / "a" / "hr_02.png").exists()
     for name in ("hr_01.png", "hr_03.png"):
