@@ -66,6 +66,12 @@ flags.DEFINE_float(
     0,
     1,
 )
+flags.DEFINE_float(
+    "geocross",
+    None,
+    "GEOCROSS has this weight. Without it, it is 0.05, or 0 with --style_spread.",
+    0,
+)
 flags.DEFINE_integer(
     "train_steps",
     None,
@@ -113,7 +119,9 @@ def main(folder):
 def search(generator, params, operator, inputs):
     """Results (N, K, R, R, 3), their l2, and their diversity (N,)."""
     optimizer = harness.optimizer_of(FLAGS.recipe)
-    geocross = 0.05 if FLAGS.style_spread is None else 0.0
+    geocross = FLAGS.geocross
+    if geocross is None:
+        geocross = 0.05 if FLAGS.style_spread is None else 0.0
     built = harness.build(generator, operator, optimizer, geocross)
     stop = pulse_jax.RECIPES[FLAGS.recipe].stop_at_eps
     found = harness.search_all(generator, params, operator, built, inputs, stop_at_eps=stop)

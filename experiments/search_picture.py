@@ -22,12 +22,17 @@ flags.DEFINE_string(
     "generator", pulse_jax.Settings.generator, "The examples of this generator are upsampled."
 )
 flags.DEFINE_float("style_spread", None, "The search has this setting of the command.", 0, 1)
+flags.DEFINE_float("eps", pulse_jax.Settings.eps, "The search has this setting of the command.", 0)
+flags.DEFINE_string(
+    "loss_str", pulse_jax.Settings.loss_str, "The search has this setting of the command."
+)
 flags.DEFINE_string("output", "runs/search.png", "The picture is written into this file.")
 GAP = ((0, 2), (0, 0), (0, 0))
 
 
 def main():
-    named = {"generator": FLAGS.generator, "style_spread": FLAGS.style_spread}
+    names = "generator", "style_spread", "eps", "loss_str"
+    named = {name: FLAGS[name].value for name in names}
     with tempfile.TemporaryDirectory() as folder:
         results = pulse_jax.upsample(None, folder, pulse_jax.Settings(**named, seeds=(0,)))
         grids = [images.load_image(picture.place / "grid.png") for picture in results.pictures]
