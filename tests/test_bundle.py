@@ -16,8 +16,9 @@ from pulse_jax.generators import checkpoint
 BUNDLED = list(checkpoint.bundled())
 
 
-def test_faces_galaxies_and_tissue_are_bundled():
-    assert {"decoder64", "faces64", "faces128", "flow32", "galaxies64", "tissue64"} <= set(BUNDLED)
+def test_faces_the_earth_galaxies_and_tissue_are_bundled():
+    faces = {"decoder64", "faces64", "faces128", "flow32"}
+    assert faces | {"earth64", "galaxies64", "tissue64"} <= set(BUNDLED)
 
 
 @pytest.mark.parametrize("name", BUNDLED)
