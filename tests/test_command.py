@@ -11,6 +11,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -220,6 +221,19 @@ def test_batch_size(run_linear, tmp_path, given, slots):
     write_picture(tmp_path / "in" / "a.png")
     output = run_linear(f"--input_dir={tmp_path / 'in'}", f"--batch_size={given}")
     assert json.loads((output / "config.json").read_text())["slots"] == slots
+
+
+@pytest.mark.parametrize(
+    ("number", "pictures", "cores", "found"),
+    [(1, 1, 8, (2, 1)), (8, 1, 16, (4, 2)), (8, 4, 16, (16, 2)), (3, 1, 1, (1, 2))],
+)
+def test_cores_are_as_many_as_have_restarts(number, pictures, cores, found, monkeypatch, unchecked):
+    """But two even for one, whose bytes are then those that it has among others."""
+    monkeypatch.setattr(jax, "local_devices", lambda: cores * [SimpleNamespace(platform="cpu")])
+    settings, generator = pulse_jax.Settings(restarts=number), SimpleNamespace(resolution=64)
+    run = SimpleNamespace(settings=settings, generator=generator, pictures=pictures * [None])
+    devices, slots = restarts.choose_slots(run, None)
+    assert (len(devices), slots) == found
 
 
 @pytest.mark.parametrize(("given", "most", "least"), [("auto", 2, 1), ("3", 3, 3)])

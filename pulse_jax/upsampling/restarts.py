@@ -52,8 +52,10 @@ def choose_slots(run: Run, before: int | None) -> tuple[Sequence[jax.Device], in
     and with more, few restarts would leave cores without work. Two slots of a small generator fit
     anywhere, so the second that it takes to find that out is saved.
 
-    Where a CPU's memory doesn't hold the slots of all its devices, fewer search, also when slots
-    are given. So a run that goes on or is repeated has as many as the first, on which bytes depend.
+    Of a CPU's devices, as many search as have restarts, but two even for one: its bytes are then
+    those that it has among others. Where the memory doesn't hold the slots of all, fewer search,
+    also when slots are given. So a run that goes on or is repeated has as many as the first, on
+    which bytes depend.
     """
     settings, generator, devices = run.settings, run.generator, jax.local_devices()
     if settings.noise is not None:
@@ -67,6 +69,8 @@ def choose_slots(run: Run, before: int | None) -> tuple[Sequence[jax.Device], in
     else:
         needed = -(-restarts // (len(devices) * jax.process_count()))
         most = min(needed, 256, max(1, 2**24 // generator.resolution**2))
+    if devices[0].platform == "cpu":  # the generator needn't be copied to all cores
+        devices = devices[: max(2, -(-restarts // (most * jax.process_count())))]
     if most * generator.resolution**2 <= SMALL:
         return devices, most
     search = next(iter(run.searches.values()))  # sizes hardly matter: the generator takes it
