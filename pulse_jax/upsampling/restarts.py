@@ -59,7 +59,7 @@ def choose_slots(run: Run, before: int | None) -> tuple[Sequence[jax.Device], in
     """
     settings, generator, devices = run.settings, run.generator, jax.local_devices()
     if settings.noise is not None:
-        return devices[:1], settings.restarts  # chains move together
+        return devices, settings.restarts  # chains move together
     given = settings.batch_size or before
     restarts = settings.restarts * len(run.pictures)
     if given:
