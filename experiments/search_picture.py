@@ -15,6 +15,7 @@ from common import door
 
 import pulse_jax
 from pulse_jax import images
+from pulse_jax.console import use_cores
 from pulse_jax.files import expanded
 
 FLAGS = flags.FLAGS
@@ -31,6 +32,7 @@ GAP = ((0, 2), (0, 0), (0, 0))
 
 
 def main():
+    use_cores()  # as the command does, for the same bytes
     names = "generator", "style_spread", "eps", "loss_str"
     named = {name: FLAGS[name].value for name in names}
     with tempfile.TemporaryDirectory() as folder:

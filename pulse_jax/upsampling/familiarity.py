@@ -31,7 +31,7 @@ FILE = "own_pictures.json"
 SCORES = "scores.json"  # in a picture's folder: of each of its images, and which network's they are
 NETWORK = "SHA-256 of the discriminator"
 DEVIATIONS = 3  # of single images' scores, from their mean
-MORE_STEPS = 2  # times as many as for any of the own pictures
+MORE_STEPS = 3  # times as many as for any of the own pictures
 
 Score = Callable[[Float[AnyArray, "side side c"]], float]
 
@@ -136,10 +136,10 @@ def difference(picture: Picture, settings: Settings, own: dict[str, Any]) -> str
 
     An l2 counts if it is above eps, and if the search had as many steps as those of the own
     pictures. A search ends at eps, so most l2 are near it, and the steps that this takes tell more.
-    They count from twice as many as for any of the own pictures, if the learning rate took the same
-    course, and if eps isn't harder to meet. Scores count if their mean is three standard deviations
-    below that of the own results. The deviation is that of single results, so the number of
-    restarts needn't be known. The draws of chains that have not met are no samples yet, so they
+    They count from three times as many as for any of the own pictures, if the learning rate took
+    the same course, and if eps isn't harder to meet. Scores count if their mean is three standard
+    deviations below that of the own results. The deviation is that of single results, so the number
+    of restarts needn't be known. The draws of chains that have not met are no samples yet, so they
     tell nothing of a picture.
     """
     known = own.get(str(picture.side))
