@@ -39,14 +39,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
 from common import harness
-from common.metrics import (
-    bracketed,
-    diversity,
-    mean_interval,
-    mean_share,
-    paired,
-    realism,
-)
+from common.metrics import bracketed, diversity, mean_interval, mean_share, paired, realism
 
 import pulse_jax
 from pulse_jax import images, schemes
