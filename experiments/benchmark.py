@@ -169,6 +169,7 @@ def main():
                 show(row, with_header=len(rows) == 1)
                 write(workdir / f"{FLAGS.mode}.json", json.dumps(configuration(), indent=2) + "\n")
                 write(workdir / f"{FLAGS.mode}.csv", as_csv(rows))
+    return workdir
 
 
 def configuration():

@@ -24,6 +24,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     for k, crop in enumerate(held_out_crops(FLAGS.data, FLAGS.resolution), 1):
         images.save_image(folder / f"{FLAGS.data}_{k:03d}.png", crop)
+    return folder
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ def main():
     columns = math.isqrt(FLAGS.count)
     rows = [faces[k : k + columns] for k in range(0, FLAGS.count, columns)]
     images.save_image(expanded(FLAGS.output_dir) / "sheet.png", images.grid(rows))
+    return FLAGS.output_dir
 
 
 if __name__ == "__main__":

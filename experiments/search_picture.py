@@ -42,6 +42,7 @@ def main():
     path = expanded(FLAGS.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     images.save_image(path, images.resize_nearest(rows[:-2], 2))
+    return path
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def main():
     with training.saved_states(output) as manager:
         first = manager.latest_step() or 0
         if first >= training.last_step():
-            return
+            return output
         known = pool.stored(output)
         state = jax.jit(start)(random_key("start"))
         if first:
@@ -170,6 +170,7 @@ def main():
         names = LOSSES + (("perceptual",) if teacher else ())
         names += ADVERSARIAL if FLAGS.discriminator else ()
         training.run(manager, minutes, first, state, step, names, report)
+    return output
 
 
 def make_generator():

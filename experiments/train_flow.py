@@ -82,7 +82,7 @@ def main():
     with training.saved_states(output) as manager:
         first = manager.latest_step() or 0
         if first >= training.last_step():
-            return
+            return output
         batch, quality = data_set(output)
         state = jax.jit(start)(first_params(network))
         if first:
@@ -100,6 +100,7 @@ def main():
             training.export(output / "generator", generator=(model, {"network": state.average}))
 
         training.run(manager, minutes, first, state, train, ("loss",), report)
+    return output
 
 
 def make_network():

@@ -186,7 +186,7 @@ def main():
     with ThreadPoolExecutor() as pool, training.saved_states(output) as manager:
         first, last = manager.latest_step() or 0, training.last_step()
         if first >= last:
-            return
+            return output
         source = source._replace(
             train=jax.device_put(source.train, replicated),
             held_out=jax.device_put(source.held_out, replicated),
@@ -224,6 +224,7 @@ def main():
             )
 
         training.run(manager, minutes, first, state, step, LOSSES, report)
+    return output
 
 
 def settle():

@@ -42,6 +42,7 @@ def main():
         finally:
             server.terminate()
             server.wait()
+    return FLAGS.output
 
 
 def take_picture(browser, address):

@@ -10,11 +10,11 @@ from pulse_jax.files import one_line
 
 
 def run(main):
-    """Parse the flags and call `main()`.
+    """Parse the flags and call `main()`, which returns where it has written, if anywhere.
 
-    What can't be ends in one line with the script's name, and with exit status 1: a word that is no
-    flag, and the ValueErrors and OSErrors of `main`. A reader of the output that closes it, such as
-    `head`, ends the script too.
+    The last line of output says where that is. What can't be ends in one line with the script's
+    name, and with exit status 1: a word that is no flag, and the ValueErrors and OSErrors of
+    `main`. A reader of the output that closes it, such as `head`, ends the script too.
     """
     name = Path(sys.argv[0]).stem
 
@@ -23,7 +23,8 @@ def run(main):
         try:
             if len(argv) > 1:
                 raise ValueError(f"{argv[1]!r} is no flag")
-            main()
+            if (place := main()) is not None:
+                print(one_line(f"{place} has the results"))
             sys.stdout.flush()
         except BrokenPipeError:
             # Python flushes what is left as it ends, and would complain.

@@ -90,6 +90,7 @@ def run(experiment, presets):
         folder = Folder(expanded(FLAGS.workdir or f"runs/{name}_{FLAGS.preset}"))
         experiment(folder)
         folder.write_timings()
+        return folder.path
 
     door.run(main)
 

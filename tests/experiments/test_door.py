@@ -24,6 +24,7 @@ def main():
         case "closed":
             print("much " * 100_000)
     print("done")
+    return "runs/well"
 
 
 if __name__ == "__main__":
@@ -59,6 +60,7 @@ def test_who_closes_the_output_ends_the_script(tmp_path):
     assert process.stderr.read() == "" and process.wait() == 1
 
 
-def test_else_it_ends_well(tmp_path):
+def test_else_it_ends_well_and_says_where(tmp_path):
     process = start(tmp_path)
-    assert process.communicate() == ("done\n", "") and process.returncode == 0
+    assert process.communicate() == ("done\nruns/well has the results\n", "")
+    assert process.returncode == 0
