@@ -10,6 +10,7 @@ takes some minutes on one core.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -18,6 +19,7 @@ from absl import flags
 from common import door
 
 import pulse_jax
+from pulse_jax.console import one_by_one
 from pulse_jax.files import write
 from pulse_jax.generators.checkpoint import comes_with, find
 from pulse_jax.images import to_uint8
@@ -39,7 +41,8 @@ def main():
     judged = comes_with(FLAGS.generator, "discriminator")
     score = familiarity.make_score(FLAGS.generator) if judged else None
     found = json.loads(path.read_text()) if path.is_file() else {}
-    for side in FLAGS.sides:
+
+    def measure(side):
         pictures = draw(settings, side)
         results = pulse_jax.upsample(pictures, None, settings)
         for picture in results.pictures if score else ():
@@ -48,6 +51,10 @@ def main():
         found[side] = familiarity.summarise(figures)
         print(f"{side}: {found[side]}", flush=True)
         write(path, json.dumps(found, indent=2) + "\n")
+
+    if not one_by_one("own_pictures", FLAGS.sides, measure):
+        sys.exit(1)
+    return path
 
 
 def draw(settings, side):

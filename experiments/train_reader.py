@@ -7,14 +7,18 @@ seen. The measures are R² and, for kinds, the accuracy, which is compared with 
 guess without looking. A reader that the file holds already isn't trained again.
 
 --add_to=checkpoints/faces64 adds it to a generator's folder. The command's posterior samples are
-then counted by their attributes.
+then counted by their attributes. If it can't be added to one of several, a line says why, and it is
+added to the others.
 """
+
+import sys
 
 import jax
 from absl import flags
 from common import door
 from common.reader import batches, compact, network, scores, stored
 
+from pulse_jax.console import one_by_one
 from pulse_jax.files import expanded
 from pulse_jax.generators import checkpoint
 
@@ -30,10 +34,16 @@ def main():
     key = jax.random.key(FLAGS.seed)
     draw = batches(FLAGS.resolution)
     weights = stored(expanded(FLAGS.output), draw, key, FLAGS.train_steps)
-    for folder in FLAGS.add_to:
+
+    def add(folder):
         checkpoint.add(expanded(folder), reader=(network(), compact(weights)))
+
+    all_added = one_by_one("train_reader", FLAGS.add_to, add)
     for row in scores(draw, weights, jax.random.fold_in(key, FLAGS.train_steps), 2048):
         print(", ".join(f"{k} {v:.3f}" if k != "attribute" else v for k, v in row.items()))
+    if not all_added:
+        sys.exit(1)
+    return FLAGS.output
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ The flags of PULSE's run.py work under their own names.
 
 import contextlib
 import dataclasses
-import os
 import re
 import sys
 import types
@@ -117,12 +116,6 @@ def parse(argv: list[str]) -> list[str]:
     """The words that are no flags. An error ends the command with one line."""
     groups = GROUPS | {f.name: f.metadata["group"] for f in dataclasses.fields(Settings)}
     words = parsed("pulse_jax", __doc__, FLAGS, argv, (*HEADINGS, PROCESSES), groups)
-    for name in "input_dir", "output_dir", "cache_dir":
-        if FLAGS[name].value == "":  # as where a shell's variable isn't set
-            sys.exit(f"pulse_jax: --{name}=: must not be empty")
-    for word in words:
-        if not os.path.exists(expanded(word)):
-            sys.exit(f"pulse_jax: {word!r} is no flag, and there is no such file or folder")
     usual = Settings().as_json()
     for name, value in RECIPES[FLAGS.recipe].as_json().items():
         if value != usual[name]:

@@ -85,11 +85,13 @@ def parsed(
     """The words of a command line that are no flags; `flags`, absl's, get their values.
 
     --help shows what is `told` of the script, its flags as in `described`, and `more`; it and
-    --version end the process. So does an error, with one line.
+    --version end the process. So does an error, with one line: a wrong flag, a word or a value that
+    is empty, as where a shell's variable isn't set, and a word such as restarts=4 that is no file.
     """
     from absl.flags import Error
 
     import pulse_jax
+    from pulse_jax.files import expanded
 
     flags.set_gnu_getopt()  # flags may follow other words
     if {"-h", "-help", "--help"} & set(argv):
@@ -104,6 +106,14 @@ def parsed(
         _, *words = flags(argv)
     except Error as error:
         sys.exit(f"{script}: {misread(error, flags)}")
+    for name in flags:
+        if flags[name].present and flags[name].value == "":
+            sys.exit(f"{script}: --{name}=: must not be empty")
+    for word in words:
+        if not word:
+            sys.exit(f"{script}: a word is empty, and names no file")
+        if "=" in word and not expanded(word).exists():
+            sys.exit(f"{script}: {word!r} is no flag, and there is no such file or folder")
     return words
 
 

@@ -5,12 +5,13 @@
     pulse_jax_put_back large/photo_1 large/photo_2          # both faces of one photograph
 
 A result is named by its folder, which `pulse_jax` with `--crop` has written. It is blended with the
-photograph at its rim.
+photograph at its rim. If one can't be put back, a line says why, and the others are.
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
@@ -18,23 +19,41 @@ from jaxtyping import Float32
 
 from pulse_jax.align import put_back
 from pulse_jax.align.ffhq import Quad
-from pulse_jax.console import ended_in_one_line, make_output_safe, parsed
-from pulse_jax.files import counted, expanded, one_line, read_json
+from pulse_jax.console import ended_in_one_line, make_output_safe, one_by_one, parsed
+from pulse_jax.files import expanded, one_line, read_json
 from pulse_jax.images import ValueRange, load_image, save_image
 from pulse_jax.upsampling.pictures import image_path, load_photograph
 from pulse_jax.upsampling.results import CROP, rank, read_table
 
 
+class Result(NamedTuple):
+    """An image that a folder holds, and where it was in which photograph."""
+
+    photograph: Path
+    value_range: ValueRange | None  # with which the photograph is read
+    sha256: str | None  # of the photograph
+    image: Float32[np.ndarray, "r r c"]
+    quad: Quad
+
+
 def main() -> None:
     """The console script: folders of results in, a photograph out."""
     values, named = parse(sys.argv)
+    found: list[Result] = []
+
+    def look(folder: Path) -> None:
+        result = read(folder, values.pick)
+        if found and result.photograph != found[0].photograph:
+            told = f"its photograph is {result.photograph}, not {found[0].photograph}"
+            raise ValueError(f"{folder}: {told}")
+        found.append(result)
+
     with ended_in_one_line("pulse_jax_put_back"):
-        whole = photograph_with([expanded(name) for name in named], values.pick, values.outscale)
-        save_image(expanded(values.output), whole)
-        height, width, _ = whole.shape
-        results = counted(len(named), "result")
-        told = f"{values.output}: {results} in the photograph, {width}×{height} pixels"
-        print(one_line(told))
+        all_found = one_by_one("pulse_jax_put_back", map(expanded, named), look)
+        if found:
+            write(found, values.output, values.outscale)
+        if not all_found:
+            sys.exit(1)
 
 
 def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
@@ -57,34 +76,19 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     return values, named
 
 
-def photograph_with(
-    folders: Sequence[Path], pick: int | None = None, outscale: float = 1
-) -> Float32[np.ndarray, "h w c"]:
-    """A photograph with the results in these folders; of each, the restart `pick`, or the best.
+def read(folder: Path, pick: int | None) -> Result:
+    """The restart `pick` of a folder, or the best.
 
-    Raises ValueError, in one line, if a folder holds no such result, or one of another photograph,
-    or if that has changed meanwhile.
+    Raises ValueError, in one line, if the folder holds no such result, or if its photograph can't
+    be read or has changed meanwhile.
     """
-    found = [_read(folder, pick) for folder in folders]
-    path, channels = found[0][0], max(image.shape[2] for *_, image, _ in found)
-    for folder, (other, value_range, sha256, *_) in zip(folders, found, strict=True):
-        if other != path:
-            raise ValueError(f"{folder}: its photograph is {other}, not {path}")
-        photograph = load_photograph(Path(path), value_range, channels, sha256)
-    return put_back(photograph, [(image, quad) for *_, image, quad in found], outscale)
-
-
-def _read(
-    folder: Path, pick: int | None
-) -> tuple[str, ValueRange | None, str | None, Float32[np.ndarray, "r r c"], Quad]:
-    """(path, range of values and SHA-256 of the photograph, result, its square) of a folder."""
     path = folder / CROP
     try:
         if not path.is_file():
             told = "name the folder of a picture that was cut out with --crop, such as runs/photo_1"
             raise ValueError(f"there is no {path}: {told}")
         place = read_json(path)
-        photograph, value_range = str(place["photograph"]), place["value_range"]
+        photograph, value_range = Path(str(place["photograph"])), place["value_range"]
         quad = np.array(place["quad"], float).reshape(4, 2)
         if pick is None:
             path = folder / "results.csv"
@@ -93,12 +97,28 @@ def _read(
         told = one_line(error)
         raise ValueError(told if str(path) in told else f"{path}: can't be read: {told}") from error
     value_range = tuple(value_range) if isinstance(value_range, list) else value_range
-    result = image_path(folder, pick)
-    if not result.is_file():
-        raise ValueError(f"{folder}: it has no result {pick}, which would be {result.name}")
-    image = load_image(result, channels=4)
+    path = image_path(folder, pick)
+    if not path.is_file():
+        raise ValueError(f"{folder}: it has no result {pick}, which would be {path.name}")
+    image = load_image(path, channels=4)
     image = image if (image[..., 3] < 1).any() else image[..., :3]
-    return photograph, value_range, place.get("SHA-256"), image, quad
+    sha256 = place.get("SHA-256")
+    load_photograph(photograph, value_range, image.shape[2], sha256)
+    return Result(photograph, value_range, sha256, image, quad)
+
+
+def write(found: Sequence[Result], output: str, outscale: float) -> None:
+    """Write the photograph with results in it. Raises ValueError, in one line, if it can't be."""
+    path, value_range, sha256, *_ = found[0]
+    if expanded(output).exists() and expanded(output).samefile(path):
+        raise ValueError(f"--output={output} would replace the photograph: take another")
+    channels = max(result.image.shape[2] for result in found)
+    photograph = load_photograph(path, value_range, channels, sha256)
+    whole = put_back(photograph, [(result.image, result.quad) for result in found], outscale)
+    save_image(expanded(output), whole)
+    height, width, _ = whole.shape
+    results = "1 result is" if len(found) == 1 else f"{len(found)} results are"
+    print(one_line(f"{results} in the photograph {output}, which has {width}×{height} pixels"))
 
 
 if __name__ == "__main__":

@@ -317,6 +317,27 @@ def test_bad_pictures_are_told_and_the_others_done(run, tmp_path, capsys):
     assert (tmp_path / "out" / "good" / "hr_03.png").exists()
 
 
+def test_what_is_not_there_is_told_and_the_others_done(run_linear, tmp_path, capsys):
+    write_picture(tmp_path / "good.png")
+    (tmp_path / "empty").mkdir()
+    names = [str(tmp_path / name) for name in ("nowhere.png", "good.png", "empty", "nowhere")]
+    with pytest.raises(SystemExit) as exit:
+        run_linear(*names, f"--input_dir={tmp_path / 'none'}")
+    assert exit.value.code == 1
+    captured = capsys.readouterr()
+    lines = [s for s in captured.err.splitlines() if s.startswith("pulse_jax: ")]
+    missing = "can't be read: No such file or directory"
+    none = "holds no image that can be read, such as a PNG or a JPEG"
+    assert sorted(lines) == [
+        f"pulse_jax: {tmp_path / 'empty'}: {none}",
+        f"pulse_jax: {tmp_path / 'none'}: {missing}",
+        f"pulse_jax: {names[0]}: {missing}",
+        f"pulse_jax: {names[3]}: {missing}",
+    ]
+    assert "1 picture done, 4 failures; open " in captured.out.splitlines()[-1]
+    assert {row["image"] for row in read_rows(tmp_path / "out")} == {"good.png"}
+
+
 def test_the_sizes_that_fit_depend_on_the_operator_and_the_picture(run, tmp_path, capsys):
     folder = f"--input_dir={tmp_path / 'in'}"
     write_picture(tmp_path / "in" / "a.png", side=4)
@@ -493,7 +514,7 @@ def test_bad_input_leaves_the_earlier_configuration(run, tmp_path, capsys):
     ("argument", "named"),
     [
         ("--input_dir=nowhere", ["nowhere"]),
-        ("--input_dir={empty}", ["{empty}"]),
+        ("--input_dir={empty}", ["{empty}: holds no image"]),
         ("--input_dir=~nobody_of_that_name", ["~nobody_of_that_name"]),
         ("--generator=nothing", ["'nothing'"]),
         ("--generator=" + 300 * "x", [300 * "x"]),
@@ -527,7 +548,8 @@ def test_bad_input_leaves_the_earlier_configuration(run, tmp_path, capsys):
         ("--output_dir={file}", ["--output_dir={file}"]),
         ("--output_dir={file}/in/it", ["--output_dir={file}/in/it"]),
         ("--unknown=3", ["unknown"]),
-        ("picture.png", ["'picture.png' is no flag", "no such file"]),
+        ("restarts=4", ["'restarts=4' is no flag", "no such file"]),
+        ("", ["a word is empty"]),
         ("--crop=middle", ["--crop=middle is not center, face or X,Y,SIDE"]),
         ("--crop=face", ["--crop=face: give the side", "--input_size="]),
         ("--landmarks=here.json", ["--landmarks=here.json is for --crop=face"]),

@@ -44,6 +44,18 @@ def call(monkeypatch, tmp_path):
     return call
 
 
+def ends(capsys, call, *arguments):
+    """The one line that a call of the command ends with, which has to fail."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        call(*arguments)
+    assert exit.value.code not in (0, None)
+    told = exit.value.code if isinstance(exit.value.code, str) else capsys.readouterr().err
+    (line,) = told.splitlines()
+    assert line.startswith("pulse_jax_put_back: ")
+    return line
+
+
 def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
     names = [str(photographs / name) for name in ("group.png", "one.png", "nobody.png")]
     marks = f"--landmarks={photographs / 'marks.json'}"
@@ -103,7 +115,7 @@ def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
     capsys.readouterr()
     call("out/group_1")
     told = capsys.readouterr().out
-    assert told == "put_back.png: 1 result in the photograph, 80×60 pixels\n"
+    assert told == "1 result is in the photograph put_back.png, which has 80×60 pixels\n"
     first = (output / "group_1" / "put_back.png").read_bytes()
     assert (photographs / "put_back.png").read_bytes() == first
     call("out/group_1", "out/group_2", "--pick=3", "--outscale=2", "--output=all.png")
@@ -114,24 +126,36 @@ def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
     ]
     assert both.shape == (120, 160, 3)
     assert np.array_equal(both, images.to_uint8(align.put_back(photograph, results, 2)))
+    (photographs / "all.png").unlink()
+    # What can't be put back is told, and the others are.
+    flags = "--pick=3", "--outscale=2", "--output=all.png"
+    with pytest.raises(SystemExit) as exit:
+        call("out/nobody", "out/group_1", "out/one", "out/group_2", *flags)
+    assert exit.value.code == 1
+    captured = capsys.readouterr()
+    assert "2 results are in the photograph all.png, which has 160×120 pixels\n" in captured.out
+    first, second = captured.err.splitlines()
+    assert first.startswith("pulse_jax_put_back: there is no out/nobody/crop.json: name the folder")
+    assert second == f"pulse_jax_put_back: out/one: its photograph is {names[1]}, not {names[0]}"
+    assert np.array_equal(np.asarray(Image.open(photographs / "all.png")), both)
     for arguments, told in (
         ([], "give the folders of results"),
         (["out"], "there is no out/crop.json: name the folder of a picture that was cut out"),
         (["out/nobody"], "there is no out/nobody/crop.json: name the folder of a picture"),
         (["out/group_1", "--pick=4"], "out/group_1: it has no result 4, which would be hr_04.png"),
-        (["out/group_1", "out/one"], f"out/one: its photograph is {names[1]}, not {names[0]}"),
         (["out/group_1", "--outscale=0"], "outscale=0.0: must be finite and above 0"),
         (["out/group_1", "--outscale=big"], "big"),
         (["out/group_1", "--outscale=nan"], "outscale=nan: must be finite and above 0"),
         (["out/group_1", "--outscale=1e4"], "outscale=10000.0: makes more than 89.5 megapixels"),
         (["out/group_1", "--output=no/where.png"], "no/where.png: can't be written"),
+        (["out/group_1", "--output=group.png"], "--output=group.png would replace the photograph"),
+        (["out/group_1", "--output="], "--output=: must not be empty"),
     ):
-        with pytest.raises(SystemExit, match=r"^pulse_jax_put_back: ") as exit:
-            call(*arguments)
-        assert told in exit.value.code and "\n" not in exit.value.code
+        assert told in ends(capsys, call, *arguments)
+    assert np.array_equal(np.asarray(Image.open(names[0])), pixels)
 
 
-def test_a_photograph_is_read_as_it_was(run, photographs, call):
+def test_a_photograph_is_read_as_it_was(run, photographs, call, capsys):
     """With its range of values, and a folder that was damaged is told."""
     pixels = np.random.default_rng(0).integers(0, 4096, (50, 50), np.uint16)
     Image.fromarray(pixels).save(photographs / "deep.png")
@@ -142,14 +166,12 @@ def test_a_photograph_is_read_as_it_was(run, photographs, call):
     assert (photographs / "put_back.png").read_bytes() == written
     Image.fromarray(pixels + 1).save(photographs / "deep.png")
     load_photograph.cache_clear()  # as in a process of its own
-    with pytest.raises(SystemExit, match=r"deep\.png: it has changed since its picture was cut"):
-        call("out/deep")
+    told = "deep.png: it has changed since its picture was cut"
+    assert told in ends(capsys, call, "out/deep")
     (output / "deep" / "results.csv").write_text("restart,l2_saved\n")
-    with pytest.raises(SystemExit, match=r"results\.csv: can't be read"):
-        call("out/deep")
+    assert "results.csv: can't be read" in ends(capsys, call, "out/deep")
     (output / "deep" / "crop.json").write_text('{"quad": [], "value_range": null}')
-    with pytest.raises(SystemExit, match=r"crop\.json: can't be read: 'photograph'"):
-        call("out/deep")
+    assert "crop.json: can't be read: 'photograph'" in ends(capsys, call, "out/deep")
 
 
 def test_a_photograph_keeps_its_alpha(run, photographs, call):

@@ -4,7 +4,7 @@
     pulse_jax_align photo.jpg --landmarks=corrected.json --side=256
 
 All faces of each picture are found and written, from left to right, as NAME.png, or as NAME_1.png,
-NAME_2.png and so on if there are several. Their landmarks are written into landmarks.json, which
+NAME_2.png and so on if there are several. Their landmarks are added to landmarks.json, which
 --landmarks takes, here and in pulse_jax. If a picture has no face or can't be read, a line says so,
 and the others go on.
 """
@@ -61,14 +61,12 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     return values, named
 
 
-def pictures(path: Path) -> list[Path]:
-    """The picture itself, or those of a folder. Raises ValueError if it holds none."""
-    return list_images(path)[0] if path.is_dir() else [path]
-
-
 def align_all(named: list[str], output: Path, side: int, given: dict[str, Faces] | None) -> bool:
     """Write the faces of all pictures, and their landmarks. Returns whether all had some."""
-    found_in, written = dict[str, Faces](), dict[Path, Path]()
+    paths, found_in, written = list[Path](), dict[str, Faces](), dict[Path, Path]()
+
+    def look(named: Path) -> None:
+        paths.extend(list_images(named)[0] if named.is_dir() else [named])
 
     def one(path: Path) -> None:
         if path.name in found_in:
@@ -78,11 +76,16 @@ def align_all(named: list[str], output: Path, side: int, given: dict[str, Faces]
         print(one_line(f"{path}: {counted(len(found), 'face')}"))
 
     output.mkdir(parents=True, exist_ok=True)
-    paths = [path for name in named for path in pictures(expanded(name))]
-    all_done = one_by_one("pulse_jax_align", paths, one)
-    if found_in:  # and corrections of others aren't lost, if that is the file that has them
-        write_landmarks(output / "landmarks.json", {**(given or {}), **found_in})
-    return all_done
+    marks = output / "landmarks.json"
+    earlier = read_landmarks(marks) if marks.is_file() else {}
+    all_listed = one_by_one("pulse_jax_align", map(expanded, named), look)
+    try:
+        return one_by_one("pulse_jax_align", paths, one) and all_listed
+    finally:  # also of what is done before Ctrl-C
+        if found_in:  # those of other pictures aren't lost, which may have been corrected
+            write_landmarks(marks, {**earlier, **(given or {}), **found_in})
+            faces = f"{counted(len(written), 'face')} of {counted(len(found_in), 'picture')}"
+            print(one_line(f"{faces} written into {output}, and the landmarks into {marks}"))
 
 
 def align(

@@ -175,10 +175,13 @@ def image_path(folder: Path, restart: int) -> Path:
     return folder / f"hr_{restart:02d}.png"
 
 
-def list_sources(pictures: Source | Iterable[Source] | None, generator: str) -> list[Source]:
-    """The pictures that are named: a folder's, one, several, or the generator's examples.
+def list_sources(
+    pictures: Source | Iterable[Source] | None, generator: str
+) -> tuple[list[Source], list[str]]:
+    """The pictures that are named, and a line for each folder that holds none or can't be read.
 
-    Raises ValueError if there are none.
+    They are a folder's, one, several, or the generator's examples. Raises ValueError if there are
+    no examples, or if nothing is named.
     """
     if pictures is None:
         examples = checkpoint.bundled().get(generator, expanded(generator)) / "examples"
@@ -190,11 +193,12 @@ def list_sources(pictures: Source | Iterable[Source] | None, generator: str) -> 
     if isinstance(pictures, str | Path):
         pictures = [pictures]
     if isinstance(pictures, np.ndarray | jax.Array) and pictures.ndim == 3:
-        return [pictures]
-    sources = [source for given in pictures for source in _of(given)]
-    if not sources:
+        return [pictures], []
+    sources: list[Source] = []
+    complaints = [attempt(lambda given=given: sources.extend(_of(given))) for given in pictures]
+    if not complaints:
         raise ValueError("there are no pictures")
-    return sources
+    return sources, [complaint for complaint in complaints if complaint]
 
 
 def _of(given: Source) -> list[Source]:

