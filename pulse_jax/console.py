@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import logging
+import math
 import os
 import re
 import signal
@@ -11,32 +12,32 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 Given = TypeVar("Given")
 
 
-def upsample() -> None:
+def upsample() -> NoReturn:
     """The script `pulse_jax`."""
     _start("pulse_jax", "pulse_jax.__main__")
 
 
-def align() -> None:
+def align() -> NoReturn:
     """The script `pulse_jax_align`."""
     _start("pulse_jax_align", "pulse_jax.align.__main__")
 
 
-def convert() -> None:
+def convert() -> NoReturn:
     """The script `pulse_jax_convert`."""
     _start("pulse_jax_convert", "pulse_jax.convert")
 
 
-def put_back() -> None:
+def put_back() -> NoReturn:
     """The script `pulse_jax_put_back`."""
     _start("pulse_jax_put_back", "pulse_jax.put_back")
 
 
-def web() -> None:
+def web() -> NoReturn:
     """The script `pulse_jax_web`."""
     _start("pulse_jax_web", "pulse_jax.web.__main__")
 
@@ -254,18 +255,51 @@ def use_cores() -> None:
 
     XLA gives a convolution of few channels no more than one core, so restarts are spread over
     several devices. A number that the user has set, by JAX_NUM_CPU_DEVICES or XLA_FLAGS, stays. So
-    does what there is where JAX runs already. Raises ValueError if the number is 0.
+    does what there is where JAX runs already. Raises ValueError if the number is below 1.
     """
     import jax  # not before `_start` has provided for Ctrl-C
 
     chosen = jax.config.values["jax_num_cpu_devices"]
-    if chosen == 0:  # JAX would speak of something else
-        raise ValueError("JAX_NUM_CPU_DEVICES=0 must be at least 1")
+    if chosen == 0 or chosen < -1:  # of 0, JAX would speak of something else; -1 is its default
+        raise ValueError(f"JAX_NUM_CPU_DEVICES={chosen} must be at least 1")
     if chosen > 0 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with contextlib.suppress(RuntimeError):  # JAX runs already
-        jax.config.update("jax_num_cpu_devices", cores or 1)
+        # A part of a core is used, too.
+        jax.config.update("jax_num_cpu_devices", math.ceil(min(cores or 1, cpu_quota())))
+
+
+def cpu_quota(root: Path = Path("/")) -> float:
+    """How many cores the process's control groups leave it, such as a container's; inf for all.
+
+    That is Linux's quota of the strictest group, of those that the process is in and those around
+    them, as version 2 or 1 of control groups has it.
+    """
+    quotas = [math.inf]
+    try:
+        groups = os.fsdecode((root / "proc/self/cgroup").read_bytes()).splitlines()
+    except OSError:  # another system
+        groups = []
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):  # version 2 names none
+            folder = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+            # A container sees its own group in place of the outermost one.
+            for name in ("", *path.strip("/").split("/")):
+                quotas.append(_quota_of(folder := folder / name))
+    return min(quotas)
+
+
+def _quota_of(folder: Path) -> float:
+    """The quota of one control group, in cores."""
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+        quota, period = (folder / "cpu.max").read_bytes().split()
+        return int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = ((folder / f"cpu.cfs_{x}_us").read_bytes() for x in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    return math.inf
 
 
 def check_devices() -> None:
@@ -283,14 +317,18 @@ def check_devices() -> None:
         raise ValueError(f"{told}: no such device can be used here{reason}") from error
 
 
-def _start(script: str, module: str) -> None:
+def _start(script: str, module: str) -> NoReturn:
     make_output_safe()
     try:
         with _silent_interrupts():  # the imports take seconds
             command = importlib.import_module(module)
-    except ValueError as error:  # JAX's, which names the variable: JAX_ENABLE_X64=yess
-        sys.exit(f"{script}: {error}")
-    command.main()
+    except ValueError as error:  # JAX's, of a variable that it calls jax_num_cpu_devices, say
+        told = str(error)
+        for name, value in os.environ.items():
+            if name.startswith("JAX_") and name in told.upper():
+                told = f"{name}={value}: {told}"
+        sys.exit(f"{script}: {told}")
+    sys.exit(command.main())
 
 
 @contextlib.contextmanager

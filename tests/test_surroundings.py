@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -133,6 +134,15 @@ def test_variables_of_jax_are_told_as_such(code, variable):
     assert line.startswith("pulse_jax") and name in line and value in line
 
 
+@pytest.mark.parametrize("module", ["pulse_jax", "pulse_jax.convert"])
+@pytest.mark.parametrize("variable", ["JAX_NUM_CPU_DEVICES=two", "JAX_ENABLE_X64=yess"])
+def test_modules_tell_variables_of_jax_in_one_line(module, variable):
+    result = python("", shell=f'{variable} "$1" -m {module}')
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"{module.replace('.', '_')}: {variable}: ")
+
+
 # --- Where compiled programs are kept. ---
 
 
@@ -204,8 +214,9 @@ def test_a_resume_under_other_variables_is_refused(done, capsys, monkeypatch, na
 CORES = """
 import os, sys
 os.sched_getaffinity = lambda process: set(range(int(sys.argv[1])))
-from pulse_jax.console import use_cores
-use_cores()
+from pulse_jax import console
+console.cpu_quota = lambda: float(sys.argv[2])
+console.use_cores()
 import jax
 print(jax.device_count())
 """
@@ -213,22 +224,51 @@ print(jax.device_count())
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system doesn't tell cores")
 @pytest.mark.parametrize(
-    ("cores", "variables", "devices"),
+    ("cores", "quota", "variables", "devices"),
     [
-        (1, {}, 1),
-        (5, {}, 5),
-        (5, {"JAX_NUM_CPU_DEVICES": "3"}, 3),
-        (5, {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}, 1),
+        (1, "inf", {}, 1),
+        (5, "inf", {}, 5),
+        (5, "1.5", {}, 2),
+        (5, "2", {"JAX_NUM_CPU_DEVICES": "3"}, 3),
+        (5, "inf", {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}, 1),
     ],
 )
-def test_each_core_is_a_device(cores, variables, devices):
+def test_each_core_is_a_device(cores, quota, variables, devices):
     variables = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"} | variables
-    assert python(CORES, str(cores), **variables).stdout == f"{devices}\n"
+    assert python(CORES, str(cores), quota, **variables).stdout == f"{devices}\n"
 
 
-def test_no_device_is_refused():
-    result = python(CORES, "5", JAX_NUM_CPU_DEVICES="0", JAX_PLATFORMS="cpu")
-    assert "ValueError: JAX_NUM_CPU_DEVICES=0 must be at least 1" in result.stderr
+@pytest.mark.parametrize(
+    ("groups", "limits", "quota"),
+    [
+        ("0::/", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/", {"cpu.max": "1000 100000"}, 0.01),
+        ("0::/", {"cpu.max": "max 100000"}, math.inf),
+        ("0::/a/b", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),
+        ("0::/a/b", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "100000 100000"}, 1),
+        ("5:cpu,cpuacct:/host", {"cpu.cfs_quota_us": "250000", "cpu.cfs_period_us": "100000"}, 2.5),
+        ("5:cpu:/", {"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, math.inf),
+        ("5:cpuset:/\n0::/", {}, math.inf),
+        (None, {}, math.inf),
+    ],
+)
+def test_the_quota_is_that_of_the_control_groups(tmp_path, groups, limits, quota):
+    """Of version 2, and of 1, where a container sees its own group in place of the host's."""
+    top = tmp_path / "sys/fs/cgroup"
+    for name, content in limits.items():
+        path = top / ("cpu" if "cfs" in name else "") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{content}\n")
+    if groups is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(f"{groups}\n")
+    assert console.cpu_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize("number", ["0", "-3"])
+def test_no_device_is_refused(number):
+    result = python(CORES, "5", "inf", JAX_NUM_CPU_DEVICES=number, JAX_PLATFORMS="cpu")
+    assert f"ValueError: JAX_NUM_CPU_DEVICES={number} must be at least 1" in result.stderr
 
 
 def test_the_cores_stay_as_they_are_where_jax_runs():
