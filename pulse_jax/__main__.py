@@ -6,6 +6,11 @@
 The flags of PULSE's run.py work under their own names.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds, and of which JAX's may fail
+    from pulse_jax import console
+
+    console.upsample()  # doesn't return
+
 import contextlib
 import dataclasses
 import re
@@ -20,7 +25,6 @@ from absl import app, flags
 from pulse_jax.console import (
     check_devices,
     logged_to_streams,
-    make_output_safe,
     noted_signals,
     parsed,
     use_cores,
@@ -180,8 +184,3 @@ def dashed(told: str) -> str:
     """A message with settings named as flags: --eps=0.1 where the library says eps=0.1."""
     names = "|".join(name for name in FLAGS if name.isidentifier())
     return re.sub(rf"(?<![\w-])({names})=", r"--\1=", told)
-
-
-if __name__ == "__main__":
-    make_output_safe()
-    main()

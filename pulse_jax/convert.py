@@ -10,6 +10,11 @@ latent fit is computed, unless the source has one, as PULSE's does. Several sour
 one by one. If one can't be converted, a line says why, and the others go on.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds, and of which JAX's may fail
+    from pulse_jax import console
+
+    console.convert()  # doesn't return
+
 import contextlib
 import json
 import os
@@ -25,7 +30,6 @@ from absl import flags, logging
 from pulse_jax.console import (
     check_devices,
     ended_in_one_line,
-    make_output_safe,
     one_by_one,
     parsed,
 )
@@ -188,8 +192,3 @@ def _write(folder: Path, module: StyleNetwork | DiffusionModel, params: Params) 
         shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.rmdir()  # if it was made in vain, and is empty
-
-
-if __name__ == "__main__":
-    make_output_safe()
-    main()

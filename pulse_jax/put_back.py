@@ -8,6 +8,11 @@ A result is named by its folder, which `pulse_jax` with `--crop` has written. It
 photograph at its rim. If one can't be put back, a line says why, and the others are.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds, and of which JAX's may fail
+    from pulse_jax import console
+
+    console.put_back()  # doesn't return
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +24,7 @@ from jaxtyping import Float32
 
 from pulse_jax.align import put_back
 from pulse_jax.align.ffhq import Quad
-from pulse_jax.console import ended_in_one_line, make_output_safe, one_by_one, parsed
+from pulse_jax.console import ended_in_one_line, one_by_one, parsed
 from pulse_jax.files import expanded, one_line, read_json
 from pulse_jax.images import ValueRange, load_image, save_image
 from pulse_jax.upsampling.pictures import image_path, load_photograph
@@ -119,8 +124,3 @@ def write(found: Sequence[Result], output: str, outscale: float) -> None:
     height, width, _ = whole.shape
     results = "1 result is" if len(found) == 1 else f"{len(found)} results are"
     print(one_line(f"{results} in the photograph {output}, which has {width}×{height} pixels"))
-
-
-if __name__ == "__main__":
-    make_output_safe()
-    main()

@@ -9,6 +9,11 @@ NAME_2.png and so on if there are several. Their landmarks are added to landmark
 and the others go on.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds, and of which JAX's may fail
+    from pulse_jax import console
+
+    console.align()  # doesn't return
+
 import sys
 import warnings
 from pathlib import Path
@@ -19,7 +24,7 @@ from absl import flags
 from pulse_jax.align import cut_out, face_quad, find_faces, read_landmarks, write_landmarks
 from pulse_jax.align.detector import check_detector
 from pulse_jax.align.landmarks import Faces
-from pulse_jax.console import ended_in_one_line, make_output_safe, one_by_one, parsed
+from pulse_jax.console import ended_in_one_line, one_by_one, parsed
 from pulse_jax.files import counted, expanded, one_line
 from pulse_jax.images import ImageWarning, list_images, load_image, save_image, to_uint8
 
@@ -117,8 +122,3 @@ def align(
         save_image(file, face / 255)
         written[file] = path
     return found
-
-
-if __name__ == "__main__":
-    make_output_safe()
-    main()

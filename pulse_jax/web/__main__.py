@@ -6,6 +6,11 @@
 Each search has a folder of its own, OUTPUT_DIR/results/NAME, with all that `pulse_jax` writes.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds, and of which JAX's may fail
+    from pulse_jax import console
+
+    console.web()  # doesn't return
+
 import contextlib
 import os
 import socket
@@ -17,7 +22,6 @@ from absl import flags
 from pulse_jax.console import (
     check_devices,
     logged_to_streams,
-    make_output_safe,
     noted_signals,
     parsed,
     use_cores,
@@ -115,8 +119,3 @@ def listen(host: str, port: int) -> socket.socket:
         raise ValueError(
             f"--host={host}, --port={port} can't be listened at: {one_line(error)}"
         ) from error
-
-
-if __name__ == "__main__":
-    make_output_safe()
-    main()
