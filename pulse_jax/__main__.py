@@ -161,7 +161,7 @@ def run(words: list[str]) -> None:
             told = f"pulse_jax: {results.stopped}; the same command goes on from here"
             print(told, file=sys.stderr)
             sys.exit(128 + signals[0] if signals else 1)
-        if results.failures:
+        if results.failures or results.unmet:
             sys.exit(1)
 
 

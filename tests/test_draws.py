@@ -129,6 +129,7 @@ def test_what_a_run_writes(whole):
         (1, 20), (6, 100)
     ]  # fmt: skip
     assert not whole.results.failures
+    assert whole.results.unmet == ([] if worst <= 1.05 else [picture])
 
 
 def test_latents_make_the_draws(whole):
@@ -295,7 +296,10 @@ def test_a_prime_number_of_draws_takes_chunks(tmp_path, monkeypatch):
 def test_chains_that_have_not_met_are_told(run, tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png")
     flags = "--noise=0.01", "--chains=3", "--draws=4", "--steps=2"
-    output = run(f"--input_dir={tmp_path / 'in'}", *flags)
+    with pytest.raises(SystemExit) as exit:
+        run(f"--input_dir={tmp_path / 'in'}", *flags)
+    assert exit.value.code == 1
+    output = tmp_path / "out"
     told = capsys.readouterr().out
     assert "a.png: the chains have not met, so its maps must not be used: R-hat" in told
     assert "0 pictures done" in told

@@ -79,6 +79,15 @@ class Results:
         """The rows of all restarts that are done."""
         return [row for picture in self.pictures for _, row in sorted(picture.rows.items())]
 
+    @property
+    def unmet(self) -> list[Picture]:
+        """The pictures whose chains have not met: their maps must not be used."""
+        return [
+            picture
+            for picture in self.pictures
+            if any(row["status"] == results.APART for row in picture.rows.values())
+        ]
+
 
 def upsample(
     pictures: Source | Iterable[Source] | None = None,
