@@ -94,9 +94,12 @@ def make_sample():
     shape = generator.resolution, generator.resolution, generator.channels
     directions = jax.random.normal(jax.random.key(0), (20, *shape))
 
+    whole, split = chains.placements(FLAGS.restarts)
+    params = jax.device_put(params, whole)
+
     @jax.jit
-    def images(params, positions):
-        return jax.lax.map(partial(density.image, params), positions, batch_size=8)
+    def images(params, positions):  # (chains, n, ...)
+        return jax.vmap(partial(jax.lax.map, partial(density.image, params)))(positions)
 
     @jax.jit
     def read(images):
@@ -108,18 +111,18 @@ def make_sample():
         # Another seed than that of the others' faces, whose keys would be among these.
         keys = jax.random.split(jax.random.fold_in(jax.random.key(FLAGS.seed + 1), number), 5)
         if kind == OWN:
-            (truth,) = images(params, jax.tree.map(lambda x: x[None], density.sample(keys[0])))
+            position = jax.tree.map(lambda x: x[None, None], density.sample(keys[0]))
+            truth = images(params, position)[0, 0]
         else:
             truth = others()[number]
-        picture = density.likelihood.sample(keys[1], density.operator(jnp.asarray(truth)))
+        picture = density.likelihood.sample(keys[1], density.operator(np.asarray(truth)))
         starts = jax.vmap(density.sample)(jax.random.split(keys[2], FLAGS.restarts))
-        inputs = params, picture
+        starts, inputs = jax.device_put(starts, split), (params, jax.device_put(picture, whole))
         state, sampler = chains.warm_up(keys[3], density, *inputs, starts, transitions=FLAGS.steps)
         _, positions, _ = chains.draw(keys[4], sampler, *inputs, state, FLAGS.draws)
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), positions)
-        drawn = images(params, flat)  # (chains draws, R, R, C)
-        projections = jnp.tensordot(drawn, directions, ((1, 2, 3), (1, 2, 3)))
-        rhat = chains.rhat(projections.reshape(FLAGS.restarts, FLAGS.draws, -1)).max()
+        drawn = np.asarray(images(params, positions))  # (chains, draws, R, R, C)
+        rhat = chains.rhat(np.tensordot(drawn, directions, ((2, 3, 4), (1, 2, 3)))).max()
+        drawn = drawn.reshape(-1, *shape)
         kept = np.arange(len(drawn)) % FLAGS.thinning == FLAGS.thinning - 1
         return {
             "truth": np.asarray(truth, np.float16).ravel(),

@@ -31,6 +31,7 @@ from common.ranks import draw
 
 import pulse_jax
 from pulse_jax import calibration, likelihoods, operators, posterior, samplers
+from pulse_jax.chains import placements
 
 FLAGS = flags.FLAGS
 flags.DEFINE_float("style_spread", 0.5, "Layers share their styles but for this part.", 0, 1)
@@ -131,7 +132,9 @@ def make_simulate(method, generator, params):
         if method == RESTARTS:
             positions = restarts(first, np.asarray(pictures))
         else:
-            positions = chains(params, keys[:, 2], pictures, truths)
+            whole, split = placements(len(numbers))
+            inputs = jax.device_put((keys[:, 2], pictures, truths), split)
+            positions = jax.device_get(chains(jax.device_put(params, whole), *inputs))
         true, density = measure(params, pictures, truths)
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), positions)
         repeated = np.repeat(pictures, FLAGS.restarts, axis=0)

@@ -87,14 +87,16 @@ def sample(name, number, generator, params, operator, earlier):
     density = posterior.build(generator, operator, likelihood)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(FLAGS.seed), number), 5)
     clean = degraded(density, params, density.sample(keys[0]))
-    inputs = params, likelihood.sample(keys[1], clean)
+    whole, split = chains.placements(FLAGS.restarts)
+    inputs = jax.device_put((params, likelihood.sample(keys[1], clean)), whole)
     if name == "geodesic_hmc":
         density = posterior.build(generator, operator, likelihood, prior="spheres")
     starts = jax.vmap(density.sample)(jax.random.split(keys[2], FLAGS.restarts))
+    starts = jax.device_put(starts, split)
     leapfrogs = LEAPFROGS.get(name, 1)
     if name == "pcn":
         ends = [earlier["hmc"][f"end {i:03d}"] for i in range(len(jax.tree.leaves(starts)))]
-        starts = jax.tree.unflatten(jax.tree.structure(starts), ends)
+        starts = jax.device_put(jax.tree.unflatten(jax.tree.structure(starts), ends), split)
         state, sampler = tune_pcn(keys[3], density, inputs, starts)
         warm = earlier["hmc"]["warm-up"] + TUNED * ROUND
     else:
@@ -102,6 +104,7 @@ def sample(name, number, generator, params, operator, earlier):
             keys[3], density, *inputs, starts, transitions=FLAGS.steps, leapfrogs=leapfrogs
         )
         warm = 2 * FLAGS.steps * leapfrogs + (0 if name == "geodesic_hmc" else clean.size)
+    state = jax.device_put(state, split)
     transitions, thinning = CHUNK // leapfrogs, max(1, 8 // leapfrogs)
     draw = chains.draw.lower(keys[4], sampler, *inputs, state, transitions).compile()
     found, moments, rates, seconds = [], [], [], 0.0
@@ -109,6 +112,7 @@ def sample(name, number, generator, params, operator, earlier):
         began = time.perf_counter()
         key = jax.random.fold_in(keys[4], i)
         state, positions, info = jax.block_until_ready(draw(key, sampler, *inputs, state))
+        state = jax.device_put(state, split)  # as what is compiled takes it
         seconds += time.perf_counter() - began
         kept = jax.tree.map(lambda x: x[:, thinning - 1 :: thinning], positions)
         # Waited for, so that the next draws' time isn't that of these images too.
@@ -143,10 +147,8 @@ def look(density, params, positions):
         directions = jax.random.normal(jax.random.key(0), (PROJECTIONS, image.size))
         return directions @ image.ravel() / image.size**0.5, image
 
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), positions)
-    projections, images = jax.lax.map(one, flat, batch_size=8)
-    chains, n = jax.tree.leaves(positions)[0].shape[:2]
-    return projections.reshape(chains, n, -1), images.mean(0), (images**2).mean(0)
+    projections, images = jax.vmap(partial(jax.lax.map, one))(positions)
+    return projections, images.mean((0, 1)), (images**2).mean((0, 1))
 
 
 def tune_pcn(key, density, inputs, positions):

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Integer, Key, PRNGKeyArray
 
 from pulse_jax.losses import Image, Scalar
@@ -58,6 +60,17 @@ def draw(
     state, (positions, info) = jax.lax.scan(transition, state, jax.random.split(key, draws))
     positions, info = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (positions, info))
     return state, positions, info
+
+
+def placements(number: int) -> tuple[NamedSharding, NamedSharding]:
+    """How arrays lie on this process's devices: whole on each, and so many chains in equal shares.
+
+    As many devices take part as have equal shares.
+    """
+    devices = jax.local_devices()
+    count = next(k for k in range(len(devices), 0, -1) if number % k == 0)
+    mesh = Mesh(devices[:count], "chains")
+    return NamedSharding(mesh, P()), NamedSharding(mesh, P("chains"))
 
 
 class Diagnostics(NamedTuple):

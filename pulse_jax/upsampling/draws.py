@@ -18,8 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Shaped
 
 from pulse_jax import chains
@@ -118,7 +116,7 @@ class Chains:
         self.reader_params: Params
         self.reader, self.reader_params = reader or (None, {})
         self.statistics = [*STATISTICS, *(self.reader.names if self.reader else ())]
-        whole, split = placements(settings.restarts)
+        whole, split = chains.placements(settings.restarts)
         self.params = params
         self.inputs: tuple[Params, Array] = jax.device_put((params, picture.target), whole)
         generator = density.generator
@@ -351,17 +349,6 @@ class Chains:
             self.made += chunk["l2"].shape[1]
         self.saved = len(self.found)
         return warming._replace(learned=self.warm_up.learned(*self.inputs, warming))
-
-
-def placements(number: int) -> tuple[NamedSharding, NamedSharding]:
-    """How arrays lie on this process's devices: whole on each, and so many chains in equal shares.
-
-    As many devices take part as have equal shares.
-    """
-    devices = jax.local_devices()
-    count = next(k for k in range(len(devices), 0, -1) if number % k == 0)
-    mesh = Mesh(devices[:count], "chains")
-    return NamedSharding(mesh, P()), NamedSharding(mesh, P("chains"))
 
 
 def as_placed(array: AnyArray, like: Array) -> Array:
