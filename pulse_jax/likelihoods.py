@@ -21,7 +21,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from pulse_jax import plug_in
 from pulse_jax.losses import Image, Scalar, Styles, check_same_shape
-from pulse_jax.types import AnyArray
+from pulse_jax.types import AnyArray, misfit
 
 Width: TypeAlias = float | Float[AnyArray, "..."]  # for all values, or a map of the picture's shape
 
@@ -70,6 +70,8 @@ def unknown_sigma(least: float = ROUNDING, most: float = 1.0) -> Likelihood:
     """
     if not 0 < least < most < math.inf:
         raise ValueError(f"the bounds of sigma must be 0 < least < most, got {least} and {most}")
+    _check_above_0("least", least)
+    _check_above_0("most", most)
     return _UnknownSigma(least, most)
 
 
@@ -261,3 +263,6 @@ def _check_above_0(name: str, width: Width) -> None:
     bad = values[~(np.isfinite(values) & (values > 0))]
     if bad.size:
         raise ValueError(f"{name} must be finite and above 0, got {bad[0]}")
+    for value in values.min(initial=1), values.max(initial=1):
+        if told := misfit(float(value)):
+            raise ValueError(f"{name} {value} is {told}")

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from pulse_jax import plug_in
 from pulse_jax.static import Static
-from pulse_jax.types import LARGEST_FACTOR, AnyArray
+from pulse_jax.types import LARGEST_FACTOR, AnyArray, misfit
 
 Image = Float[AnyArray, "h w c"]
 Styles = Float[AnyArray, "layers d"]
@@ -107,6 +107,8 @@ class Loss:
             if not 0 <= weight <= LARGEST_FACTOR:
                 most = f"{LARGEST_FACTOR:g}"
                 raise ValueError(f"the weight of {name} must be from 0 to {most}, got {weight}")
+            if told := misfit(weight):
+                raise ValueError(f"the weight {weight} of {name} is {told}")
         if not any(weights.values()):
             raise ValueError("a loss needs a term with a weight other than 0")
         if not 0 <= self.eps < math.inf:

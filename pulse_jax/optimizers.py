@@ -20,7 +20,7 @@ from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 
 from pulse_jax import plug_in, sphere
 from pulse_jax.static import compiled
-from pulse_jax.types import LARGEST_FACTOR, AnyArray, Latents
+from pulse_jax.types import LARGEST_FACTOR, AnyArray, Latents, misfit
 
 Scalar: TypeAlias = Float[Array, ""]
 Count: TypeAlias = Integer[Array, ""]
@@ -476,6 +476,8 @@ def _schedule(learning_rate: float, steps: int, shape: Callable[[Time], Time]) -
     if not 0 < learning_rate <= LARGEST_FACTOR:
         told = f"must be above 0 and at most {LARGEST_FACTOR:g}, got {learning_rate}"
         raise ValueError(f"learning rate {told}")
+    if told := misfit(learning_rate):
+        raise ValueError(f"learning rate {learning_rate} is {told}")
     if not isinstance(steps, int | np.integer) or steps < 1:
         raise ValueError(f"steps must be an integer of at least 1, got {steps!r}")
 

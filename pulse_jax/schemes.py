@@ -31,7 +31,7 @@ from jaxtyping import Float, PyTree
 from pulse_jax import plug_in, sphere
 from pulse_jax.optimizers import LangevinState, LBFGSState, PCNState, Scalar, plugged_in
 from pulse_jax.plug_in import is_plug_in
-from pulse_jax.types import AnyArray, Latents
+from pulse_jax.types import AnyArray, Latents, misfit
 
 Optimizer: TypeAlias = optax.GradientTransformation
 State: TypeAlias = PyTree  # of a base
@@ -432,6 +432,8 @@ def _check_parameter(name: str, number: float, given: float | str | None = None)
     if not 0 < number < math.inf:
         given = number if given is None else given
         raise ValueError(f"the parameter of {name} must be a number above 0, got {given!r}")
+    if told := misfit(number):
+        raise ValueError(f"the parameter {number} of {name} is {told}")
 
 
 # --- Links of these chains. ---

@@ -1,5 +1,6 @@
 """Types that signatures share. Shapes are those of one example: `vmap` adds axes outside."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -11,11 +12,24 @@ from jaxtyping import Float, PRNGKeyArray, PyTree
 
 AnyArray = jax.Array | np.ndarray
 LARGEST_FACTOR = 1e15  # of gradients: a float32 holds the squares of what comes of it
+# The smallest number above 0 of float32 that XLA doesn't take as 0, and the largest.
+TINY, HUGE = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 
 # Axis 0 of a leaf counts spheres, the others are coordinates.
 Latents: TypeAlias = PyTree[Float[AnyArray, "_ _ ..."]]
 Frozen: TypeAlias = PyTree[ArrayLike]
 Params: TypeAlias = PyTree[ArrayLike]
+
+
+def misfit(number: float) -> str:
+    """Why float32, in which searches compute, can't hold a number, in words, or nothing."""
+    if not math.isfinite(number):
+        return "not finite"
+    if abs(number) > HUGE:
+        return f"infinite in float32, which ends at {HUGE:.2g}"
+    if 0 < abs(number) < TINY:
+        return f"0 in float32, which begins at {TINY:.2g}"
+    return ""
 
 
 class Generator(NamedTuple):

@@ -128,6 +128,8 @@ def test_poissons_precision_is_0_where_the_rate_is_that_of_the_least_value():
         (likelihoods.gaussian, (np.array([0.1, np.nan]),), "sigma .* got nan"),
         (likelihoods.student_t, (0.1, -1.0), "degrees must be finite and above 0, got -1.0"),
         (likelihoods.poisson, (np.inf,), "gain must be finite and above 0, got inf"),
+        (likelihoods.gaussian, (np.array([0.1, 1e-50]),), "sigma 1e-50 is 0 in float32"),
+        (likelihoods.poisson, (1e99,), "gain 1e\\+99 is infinite in float32"),
         (likelihoods.unknown_sigma, (0.2, 0.1), "0 < least < most, got 0.2 and 0.1"),
     ],
 )

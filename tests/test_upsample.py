@@ -264,6 +264,13 @@ def test_what_is_under_way_is_saved_less_often_where_that_takes_long(monkeypatch
         ),
         ({"learning_rate": 0.0}, "learning_rate=0.0: learning rate must be above 0 and at most"),
         ({"loss_str": "-1*L2"}, "weight of L2 must be a number from 0 to 1e+15, got '-1'"),
+        (
+            {"loss_str": "L2+1e-50*L1"},
+            "loss_str=L2+1e-50*L1: the weight 1e-50 of l1 is 0 in",
+        ),
+        ({"noise": "student_t:1e-50"}, "noise=student_t:1e-50: sigma 1e-50 is 0 in float32"),
+        ({"noise": "unknown_sigma:1e-50:1"}, "noise=unknown_sigma:1e-50:1: least 1e-50 is 0 in"),
+        ({"scheme": "soft_shell:1e99", "opt_name": "adam"}, "soft_shell is infinite in float32"),
         ({"loss_str": "L2+1e30*L1"}, "weight of L1 must be a number from 0 to 1e+15, got '1e30'"),
         ({"batch_size": 10**9}, "batch_size=1000000000: must be at least 1 and at most 1000000"),
         ({"solver": "heun:1000000000"}, "there are from 1 to 100000 steps, not 1000000000"),
@@ -275,7 +282,7 @@ def test_settings_that_cannot_be_are_refused_when_they_are_made(unchecked, given
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 1e30])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 1e30, 1e300, 1e-300, 1e-40])
 def test_no_number_is_beyond_what_it_means(unchecked, value):
     fields = {f.name: {f.type, *typing.get_args(f.type)} for f in dataclasses.fields(Settings)}
     names = {name for name, types in fields.items() if float in types}

@@ -1,10 +1,10 @@
 """Numbers that flags may have."""
 
-import math
+from pulse_jax.types import misfit
 
 
 def check(values):
-    """Raises ValueError for a flag whose number isn't finite: absl's bounds let nan through."""
+    """Raises ValueError for a number that float32 can't hold: absl's bounds let nan through."""
     for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"--{name}={value}: not finite")
+        if isinstance(value, float) and (told := misfit(value)):
+            raise ValueError(f"--{name}={value}: {told}")

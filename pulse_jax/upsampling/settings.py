@@ -18,6 +18,7 @@ from pulse_jax.operators import OPERATORS, Operator
 from pulse_jax.optimizers import OPTIMIZERS, SCHEDULES
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.schemes import SCHEMES
+from pulse_jax.types import misfit
 
 # A search aims a little below eps: clipping to [0, 1] and rounding to 8 bits may raise the error of
 # what is saved, and it is what is saved that has to meet eps.
@@ -512,8 +513,8 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
     if limits["choices"] and value not in limits["choices"]:
         reason = f"is none of {', '.join(limits['choices'])}"
     for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, float) and not math.isfinite(number):
-            reason = "not finite"
+        if isinstance(number, float) and (told := misfit(number)):
+            reason = told
         elif isinstance(number, int | float) and not limits["low"] <= number <= limits["high"]:
             most = f" and at most {limits['high']}" if limits["high"] < math.inf else ""
             reason = f"must be at least {limits['low']}{most}"

@@ -41,9 +41,11 @@ def test_an_argument_that_names_nothing_is_told(tmp_path, argument, told):
     assert result.returncode == 1 and told in result.stderr
 
 
-@pytest.mark.parametrize("flag", ["--eps=nan", "--eps=inf"])
-def test_a_number_that_is_not_finite_is_told(tmp_path, flag):
+@pytest.mark.parametrize(
+    "flag, told", [("--eps=nan", "not finite"), ("--eps=1e-300", "0 in float32")]
+)
+def test_a_number_that_cannot_be_is_told(tmp_path, flag, told):
     save_small_generator(tmp_path / "small")
     result = run_experiment("latent_space", *FLAGS, flag, cwd=tmp_path)
-    assert result.returncode == 1 and f"latent_space: {flag}: not finite" in result.stderr
+    assert result.returncode == 1 and f"latent_space: {flag}: {told}" in result.stderr
     assert not (tmp_path / "w" / "config.json").exists()
