@@ -285,16 +285,22 @@ def test_memory_that_does_run_out(folder, compiled, tmp_path):
     assert len(read_rows(tmp_path / "out")) == 4
 
 
-def test_memory_for_no_restart_is_told(run, folder, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("devices", "told"),
+    [(1, "one restart at once"), (2, "one restart on each of 2 devices at once")],
+)
+def test_memory_for_no_restart_is_told(run, folder, monkeypatch, capsys, devices, told):
     def exhausted(*arguments, **options):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes")
         yield
 
     monkeypatch.setattr(pulse_jax, "stream", exhausted)
+    chosen = devices * jax.devices()[:1], 1
+    monkeypatch.setattr(restarts, "choose_slots", lambda run, before: chosen)
     with pytest.raises(SystemExit) as exit:
         run(folder, "--batch_size=1")
     assert exit.value.code == 1
-    assert "out of memory with one restart at once: RESOURCE" in capsys.readouterr().err
+    assert f"out of memory with {told}: RESOURCE" in capsys.readouterr().err
 
 
 def test_the_folder_of_a_picture_does_not_matter(run, tmp_path):

@@ -234,6 +234,8 @@ def _carry_out(
             if not is_out_of_memory(error):
                 raise
             at_once = "all chains" if samples else "one restart"
+            if not samples and len(run.devices) > 1:
+                at_once += f" on each of {len(run.devices)} devices"
             stopped = f"out of memory with {at_once} at once: {one_line(error)[:200]}"
     if jax.process_count() > 1 and not stopped:
         multihost_utils.sync_global_devices("results")
