@@ -7,7 +7,6 @@ depends on.
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,7 +30,6 @@ from pulse_jax.upsampling.settings import Settings
 
 Leaves = list[Array]
 CHECKSUM = hashlib.sha256().digest_size  # bytes, at the beginning of a file
-PACKAGES = "flax", "jax", "jaxlib", "optax"
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,9 @@ IN_MEMORY = Keep()
 def keep(settings: Settings, config: Mapping[str, Any]) -> Keep:
     """A `Keep` for a run, where JAX keeps programs, too.
 
-    What is traced depends on the run's configuration but for its seed, on the generator's
-    `spec.json`, on the source of this package, on the `PACKAGES` that trace, on the device, and on
-    JAX's settings. Where that depends on more, as with parts that plug in, several processes or
+    What is traced depends on the run's configuration but for its seed, which has the versions of
+    what traces, on the generator's `spec.json`, on the source of this package, on the platform, and
+    on JAX's settings. Where that depends on more, as with parts that plug in, several processes or
     another default device, nothing is kept in the folder.
     """
     of_jax = jax_settings()
@@ -101,10 +99,7 @@ def keep(settings: Settings, config: Mapping[str, Any]) -> Keep:
     known = hashlib.sha256(spec.read_bytes())
     for file in sorted(Path(__file__).parents[1].rglob("*.py")):
         known.update(file.read_bytes())
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    device = jax.devices()[0]
-    around = versions | {"platform": device.platform, "kind": device.device_kind}
-    for values in {**config, "--seeds": None}, around, of_jax:
+    for values in {**config, "--seeds": None}, jax.devices()[0].platform, of_jax:
         known.update(json.dumps(values, sort_keys=True, default=str).encode())
     return Keep(Path(folder), known.hexdigest())
 
