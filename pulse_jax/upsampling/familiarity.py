@@ -136,7 +136,7 @@ def difference(picture: Picture, settings: Settings, own: dict[str, Any]) -> str
 
     An l2 counts if it is above eps, and if the search had as many steps as those of the own
     pictures. A search ends at eps, so most l2 are near it, and the steps that this takes tell more.
-    They count from three times as many as for any of the own pictures, if the learning rate took
+    They count above three times as many as for any of the own pictures, if the learning rate took
     the same course, and if eps isn't harder to meet. Scores count if their mean is three standard
     deviations below that of the own results. The deviation is that of single results, so the number
     of restarts needn't be known. The draws of chains that have not met are no samples yet, so they
