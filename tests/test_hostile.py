@@ -318,6 +318,7 @@ def test_files_and_folders_without_permission(run, as_nobody, capsys):
         line = fails(run, capsys, flags[0], f"--output_dir={folder / 'closed' / 'out'}", cache)
     assert f"{folder / 'closed' / 'out'}" in line and "Permission denied" in line
     (folder / "in").chmod(0o444)  # its names can be read, its files can't
+    capsys.readouterr()
     with nobody():
         line = fails(run, capsys, *flags)
     assert f"{folder / 'in'}: can't be read: Permission denied" in line
