@@ -286,6 +286,7 @@ def as_nobody():
         finally:
             os.seteuid(own)
 
+    "".encode("cp437")  # of .npz files: Python loads the codec when it first needs it
     try:
         with context():
             importlib.metadata.version("jax")
