@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
+from pulse_jax import quotas
+
 Given = TypeVar("Given")
 
 
@@ -267,39 +269,7 @@ def use_cores() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with contextlib.suppress(RuntimeError):  # JAX runs already
         # A part of a core is used, too.
-        jax.config.update("jax_num_cpu_devices", math.ceil(min(cores or 1, cpu_quota())))
-
-
-def cpu_quota(root: Path = Path("/")) -> float:
-    """How many cores the process's control groups leave it, such as a container's; inf for all.
-
-    That is Linux's quota of the strictest group, of those that the process is in and those around
-    them, as version 2 or 1 of control groups has it.
-    """
-    quotas = [math.inf]
-    try:
-        groups = os.fsdecode((root / "proc/self/cgroup").read_bytes()).splitlines()
-    except OSError:  # another system
-        groups = []
-    for group in groups:
-        _, controllers, path = group.split(":", 2)
-        if not controllers or "cpu" in controllers.split(","):  # version 2 names none
-            folder = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
-            # A container sees its own group in place of the outermost one.
-            for name in ("", *path.strip("/").split("/")):
-                quotas.append(_quota_of(folder := folder / name))
-    return min(quotas)
-
-
-def _quota_of(folder: Path) -> float:
-    """The quota of one control group, in cores."""
-    with contextlib.suppress(OSError, ValueError):  # "max" is no number
-        quota, period = (folder / "cpu.max").read_bytes().split()
-        return int(quota) / int(period)
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = ((folder / f"cpu.cfs_{x}_us").read_bytes() for x in ("quota", "period"))
-        return int(quota) / int(period) if int(quota) > 0 else math.inf
-    return math.inf
+        jax.config.update("jax_num_cpu_devices", math.ceil(min(cores or 1, quotas.cores())))
 
 
 def check_devices() -> None:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Integer
 
+from pulse_jax import quotas
 from pulse_jax.progress import Course, Progress
 from pulse_jax.search import Search, SearchInfo, SearchState
 from pulse_jax.static import argument
@@ -193,8 +194,8 @@ def fitting(
     `target` and `state` are of one restart, as arrays or shapes. `memory` is in bytes, on each
     device. All of a CPU's devices share it, so these become fewer before the slots do. The figure
     is the compiled program's own, for arguments, results and temporaries. By default, `memory` is
-    nine tenths of what the device has, or for a CPU half of the machine's, or 4 GB if the system
-    doesn't tell.
+    nine tenths of what the device has. For a CPU it is half of the machine's, or of the process's
+    quota, or 4 GB if the system doesn't tell.
     """
     memory = _usable_memory() if memory is None else memory
     devices = jax.local_devices() if devices is None else devices
@@ -251,9 +252,10 @@ def _usable_memory() -> float:
     if statistics:
         return 0.9 * statistics["bytes_limit"]
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError):  # Windows has no such function
         return 4e9
+    return min(whole, quotas.memory()) / 2
 
 
 def _placements(

@@ -16,7 +16,7 @@ import jax
 import pytest
 from command_helpers import fails, read_rows, write_picture
 
-from pulse_jax import console, files
+from pulse_jax import console, files, quotas
 
 ROOT = Path(__file__).parents[1]
 PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
@@ -214,8 +214,8 @@ def test_a_resume_under_other_variables_is_refused(done, capsys, monkeypatch, na
 CORES = """
 import os, sys
 os.sched_getaffinity = lambda process: set(range(int(sys.argv[1])))
-from pulse_jax import console
-console.cpu_quota = lambda: float(sys.argv[2])
+from pulse_jax import console, quotas
+quotas.cores = lambda: float(sys.argv[2])
 console.use_cores()
 import jax
 print(jax.device_count())
@@ -250,19 +250,23 @@ def test_each_core_is_a_device(cores, quota, variables, devices):
         ("5:cpu:/", {"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, math.inf),
         ("5:cpuset:/\n0::/", {}, math.inf),
         (None, {}, math.inf),
+        ("0::/a", {"a/memory.max": "4000000", "memory.max": "max"}, 4e6),
+        ("5:memory:/host", {"memory.limit_in_bytes": "9000"}, 9000),
     ],
 )
 def test_the_quota_is_that_of_the_control_groups(tmp_path, groups, limits, quota):
     """Of version 2, and of 1, where a container sees its own group in place of the host's."""
     top = tmp_path / "sys/fs/cgroup"
     for name, content in limits.items():
-        path = top / ("cpu" if "cfs" in name else "") / name
+        version_1 = "cfs" in name or "limit" in name
+        path = top / (name.partition(".")[0] if version_1 else "") / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{content}\n")
     if groups is not None:
         (tmp_path / "proc/self").mkdir(parents=True)
         (tmp_path / "proc/self/cgroup").write_text(f"{groups}\n")
-    assert console.cpu_quota(tmp_path) == quota
+    kind = quotas.memory if "memory" in str(limits) else quotas.cores
+    assert kind(tmp_path) == quota
 
 
 @pytest.mark.parametrize("number", ["0", "-3"])
