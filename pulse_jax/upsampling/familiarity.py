@@ -23,7 +23,7 @@ from pulse_jax.plug_in import is_plug_in
 from pulse_jax.search import STATUS
 from pulse_jax.types import AnyArray
 from pulse_jax.upsampling.pictures import Picture
-from pulse_jax.upsampling.results import APART
+from pulse_jax.upsampling.results import is_apart
 from pulse_jax.upsampling.settings import DIFFUSION, LOSS, SEARCH, STYLES, Settings
 from pulse_jax.upsampling.traced import IN_MEMORY, Keep
 
@@ -143,8 +143,7 @@ def difference(picture: Picture, settings: Settings, own: dict[str, Any]) -> str
     tell nothing of a picture.
     """
     known = own.get(str(picture.side))
-    apart = any(row.get("status") == APART for row in picture.rows.values())
-    if known is None or apart:
+    if known is None or is_apart(picture):
         return ""
     found, usual, reasons = measure(picture, settings.steps), Settings(), []
     searched = settings.noise is None and settings.steps >= usual.steps

@@ -258,6 +258,11 @@ def eight_bits(image: Float[AnyArray, "h w c"]) -> Float[np.ndarray, "h w c"]:
     return np.rint(255 * np.clip(np.asarray(image), 0, 1)) / np.float32(255)
 
 
+def is_apart(picture: Picture) -> bool:
+    """Whether these are draws of chains that have not met."""
+    return any(row.get("status") == APART for row in picture.rows.values())
+
+
 def verdict(row: Row) -> str:
     """Whether the chains of a posterior have met, in words. `row`: of any of its draws."""
     figures = f"R-hat {float(row['rhat']):.2f}, ESS {float(row['ess']):.0f}"

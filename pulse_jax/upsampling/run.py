@@ -82,11 +82,7 @@ class Results:
     @property
     def unmet(self) -> list[Picture]:
         """The pictures whose chains have not met: their maps must not be used."""
-        return [
-            picture
-            for picture in self.pictures
-            if any(row["status"] == results.APART for row in picture.rows.values())
-        ]
+        return [picture for picture in self.pictures if results.is_apart(picture)]
 
 
 def upsample(

@@ -6,7 +6,7 @@ from pathlib import Path
 from pulse_jax.files import counted, figure, one_line
 from pulse_jax.search import STATUS
 from pulse_jax.upsampling.pictures import Picture
-from pulse_jax.upsampling.results import rank, verdict
+from pulse_jax.upsampling.results import is_apart, rank, verdict
 from pulse_jax.upsampling.run import Results
 from pulse_jax.upsampling.settings import Settings
 
@@ -17,7 +17,7 @@ def summary(results: Results, output: Path) -> Iterator[str]:
         if picture.rows:
             yield one_line(line(picture, results.settings))
     whole = [p for p in results.pictures if len(p.rows) == results.settings.results]
-    met = [p for p in whole if not (p.error or p in results.unmet)]
+    met = [p for p in whole if not (p.error or is_apart(p))]
     done = f"{counted(len(met), 'picture')} done"
     if (seeds := len(results.settings.seeds or ())) > 1:
         of_each = f"{counted(len(results.pictures) // seeds, 'picture')} × {seeds} seeds"
