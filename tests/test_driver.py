@@ -206,6 +206,14 @@ def test_slots_where_the_system_does_not_tell_its_memory(monkeypatch):
     assert fitting(LINEAR, MATRIX, TARGETS[0], take(start(1), 0), 2)[1] == 2
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="an accelerator has its own memory")
+def test_slots_are_as_many_as_fit_into_half_of_a_quota(monkeypatch, unchecked):
+    monkeypatch.setattr("pulse_jax.quotas.memory", lambda: 800.0)
+    monkeypatch.setattr("pulse_jax.driver._needed_bytes", lambda *others: 100.0 * others[4])
+    cores = [SimpleNamespace(platform="cpu")]
+    assert fitting(LINEAR, MATRIX, *2 * (None,), 64, devices=cores) == (cores, 4)
+
+
 def test_slots_are_fewer_where_a_program_does_not_compile(monkeypatch):
     """As a TPU's compiler has it."""
 
