@@ -35,6 +35,9 @@ sys.meta_path.insert(0, Unchecked)
 from pulse_jax.generators import checkpoint  # noqa: E402
 from pulse_jax.generators.stylegan2 import StyleGAN2  # noqa: E402
 
+# Garbage is looked for after more new objects than 700: traces are made of many.
+gc.set_threshold(10_000)
+
 # In the background of a shell, interrupts are ignored, also by the processes that tests start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,12 +47,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
-# To compile takes most of the time. So what a process of pytest has compiled is kept in a folder,
-# for the processes that it starts, too; all folders lie in one of the first process.
+# To compile takes most of the time. So what a run of pytest has compiled is kept in a folder for
+# all of its processes. One that finds a file half written compiles for itself, as JAX does.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     folder = tempfile.TemporaryDirectory(prefix="pulse_jax_tests_", ignore_cleanup_errors=True)
     os.environ["PULSE_JAX_TESTS"] = folder.name
-COMPILED = Path(os.environ["PULSE_JAX_TESTS"], os.environ.get("PYTEST_XDIST_WORKER", "main"))
+COMPILED = Path(os.environ["PULSE_JAX_TESTS"])
 for name, value in {
     "jax_compilation_cache_dir": str(COMPILED),
     "jax_persistent_cache_min_compile_time_secs": 0,
@@ -86,6 +89,17 @@ jax.jit(lambda: 0)()  # from here on, XLA looks at its flags in this process no 
 compile_lightly(True)  # what test files compute as they are imported, too
 
 
+programs = []  # since they were forgotten
+
+
+def note(event, *_, **__):
+    if event.endswith("backend_compile_duration"):
+        programs.append(None)
+
+
+jax.monitoring.register_event_duration_secs_listener(note)
+
+
 def is_light(item):
     """Whether it hasn't the mark `optimised`.
 
@@ -101,9 +115,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Garbage is looked for less often, and not in what has been imported, since that stays."""
+    """Garbage isn't looked for in what has been imported, since that stays."""
     gc.freeze()
-    gc.set_threshold(10_000)  # rather than 700 new objects: traces are made of many
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -115,9 +128,11 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True, scope="module")
 def forget():
-    """What a file has compiled, since a process can hold only some thousands of programs."""
+    """What files have compiled, now and then, since a process can hold only some thousands."""
     yield
-    jax.clear_caches()
+    if len(programs) > 1000:
+        jax.clear_caches()
+        programs.clear()
 
 
 @pytest.fixture
