@@ -63,21 +63,23 @@ import importlib, sys
 from absl.testing import flagsaver
 from common import door
 _, name, always, *given = sys.argv
-main = importlib.import_module(name).main
-for flag in given:
-    sys.argv = [f"{name}.py", *always.split(), flag]
+script = importlib.import_module(name)
+for flags in given:
+    sys.argv = [f"{name}.py", *always.split(), *flags.split()]
     try:
         with flagsaver.flagsaver():
-            door.run(main)
+            if hasattr(script, "harness"):
+                script.harness.run(script.main, script.PRESETS)
+            door.run(script.main)
     except SystemExit as end:
         print(end.code)
 """
 
 
 def complaints(name, *flags, cwd, always=()):
-    """The line that an experiment ends with for each of these flags, which it can't take.
+    """The line that an experiment ends with for each of these, which it can't take.
 
-    The flags that it gets `always` go before.
+    Each is a flag, or several with spaces between. The flags that it gets `always` go before.
     """
     result = run_python("-c", ENDS, name, " ".join(always), *flags, cwd=cwd)
     lines = result.stdout.splitlines()
