@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import faces
 from common.faces import (
     HAIR,
     KINDS,
@@ -69,6 +70,16 @@ def test_images_are_in_range_and_differ(images):
 def test_a_face_is_a_function_of_its_key(keys, images):
     """Whatever else is in its batch."""
     np.testing.assert_array_equal(drawn(SAMPLE(keys[::-1]))[::-1], images)
+
+
+def test_an_album_has_a_face_for_each_key(keys, monkeypatch):
+    def draw_one(key, size):
+        return np.full((size, size, 3), jax.random.key_data(key)[-1]), None
+
+    monkeypatch.setattr(faces, "compiled_face", draw_one)
+    pages = faces.album(keys, 2)
+    assert pages.shape == (24, 2, 2, 3)
+    np.testing.assert_array_equal(pages[:, 0, 0, 0], jax.random.key_data(keys)[:, -1])
 
 
 @pytest.mark.slow

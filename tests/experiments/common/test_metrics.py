@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from common.faces import album
 from common.metrics import (
     as_saved,
     auc,
@@ -29,6 +28,7 @@ from common.metrics import (
     wilson,
 )
 from scipy.ndimage import gaussian_filter
+from test_faces import SAMPLE, drawn
 
 import pulse_jax
 
@@ -36,7 +36,7 @@ import pulse_jax
 @pytest.fixture(scope="module")
 def faces():
     keys = jax.random.split(jax.random.key(5), 192)
-    return as_saved(album(keys, 64))
+    return as_saved(drawn(SAMPLE(keys)))
 
 
 @pytest.fixture(scope="module")
