@@ -49,10 +49,10 @@ def linear_generator(traces=None):
 GENERATOR, AREA = linear_generator(), operators.area(4)
 MATRIX = 0.1 * jax.random.normal(jax.random.key(0), (2, 16, 8, 8, 3))
 LINEAR = build(GENERATOR, AREA, Loss(), SCHEMES["rescale"](optax.adam(0.1)))
-SAMPLES = jax.vmap(GENERATOR.sample)(jax.random.split(jax.random.key(1), 10))
+SAMPLES = jax.jit(jax.vmap(GENERATOR.sample))(jax.random.split(jax.random.key(1), 10))
 STARTS, FOUND = take(SAMPLES, slice(5)), take(SAMPLES, slice(5, None))
-IMAGES = jax.vmap(GENERATOR.synthesize, (None, 0, 0))(MATRIX, *FOUND)
-TARGETS = np.asarray(jax.vmap(AREA)(IMAGES))  # (5, 2, 2, 3), all of which can be met
+IMAGES = jax.jit(jax.vmap(GENERATOR.synthesize, (None, 0, 0)))(MATRIX, *FOUND)
+TARGETS = np.asarray(jax.jit(jax.vmap(AREA))(IMAGES))  # (5, 2, 2, 3), all of which can be met
 
 
 def start(restarts, search=LINEAR):
@@ -77,6 +77,6 @@ def style_search(network):
     generator = style_generator(network)
     search = build(generator, operators.bicubic(2), Loss(), SCHEMES["rescale"](optax.adam(0.1)))
     keys = jax.random.split(jax.random.key(1), 4)
-    latents, frozen = jax.vmap(generator.sample)(keys)
+    latents, frozen = jax.jit(jax.vmap(generator.sample))(keys)
     state = jax.jit(jax.vmap(search.init))(latents, frozen)
     return SimpleNamespace(generator=generator, params=params, search=search, state=state)

@@ -27,7 +27,7 @@ def density(sigma=0.05, prior="gaussian"):
 
 
 def starts(density, number):
-    return jax.vmap(density.sample)(jax.random.split(jax.random.key(1), number))
+    return jax.jit(jax.vmap(density.sample))(jax.random.split(jax.random.key(1), number))
 
 
 @needs_blackjax
@@ -36,7 +36,8 @@ def test_a_warm_up_finds_the_posterior_and_the_step_size(prior):
     made = density(prior=prior)
     params = MATRIX.at[2:].set(0)  # all four values are met in two places on the spheres
     positions = starts(made, 64)
-    first = jax.vmap(made.loglikelihood, (None, None, 0))(params, TARGET, positions)
+    density_at = jax.jit(jax.vmap(made.loglikelihood, (None, None, 0)))
+    first = density_at(params, TARGET, positions)
     best = made.likelihood.logpdf(TARGET, TARGET)
     assert best - first.mean() > 20  # of two, where noise of this width leaves the picture
     state, sampler = chains.warm_up(
@@ -67,7 +68,8 @@ def test_a_warm_up_learns_a_linear_decoders_covariance():
 def test_draws_are_of_their_keys_and_go_on():
     made = density()
     sampler = samplers.pcn(made.loglikelihood, 0.3)
-    start = jax.vmap(sampler.init, (None, None, 0))(MATRIX, TARGET, starts(made, 3))
+    init = jax.jit(jax.vmap(sampler.init, (None, None, 0)))
+    start = init(MATRIX, TARGET, starts(made, 3))
     end, draws, info = chains.draw(jax.random.key(0), sampler, MATRIX, TARGET, start, 20)
     z = np.asarray(draws[0]["z"])
     assert z.shape == (3, 20, 2, 3) and info.energy.shape == (3, 20)
@@ -83,7 +85,7 @@ def test_chains_from_one_point_are_not_one_chain():
     made = density()
     sampler = samplers.pcn(made.loglikelihood, 0.3)
     one = jax.tree.map(lambda leaf: jnp.repeat(leaf, 4, 0), starts(made, 1))
-    start = jax.vmap(sampler.init, (None, None, 0))(MATRIX, TARGET, one)
+    start = jax.jit(jax.vmap(sampler.init, (None, None, 0)))(MATRIX, TARGET, one)
     _, draws, _ = chains.draw(jax.random.key(0), sampler, MATRIX, TARGET, start, 20)
     assert len(np.unique(draws[0]["z"][:, -1, 0, 0])) == 4
 
@@ -202,8 +204,8 @@ def test_positions_of_a_file_are_moved_in_double_precision():
             samplers.pcn(made.loglikelihood, np.float64(0.1)),
         ):
             one = jax.tree.map(lambda leaf: leaf[0], positions)
-            state = made_with.init(MATRIX, TARGET, one)
-            state, _ = made_with.step(jax.random.key(0), MATRIX, TARGET, state)
+            state = jax.jit(made_with.init)(MATRIX, TARGET, one)
+            state, _ = jax.jit(made_with.step)(jax.random.key(0), MATRIX, TARGET, state)
             assert state.position[0]["z"].dtype == "float32"
 
 

@@ -356,7 +356,7 @@ def test_a_deviation_has_a_scale_that_ends_in_a_round_number():
 def test_attributes_are_counted_and_judged(tmp_path, monkeypatch):
     """Where a reader comes with the generator, of all draws; the page tells what is left open."""
     reader = Reader((("tone", 1), ("dark_side", ("left", "right", "both"))))
-    weights = reader.init(jax.random.key(3), jnp.zeros((1, 32, 32, 3)))["params"]
+    weights = jax.jit(reader.init)(jax.random.key(3), jnp.zeros((1, 32, 32, 3)))["params"]
     monkeypatch.setattr(checkpoint, "load_reader", lambda name: (reader, weights))
     write_picture(tmp_path / "a.png", seed=1)
     settings = replace(SETTINGS, draws=5, steps=4)
@@ -364,7 +364,7 @@ def test_attributes_are_counted_and_judged(tmp_path, monkeypatch):
     (picture,) = results.pictures
     images = np.stack(list(picture.images().values()))
     assert len(images) == 30  # all draws
-    read = np.asarray(reader.apply({"params": weights}, images))
+    read = np.asarray(jax.jit(reader.apply)({"params": weights}, images))
     expected = np.bincount(read[:, 1:].argmax(1), minlength=3) / 30
     assert picture.shares() == {
         "dark_side": pytest.approx(dict(zip(("left", "right", "both"), expected, strict=True)))

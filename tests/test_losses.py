@@ -27,7 +27,7 @@ def test_pixel_losses_equal_the_reference(loss, name, i, x64, dtype, bound):
     with jax.enable_x64(x64):
         lr, target = jnp.asarray(G["gen_lr"], dtype), jnp.asarray(G["ref"], dtype)
         total = batch_sum(lambda lr, target: loss(lr, target, EPS[i]))
-        value, gradient = jax.value_and_grad(total)(lr, target)
+        value, gradient = jax.jit(jax.value_and_grad(total))(lr, target)
     assert value.dtype == gradient.dtype == dtype
     assert relative_error(value, G[f"{name}_eps{i}"]) <= bound
     assert relative_error(gradient, G[f"{name}_eps{i}_grad_gen_lr"]) <= bound
@@ -37,8 +37,8 @@ def test_pixel_losses_equal_the_reference(loss, name, i, x64, dtype, bound):
 def test_geocross_equals_the_reference(x64, dtype, bound):
     with jax.enable_x64(x64):
         styles = jnp.asarray(G["latent"], dtype)
-        values = jax.vmap(geocross)(styles)
-        gradient = jax.grad(batch_sum(geocross))(styles)
+        values = jax.jit(jax.vmap(geocross))(styles)
+        gradient = jax.jit(jax.grad(batch_sum(geocross)))(styles)
     assert values.dtype == gradient.dtype == dtype
     assert relative_error(values, G["GEOCROSS_per_sample"]) <= bound
     assert relative_error(gradient, G["GEOCROSS_grad_latent"]) <= bound
@@ -48,7 +48,7 @@ def test_geocross_of_equal_styles_equals_the_reference():
     with jax.enable_x64(True):
         row = jnp.asarray(G["latent"][:, :1], jnp.float64)
         total = batch_sum(lambda row: geocross(jnp.tile(row, (18, 1))))
-        value, gradient = jax.value_and_grad(total)(row)
+        value, gradient = jax.jit(jax.value_and_grad(total))(row)
     assert relative_error(value, G["GEOCROSS_tiled"]) <= 1e-10
     assert relative_error(gradient, G["GEOCROSS_tiled_grad_row"]) <= 1e-10
 
@@ -68,7 +68,7 @@ def test_geocross_of_one_style_is_0():
 
 @pytest.mark.parametrize("length", [0.0, 1.0])
 def test_geocross_has_a_finite_gradient_where_styles_coincide(length):
-    assert np.isfinite(jax.grad(geocross)(jnp.full((3, 5), length))).all()
+    assert np.isfinite(jax.jit(jax.grad(geocross))(jnp.full((3, 5), length))).all()
 
 
 @in_both_precisions
@@ -81,7 +81,7 @@ def test_weighted_sums_equal_the_reference(j, weights, x64, dtype, bound):
     total = batch_sum(lambda image, target, styles: loss(operator(image), target, styles))
     with jax.enable_x64(x64):
         batch = [jnp.asarray(G[name], dtype) for name in ("gen", "ref", "latent")]
-        value, (to_image, to_styles) = jax.value_and_grad(total, (0, 2))(*batch)
+        value, (to_image, to_styles) = jax.jit(jax.value_and_grad(total, (0, 2)))(*batch)
     assert value.dtype == dtype
     assert relative_error(value, G[f"total{j}"]) <= bound
     if j == 0:

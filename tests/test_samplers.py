@@ -443,7 +443,7 @@ def test_what_is_not_finite_is_turned_down_and_counts_as_divergent(broken):
 
     position = {"x": jnp.ones((1, 3))}
     for sampler in (samplers.hmc(half, 1.0), samplers.pcn(half, 1.0)):
-        start = sampler.init({}, TARGET, position)
+        start = jax.jit(sampler.init)({}, TARGET, position)
         keys = jax.random.split(jax.random.key(0), 64)
         step = jax.jit(jax.vmap(sampler.step, (0, None, None, None)))
         state, info = step(keys, {}, TARGET, start)
@@ -508,10 +508,11 @@ def test_a_chain_goes_from_a_point_without_density_to_one_with_it():
         samplers.geodesic_slice,
     ):
         sampler = make(half)
-        state = sampler.init({}, TARGET, z)
+        step = jax.jit(sampler.step)
+        state = jax.jit(sampler.init)({}, TARGET, z)
         assert state.loglikelihood == -jnp.inf
         for i in range(40):
-            state, info = sampler.step(jax.random.key(i), {}, TARGET, state)
+            state, info = step(jax.random.key(i), {}, TARGET, state)
             assert info.is_divergent == (info.acceptance_rate == 0)
             if jnp.isfinite(state.loglikelihood):
                 break

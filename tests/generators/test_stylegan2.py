@@ -109,7 +109,8 @@ def test_mapping_and_truncation_equal_the_reference(program, x64, dtype, bound):
     truncated_layers |= {"w_trunc_cut_64": 6}
     with jax.enable_x64(x64):
         params, z = as_dtype((params, arrays["z"]), dtype)
-        w = module.apply({"params": params}, z, method="mapping")
+        mapping = jax.jit(functools.partial(module.apply, method="mapping"))
+        w = mapping({"params": params}, z)
         w = jnp.repeat(w[:, None], module.num_layers, axis=1)
         for name in truncated_layers.keys() & arrays.keys():
             psi, layers = float(arrays["psi"]), truncated_layers[name]
@@ -120,11 +121,12 @@ def test_mapping_and_truncation_equal_the_reference(program, x64, dtype, bound):
 
 def test_attributes_are_seen_as_numbers_and_kinds():
     z = np.float32([[0, 0.6744898, 3, 0, 0, -1, 1], [-9, 9, 0, 0, 0, 0, 0]])
-    found = attribute_features(z, (3, 2))
+    features = jax.jit(attribute_features, static_argnums=1)
+    found = features(z, (3, 2))
     numbers = [[0, 0.6744898, 0, 0.5, 1, 0, 0, 1], [-9, 9, -1, 1, -1, -1, 0, 0]]
     kinds = [[1, 0, 0, 0, 1], [1 / 3, 1 / 3, 1 / 3, 1 / 2, 1 / 2]]
     np.testing.assert_allclose(found, np.concatenate([numbers, kinds], axis=1), atol=1e-6)
-    slightly = attribute_features(np.float32([[0, 0.1]]), (2,))
+    slightly = features(np.float32([[0, 0.1]]), (2,))
     np.testing.assert_allclose(slightly, [[1 / (1 + np.exp(0.8)), 1 / (1 + np.exp(-0.8))]], 1e-6)
 
 

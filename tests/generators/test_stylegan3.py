@@ -65,7 +65,8 @@ def test_mapping_and_truncation_equal_the_reference(config, x64, dtype, bound):
     arrays = golden(config)
     with jax.enable_x64(x64):
         params, z = as_dtype((params, arrays["z"]), dtype)
-        w = module.apply({"params": params}, z, method="mapping")
+        mapping = jax.jit(functools.partial(module.apply, method="mapping"))
+        w = mapping({"params": params}, z)
         w = jnp.repeat(w[:, None], module.num_layers, axis=1)
         truncated = truncate(w, params["latent_average"], 0.6, 4)
     assert w.dtype == truncated.dtype == dtype
@@ -284,17 +285,18 @@ def test_resampling_in_phases_is_resampling(up, down, axes, rows, size, shift):
 def test_styles_turn_and_shift_as_the_users_transform_does():
     """With a style at rest, the transform R T gives what the style (R, T) gives."""
     module = FourierFeatures(5, Signal(12, 16, 2.0, 6.0))
-    params = module.init(jax.random.key(0), jnp.zeros((1, 4)))["params"]
+    apply = jax.jit(module.apply)
+    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4)))["params"]
     cos, sin, x, y = math.cos(0.3), math.sin(0.3), 0.2, -0.1
     moving = params | {"style": {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}}
     w = 2 * jnp.array([[2 * cos, 2 * sin, 2 * x, 2 * y]])  # of any length
-    expected = module.apply({"params": moving}, w)
+    expected = apply({"params": moving}, w)
     rotation = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
     translation = np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
     transformed = params | {"transform": jnp.array(rotation @ translation)}
-    actual = module.apply({"params": transformed}, jnp.zeros((1, 4)))
+    actual = apply({"params": transformed}, jnp.zeros((1, 4)))
     assert relative_error(actual, expected) <= 1e-5
-    assert relative_error(module.apply({"params": params}, w), expected) > 0.1
+    assert relative_error(apply({"params": params}, w), expected) > 0.1
 
 
 def test_waves_of_many_periods_survive_bfloat16():
@@ -308,9 +310,9 @@ def test_waves_of_many_periods_survive_bfloat16():
 
 def test_waves_too_fast_for_the_samples_fade_away():
     module = FourierFeatures(5, Signal(12, 16, 2.0, 6.0))
-    params = module.init(jax.random.key(0), jnp.zeros((1, 4)))["params"]
+    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4)))["params"]
     faster = params | {"transform": jnp.diag(jnp.array([1e4, 1e4, 1]))}
-    assert not module.apply({"params": faster}, jnp.zeros((1, 4))).any()
+    assert not jax.jit(module.apply)({"params": faster}, jnp.zeros((1, 4))).any()
 
 
 # In use.

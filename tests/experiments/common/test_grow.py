@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from pulse_jax.generators.layers import blur, upsample
 from pulse_jax.generators.stylegan2 import SMOOTHING, Discriminator, StyleGAN2
 
+GROWN = jax.jit(grown, static_argnums=2)
 SMALL, LARGE = (6, 4), (6, 4, 7)  # channels at side 4, 8, and 16
 
 
@@ -34,7 +35,7 @@ def networks(channels, seed):
 
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(init, jax.random.key(0))
-    params = jax.tree.map(lambda x: jnp.array(rng.normal(size=x.shape)), shapes)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape), shapes)
     return judge, synthesize, params
 
 
@@ -57,7 +58,7 @@ def test_grown_networks_compute_the_same():
     with jax.enable_x64():
         small_judge, small_synthesize, small = networks(SMALL, 0)
         judge, synthesize, large = networks(LARGE, 1)
-        params = grown(small, fresh(large), 8)
+        params = GROWN(small, fresh(large), 8)
         assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, large)
 
         w, noise = latents(LARGE)
@@ -75,7 +76,7 @@ def test_grown_networks_compute_the_same():
 def test_all_new_layers_learn():
     """Those behind the new ToRGB, which is 0, from the second step on."""
     judge, synthesize, large = networks(LARGE, 1)
-    params = grown(networks(SMALL, 0)[2], fresh(large), 8)
+    params = GROWN(networks(SMALL, 0)[2], fresh(large), 8)
     params["generator"]["synthesis"]["16x16_to_rgb"]["kernel"] += 0.01
 
     @jax.jit
@@ -91,4 +92,4 @@ def test_all_new_layers_learn():
 def test_too_few_channels():
     small, large = networks(SMALL, 0)[2], networks((6, 4, 5), 1)[2]
     with pytest.raises(ValueError, match="5 channels at side 16 are too few to grow: 6"):
-        grown(small, large, 8)
+        GROWN(small, large, 8)

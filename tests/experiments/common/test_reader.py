@@ -50,7 +50,7 @@ def test_r_squared():
 def test_features_of_a_larger_image_are_those_of_the_smaller(monkeypatch):
     monkeypatch.setattr(generators.reader, "SIDE", 16)
     batch = np.random.default_rng(0).random((3, 16, 16, 3), np.float32)
-    params = reader.network().init(jax.random.key(0), batch)
+    params = jax.jit(reader.network().init)(jax.random.key(0), batch)
     weights = flatten_dict(params, sep="/")
     found = reader.features(weights, batch)
     assert found.shape == (3, 256) and found.min() == 0 and found.std() > 0
@@ -62,17 +62,18 @@ def test_the_perceptual_distance():
     """0 for the same images; what is read counts, and the layer before."""
     batch = np.random.default_rng(0).random((3, 16, 16, 3), np.float32)
     coordinates = sum(reader.SIZES.values())
-    params = reader.network().init(jax.random.key(0), batch)
+    params = jax.jit(reader.network().init)(jax.random.key(0), batch)
     weights = flatten_dict(params, sep="/")
-    assert reader.perceptual_distance(weights, batch, batch) == 0
-    near, far = (reader.perceptual_distance(weights, batch, t * batch) for t in (0.99, 0.9))
+    distance = jax.jit(reader.perceptual_distance)
+    assert distance(weights, batch, batch) == 0
+    near, far = (distance(weights, batch, t * batch) for t in (0.99, 0.9))
     assert 0 < near < far
-    gradient = jax.grad(reader.perceptual_distance, 2)(weights, batch, 0.9 * batch)
+    gradient = jax.jit(jax.grad(reader.perceptual_distance, 2))(weights, batch, 0.9 * batch)
     assert np.isfinite(gradient).all() and np.any(gradient)
     # If it reads the same in all images, only the hidden layer tells them apart.
     blind = weights | {"params/Dense_0/kernel": np.zeros((256, coordinates), np.float32)}
     blind["params/Dense_0/bias"] = np.ones(coordinates, np.float32)
     read, other = (reader.read_images(weights, x) for x in (batch, 0.9 * batch))
     expected = far - np.abs(read - other).mean() / np.abs(read).mean()
-    found = reader.perceptual_distance(blind, batch, 0.9 * batch)
+    found = distance(blind, batch, 0.9 * batch)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
