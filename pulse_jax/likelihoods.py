@@ -53,7 +53,7 @@ class Likelihood(Protocol):
 def gaussian(sigma: Width) -> Likelihood:
     """y = x + σ ξ, ξ ~ N(0, I). `sigma`: of each pixel and channel, one number or a map.
 
-    Raises ValueError for a σ that isn't finite and above 0.
+    Raises ValueError for a σ that isn't finite and above 0 in float32.
     """
     _check_above_0("sigma", sigma)
     return _Gaussian(sigma)
@@ -80,7 +80,7 @@ def student_t(sigma: Width, degrees: float = 4.0) -> Likelihood:
 
     σ is the scale, as a number or a map; the standard deviation is σ √(ν/(ν − 2)) for ν > 2 degrees
     (Lange, Little and Taylor, JASA 84, 1989). Raises ValueError for a σ or ν that isn't finite and
-    above 0.
+    above 0 in float32.
     """
     _check_above_0("sigma", sigma)
     _check_above_0("degrees", degrees)
@@ -92,7 +92,7 @@ def poisson(gain: Width) -> Likelihood:
 
     The mass of a count, times the gain to be per unit of y, and continued by Γ between counts. A
     rate can't be negative, and operators overshoot: x below 1e-4 counts as 1e-4. Raises ValueError
-    for a gain that isn't finite and above 0.
+    for a gain that isn't finite and above 0 in float32.
     """
     _check_above_0("gain", gain)
     return _Poisson(gain)

@@ -388,8 +388,8 @@ def _check_temperature(temperature: float) -> None:
 def fixed(learning_rate: float, steps: int) -> optax.Schedule:
     """A constant learning rate.
 
-    Raises ValueError for a learning rate that isn't above 0 or is above 1e15, or fewer steps than
-    1.
+    Raises ValueError for a learning rate that isn't above 0, is above 1e15 or is too small for
+    float32, or fewer steps than 1.
     """
     return _schedule(learning_rate, steps, jnp.ones_like)
 
