@@ -90,8 +90,8 @@ class Loss:
 
     The default is PULSE's 100 L2 + 0.05 GEOCROSS. `l2` and `l1` stop improving at eps, a mean
     squared or absolute error of images in [0, 1]. `others` are pairs of a weight and a term of
-    yours, term(D(x), y). A term of weight 0 is not computed. Raises ValueError for a weight below 0,
-    above 1e15 or too small for float32, weights that are all 0, or eps < 0.
+    yours, term(D(x), y). A term of weight 0 is not computed. Raises ValueError for a weight that is
+    below 0, above 1e15 or too small for float32, for weights that are all 0, and for eps < 0.
     """
 
     l2: float = 100.0
