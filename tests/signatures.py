@@ -1,5 +1,7 @@
 """What checks the package's functions against their signatures, in conftest.py."""
 
+import functools
+
 import beartype
 
 CHECKS = {}
@@ -10,10 +12,16 @@ def check(stand_in):
     """The check of a function. jaxtyping passes a stand-in that has its name and signature.
 
     A function within another is made at each call of the outer one, and to make its check takes a
-    millisecond. So what has been made for an equal signature is taken again.
+    millisecond. So it is made at the first call, and what has been made for an equal signature is
+    taken again.
     """
     names = stand_in.__module__, stand_in.__qualname__, stand_in.__code__.co_varnames
     key = *names, str(stand_in.__annotations__)
-    if key not in CHECKS:
-        CHECKS[key] = CHECK(stand_in)
-    return CHECKS[key]
+
+    @functools.wraps(stand_in)
+    def checked(*arguments, **named):
+        if key not in CHECKS:
+            CHECKS[key] = CHECK(stand_in)
+        return CHECKS[key](*arguments, **named)
+
+    return checked
