@@ -5,7 +5,7 @@ So each part of a search is compiled for 1, 2 and 8, in float32, and compared wi
 float64, where XLA optimises little and generates its code in another way.
 """
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -41,15 +41,21 @@ def random(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal((SLOTS[-1], *shape)).astype(np.float32)
 
 
+@cache
+def mapped(function):
+    """Compiled, over slots."""
+    return jax.jit(jax.vmap(function))
+
+
 def check(function, *arguments):
     """`function` is about one slot; the arguments' axis 0 counts slots."""
     jax.config.update("jax_disable_most_optimizations", True)
     with jax.enable_x64(True):
-        expected = numbers(jax.jit(jax.vmap(function))(*jax.tree.map(as_float64, arguments)))
+        expected = numbers(mapped(function)(*jax.tree.map(as_float64, arguments)))
     jax.config.update("jax_disable_most_optimizations", False)
     for slots in SLOTS:
         some = jax.tree.map(lambda x, n=slots: x[:n], arguments)
-        actual = numbers(jax.jit(jax.vmap(function))(*some))
+        actual = numbers(mapped(function)(*some))
         for ours, exact in zip(actual, (x[:slots] for x in expected), strict=True):
             assert ours.shape == exact.shape
             assert np.abs(ours - exact).max() <= BOUND * np.abs(exact).max(), slots
@@ -100,8 +106,8 @@ def test_an_update(name, monkeypatch):
         updates, state = optimizer.update(gradient, state, latents, value=value)
         return optax.apply_updates(latents, updates), state
 
-    step, latents = jax.jit(jax.vmap(update)), LATENTS
-    state = jax.jit(jax.vmap(optimizer.init))(latents)
+    step, latents = mapped(update), LATENTS
+    state = mapped(optimizer.init)(latents)
     for _ in range(HISTORY):
         value, gradient = objective(latents)
         latents, state = step(gradient, state, latents, value)

@@ -301,7 +301,7 @@ def test_styles_turn_and_shift_as_the_users_transform_does():
 
 def test_waves_of_many_periods_survive_bfloat16():
     module = FourierFeatures(5, Signal(36, 16, 6.0, 2.0))
-    params = module.init(jax.random.key(0), jnp.zeros((1, 4)))["params"]
+    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4)))["params"]
     params, w = as_dtype((params, jnp.ones((1, 4))), "bfloat16")
     exact = module.apply({"params": as_dtype(params, "float32")}, as_dtype(w, "float32"))
     rounded = module.apply({"params": params}, w)
