@@ -2,12 +2,12 @@
 
     python experiments/coverage.py --preset=full
 
-Chains begin at draws of the prior, are warmed up and drawn from, as by the command, but noise maps
-that a search doesn't move are zero. Half of the truths are drawn by the generator itself, with
-styles that share a part (`style_spread`), so that its prior is the right one. The others are
-pictures that it didn't draw. With these the same measures tell how wrong the generator is as a
-prior. Noise of a known width is added to all small pictures. There are four measures (see
-`pulse_jax.calibration`):
+Chains begin at draws of the prior that are near the picture. They are warmed up and drawn from as
+by the command, but noise maps that a search doesn't move are zero. Half of the truths are drawn by
+the generator itself, with styles that share a part (`style_spread`), so that its prior is the right
+one. The others are pictures that it didn't draw. With these the same measures tell how wrong the
+generator is as a prior. Noise of a known width is added to all small pictures. There are four
+measures (see `pulse_jax.calibration`):
 
 - The ranks of the truth among its draws, by four random projections of the image.
 - Expected coverage with random reference points (TARP), in all pixels at once.
@@ -116,8 +116,9 @@ def make_sample():
         else:
             truth = others()[number]
         picture = density.likelihood.sample(keys[1], density.operator(np.asarray(truth)))
-        starts = jax.vmap(density.sample)(jax.random.split(keys[2], FLAGS.restarts))
-        starts, inputs = jax.device_put(starts, split), (params, jax.device_put(picture, whole))
+        inputs = params, jax.device_put(picture, whole)
+        chain_keys = jax.device_put(jax.random.split(keys[2], FLAGS.restarts), split)
+        starts = jax.device_put(chains.starts(chain_keys, density, *inputs), split)
         state, sampler = chains.warm_up(keys[3], density, *inputs, starts, transitions=FLAGS.steps)
         _, positions, _ = chains.draw(keys[4], sampler, *inputs, state, FLAGS.draws)
         drawn = np.asarray(images(params, positions))  # (chains, draws, R, R, C)

@@ -6,7 +6,8 @@ Each picture's posterior is sampled by Hamiltonian Monte Carlo as in the command
 longer trajectories, on the spheres, and by preconditioned Crank–Nicolson (`pcn`), which takes no
 gradients and whose step is tuned until a quarter of the proposals is accepted. Pictures are drawn
 from the prior, by a linear decoder and by a generator, and have noise of a known width. Chains
-begin at draws of the prior, and are warmed up; those of `pcn` begin where those of `hmc` end.
+begin at draws of the prior that are near the picture, and are warmed up; those of `pcn` begin where
+those of `hmc` end.
 
 For each decoder and sampler, table.csv has medians over the pictures: the largest R-hat and the
 least effective sample size (ESS) of twenty random projections of the image, what ESS a thousand
@@ -91,8 +92,8 @@ def sample(name, number, generator, params, operator, earlier):
     inputs = jax.device_put((params, likelihood.sample(keys[1], clean)), whole)
     if name == "geodesic_hmc":
         density = posterior.build(generator, operator, likelihood, prior="spheres")
-    starts = jax.vmap(density.sample)(jax.random.split(keys[2], FLAGS.restarts))
-    starts = jax.device_put(starts, split)
+    chain_keys = jax.device_put(jax.random.split(keys[2], FLAGS.restarts), split)
+    starts = jax.device_put(chains.starts(chain_keys, density, *inputs), split)
     leapfrogs = LEAPFROGS.get(name, 1)
     if name == "pcn":
         ends = [earlier["hmc"][f"end {i:03d}"] for i in range(len(jax.tree.leaves(starts)))]
@@ -103,7 +104,8 @@ def sample(name, number, generator, params, operator, earlier):
         state, sampler = chains.warm_up(
             keys[3], density, *inputs, starts, transitions=FLAGS.steps, leapfrogs=leapfrogs
         )
-        warm = 2 * FLAGS.steps * leapfrogs + (0 if name == "geodesic_hmc" else clean.size)
+        warm = chains.STARTS + 2 * FLAGS.steps * leapfrogs
+        warm += 0 if name == "geodesic_hmc" else clean.size
     state = jax.device_put(state, split)
     transitions, thinning = CHUNK // leapfrogs, max(1, 8 // leapfrogs)
     draw = chains.draw.lower(keys[4], sampler, *inputs, state, transitions).compile()

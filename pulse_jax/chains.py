@@ -40,6 +40,7 @@ from pulse_jax.samplers import (
 from pulse_jax.static import argument
 from pulse_jax.types import AnyArray, Params
 
+STARTS = 64  # draws of the prior, of which a chain begins at one
 LONGEST_STEP = 1.0  # in radians: where the prior's flow is all there is, no step is turned down
 
 
@@ -127,6 +128,34 @@ def _kernel(
 # --- Warm-up. ---
 
 
+@functools.partial(jax.jit, static_argnames="draws")
+def starts(
+    keys: Key[Array, "chains"],
+    posterior: Posterior,
+    params: Params,
+    target: Image,
+    draws: int = STARTS,
+) -> Position:
+    """Where chains begin: each at one of so many draws of the prior, which is near the picture.
+
+    A draw is chosen as likely as its likelihood has it, with the weight at which `warm_up` would
+    begin at all these draws (importance resampling). Chains have nothing in common but this weight,
+    so that they still are as far apart as R-hat needs. From a single draw of the prior, more chains
+    come into poor modes, which they don't leave. Costs an evaluation without gradient for each
+    draw.
+    """
+
+    def value(key: PRNGKeyArray) -> Scalar:
+        return _no_nan(posterior.loglikelihood(params, target, posterior.sample(key)))
+
+    split = jax.vmap(lambda key: jax.random.split(key, draws + 1))(keys)
+    values = jax.vmap(functools.partial(jax.lax.map, value))(split[:, 1:])  # (chains, draws)
+    weight = _first_weight(posterior, target, values)
+    chosen = jax.vmap(jax.random.categorical)(split[:, 0], weight * values)
+    # Made anew, since all of them at once may be too large.
+    return jax.vmap(lambda keys, i: posterior.sample(keys[1 + i]))(split, chosen)
+
+
 def warm_up(
     key: PRNGKeyArray,
     posterior: Posterior,
@@ -204,7 +233,7 @@ class WarmUp:
             rank = min(size, chains * target.size)
             sizes = jnp.zeros(size, dtype), jnp.zeros((size, rank), dtype), jnp.ones(rank, dtype)
             learned = Preconditioner(*sizes)  # none yet, of the same shapes
-        first = _first_weight(self.posterior, target, state)
+        first = _first_weight(self.posterior, target, state.loglikelihood)
         tuning = _tuning(self._plan, jnp.asarray(0.05, float))
         return Warming(state, tuning, first, jnp.zeros((), int), state.position, learned)
 
@@ -291,10 +320,12 @@ def _start(posterior: Posterior, params: Params, target: Image, positions: Posit
     return jax.vmap(sampler.init, (None, None, 0))(params, target, positions)
 
 
-def _first_weight(posterior: Posterior, target: Image, state: State) -> Scalar:
-    """At which the chains' mean deviance from a perfect fit is the number of values; at most 1."""
+def _first_weight(
+    posterior: Posterior, target: Image, loglikelihoods: Float[Array, "*points"]
+) -> Scalar:
+    """At which the mean deviance from a perfect fit is the number of values; at most 1."""
     best = posterior.likelihood.logpdf(target, target)
-    deviance = 2 * (best - _mean(state.loglikelihood, state))
+    deviance = 2 * (best - jnp.mean(loglikelihoods, where=jnp.isfinite(loglikelihoods)))
     return jnp.minimum(1, target.size / jnp.maximum(deviance, 1))
 
 

@@ -30,6 +30,34 @@ def starts(density, number):
     return jax.jit(jax.vmap(density.sample))(jax.random.split(jax.random.key(1), number))
 
 
+def test_chains_begin_where_a_lowered_likelihood_has_them():
+    """With the weight at which the mean deviance of the prior's draws is that of a perfect fit."""
+    keys = jax.random.split(jax.random.key(3), 4000)
+    found = chains.starts(keys, density(), MATRIX, TARGET)[0]["z"].reshape(4000, 6)
+    matrix, residual = np.asarray(MATRIX), np.asarray(TARGET).ravel() - 0.5
+    weight = 4 / (np.sum(residual**2) + np.sum(matrix**2))  # over σ², which cancels
+    covariance = np.linalg.inv(np.eye(6) + weight * matrix.T @ matrix)
+    mean = covariance @ matrix.T @ residual * weight
+    np.testing.assert_allclose(found.mean(0), mean, atol=0.06)
+    np.testing.assert_allclose(np.cov(found.T), covariance, atol=0.08)
+    assert np.abs(covariance - np.eye(6)).max() > 0.3
+    again = chains.starts(keys[:1], density(), MATRIX, TARGET, draws=1)[0]["z"]
+    alone = jax.random.split(keys[0], 2)[1]
+    np.testing.assert_array_equal(again[0], density().sample(alone)[0]["z"])
+
+
+def test_no_chain_begins_where_there_is_no_density():
+    def synthesize(params, latents, frozen):
+        z = latents["z"][0, 0]
+        return jnp.where(z > 0, jnp.nan, params * z).reshape(1, 1, 1)
+
+    generator = Generator(1, lambda key: ({"z": jax.random.normal(key, (1, 1))}, {}), synthesize)
+    made = posterior.build(generator, lambda x: x, likelihoods.gaussian(0.5))
+    keys = jax.random.split(jax.random.key(3), 100)
+    found = chains.starts(keys, made, 1.0, jnp.zeros((1, 1, 1)))[0]["z"]
+    assert jnp.all(found <= 0) and len(np.unique(found)) == 100
+
+
 @needs_blackjax
 @pytest.mark.parametrize("prior", posterior.PRIORS)
 def test_a_warm_up_finds_the_posterior_and_the_step_size(prior):

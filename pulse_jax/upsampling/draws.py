@@ -129,7 +129,8 @@ class Chains:
         )
         self.warm_up_key, self.draw_key = jax.random.split(key)
         if settings.init_from is None:
-            positions = jax.vmap(density.sample)(jnp.stack(keys))
+            chain_keys = jax.device_put(jnp.stack(keys), split)
+            positions = chains.starts(chain_keys, density, *self.inputs)
         else:
             positions = density.join(*start(jobs[1:]))
         self.positions = jax.device_put(positions, split)
