@@ -39,9 +39,15 @@ one CPU core; its card has what came of it:
         --start_from=runs/third32/generator,runs/second64/generator \\
         --perceptual_weight=4 --reader_steps=8000 --stop_minutes=64 --finish
 
+And this was `decoder128`, which has one block more than `decoder64`:
+
+    $start --output_dir=runs/decoder128 --resolution=128 --channels=128,128,96,64,32,16 \\
+        --start_from=runs/decoder64/generator,faces128 --discriminator=faces128 --pool_images=16384 \\
+        --perceptual_weight=4 --reader_steps=8000 --stop_minutes=104 --finish
+
 --stop_minutes and --finish end a stage by the clock; an interrupted one goes on with the same
 command. Stages of the same side can share their --pool. One core computes 60 images of 32 pixels a
-second, or 12 of 64 with the discriminator.
+second, 12 of 64 with the discriminator, or 8 of 128.
 
 Every few minutes, a run writes `state/`, from which it goes on; faces that it was not trained on,
 and below them what it makes of their attributes; a row of metrics.csv, with the peak
