@@ -42,8 +42,8 @@ one CPU core; its card has what came of it:
 And this was `decoder128`, which has one block more than `decoder64`:
 
     $start --output_dir=runs/decoder128 --resolution=128 --channels=128,128,96,64,32,16 \\
-        --start_from=runs/decoder64/generator,faces128 --discriminator=faces128 --pool_images=16384 \\
-        --perceptual_weight=4 --reader_steps=8000 --stop_minutes=104 --finish
+        --start_from=runs/decoder64/generator,faces128 --discriminator=faces128 \\
+        --pool_images=16384 --perceptual_weight=4 --reader_steps=8000 --stop_minutes=104 --finish
 
 --stop_minutes and --finish end a stage by the clock; an interrupted one goes on with the same
 command. Stages of the same side can share their --pool. One core computes 60 images of 32 pixels a
