@@ -140,9 +140,8 @@ def starts(
 
     A draw is chosen as likely as its likelihood has it, with the weight at which `warm_up` would
     begin at all these draws (importance resampling). Chains have nothing in common but this weight,
-    so that they still are as far apart as R-hat needs. From a single draw of the prior, more chains
-    come into poor modes, which they don't leave. Costs an evaluation without gradient for each
-    draw.
+    so that they still are as far apart as R-hat needs. This is to keep them from poor modes, which
+    they don't leave. Costs an evaluation without gradient for each draw.
     """
 
     def value(key: PRNGKeyArray) -> Scalar:
