@@ -31,7 +31,7 @@ def test_every_operator_is_shown(folder):
     rows = read_table(folder / "first" / "table.csv")
     texts = [row["operator"] for row in rows]
     shown = {link.partition(":")[0] for text in texts for link in text.split(",")}
-    assert shown == set(operators.OPERATORS)
+    assert shown == set(operators.OPERATORS) - {"psf"}  # of a file
     assert [row["input"] for row in rows] == ["8×8"] * 3 + ["32×32"] * 4 + ["8×8"] * 2
     assert np.ptp(images.load_image(folder / "first" / "degradations.png")) > 0.5
 
@@ -44,7 +44,8 @@ def test_the_error_is_that_of_the_degraded_result(folder, name, text, factor):
     operator = operators.parse(text)(factor)
     with np.load(folder / "first" / "cells" / f"{name}.npz") as cell:
         for image, l2 in zip(cell["images"][0], cell["l2"][0], strict=True):
-            assert l2 == pytest.approx(np.mean((operator(image) - cell["inputs"][0]) ** 2))
+            error = float(np.mean((operator(image) - cell["inputs"][0]) ** 2))
+            assert l2 == pytest.approx(error, rel=1e-5)  # in float32, which is added up otherwise
 
 
 def test_the_same_settings_give_the_same_rows(folder):
