@@ -18,7 +18,7 @@ from experiment_helpers import linear
 import pulse_jax
 from pulse_jax import images, losses, operators
 from pulse_jax.search import SearchState
-from pulse_jax.upsampling import by_seed, restarts, results, traced
+from pulse_jax.upsampling import by_seed, restarts, results
 from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.results import Restart
 from pulse_jax.upsampling.settings import RECIPES, Settings
@@ -206,21 +206,6 @@ def test_the_search_goes_on_while_files_are_written(folder, tmp_path, monkeypatc
     found = pulse_jax.upsample(folder, tmp_path / "out", SETTINGS, progress)
     assert ended[-1] == 6 and not found.failures
     assert len(list((tmp_path / "out").glob("*/hr_*.png"))) == 6
-
-
-def test_the_search_goes_on_while_images_are_made(folder, monkeypatch):
-    """The first restarts end with the third chunk of steps, and the devices get a fourth before."""
-    noted = []
-
-    def note(module, name, told):
-        function = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *a, **k: noted.append(told) or function(*a, **k))
-
-    note(traced, "advance", "chunk")
-    note(results, "eight_bits", "image")
-    found = pulse_jax.upsample(folder, None, SETTINGS)
-    assert noted[:5] == [*4 * ["chunk"], "image"]
-    assert noted.count("image") == len(found.rows) == 6
 
 
 def test_what_is_under_way_is_saved_less_often_where_that_takes_long(monkeypatch):

@@ -93,11 +93,6 @@ def carry_out(
     at_once = run.slots * len(run.devices)
     course = Course(len(jobs), most, settings.stop_at_eps, at_once)
     progress(course.progress)
-
-    def finish(picture: Picture) -> None:
-        if jax.process_count() == 1 and run.is_complete(picture):
-            writer(save, picture, results.finish, run.generator.resolution, settings.eps)
-
     for side, search in run.searches.items():
         own = [job for job in jobs if job.picture.side == side]
         if not own or stop():
@@ -116,12 +111,15 @@ def carry_out(
             keep=run.keep,
             settings=settings,
             writer=writer,
-            finish=finish,
             stop=stop,
         ):
             steps += made
             course.note(made, len(done), sum(settings.steps - job.steps for job in done))
             progress(course.progress._replace(underway=underway))
+            if jax.process_count() == 1:
+                resolution = run.generator.resolution
+                for picture in filter(run.is_complete, dict.fromkeys(job.picture for job in done)):
+                    writer(save, picture, results.finish, resolution, settings.eps)
             if slots < run.slots:  # memory ran out
                 run.slots = slots
                 attempt(run.save_config)
@@ -248,7 +246,6 @@ def search_slots(
     keep: Keep,
     settings: Settings,
     writer: Writer,
-    finish: Callable[[Picture], None],
     stop: Callable[[], bool],
 ) -> Iterator[tuple[int, list[Restart], Look]]:
     """Search for restarts of one size and save them.
@@ -256,11 +253,8 @@ def search_slots(
     Yields steps made, jobs that are done, and a function that shows all that were in these steps.
 
     `draw`, from `make_draw`, says where they start, `program` makes the steps of a chunk on the
-    `devices`, and `keep` compiles what else is needed. `finish` is called with the picture of each
-    restart that is saved. `stop()` is asked after each chunk. If it is true, what is under way is
-    saved, and the search ends.
-
-    Images of one chunk's results are made while the devices are busy with the next.
+    `devices`, and `keep` compiles what else is needed. `stop()` is asked after each chunk. If it is
+    true, what is under way is saved, and the search ends.
     """
     init = compiled(jax.vmap(search.init))
     # One at a time, so that the image is the same for any number of slots.
@@ -295,18 +289,6 @@ def search_slots(
                 row["l2_put_back"] = math.nan
                 save(picture, note_put_back, row, hr)
             writer(save, picture, results.save_restart, job.snapshot(), row, hr, lr, arrays)
-            finish(picture)
-
-    pending: list[tuple[Any, ...]] = []  # what `look` hasn't been called with yet
-
-    def catch_up() -> None:
-        while pending:
-            look(*pending.pop(0))
-
-    def move(*arguments: Any, **options: Any) -> tuple[SearchState, SearchInfo]:
-        moved = program(*arguments, **options)  # which doesn't wait for the devices
-        catch_up()
-        return moved
 
     def underway(now: Slots) -> list[Underway]:
         seen = jax.device_get((now.state.best, now.state.frozen))
@@ -318,36 +300,32 @@ def search_slots(
         return [one for one in found if np.isfinite(one.image).all()]
 
     saving = Saving(writer)
-    try:
-        for now in pulse_jax.stream(
-            search,
-            params,
-            start,
-            len(jobs),
-            settings.steps,
-            slots=slots,
-            chunk=chunk(settings),
-            stop_at_eps=settings.stop_at_eps,
-            devices=devices,
-            program=move,
-        ):
-            used = np.flatnonzero(now.numbers >= 0).tolist()
-            full = [(slot, jobs[now.numbers[slot]]) for slot in used]
-            made = note(full, now)
-            ended = [(slot, job) for slot, job in full if now.done[slot]]
-            wanted = full if settings.save_intermediate or settings.save_video else ended
-            if wanted:
-                seen = jax.device_get((now.state.latents, now.state.best, now.state.frozen))
-                pending += [(job, bool(now.done[slot]), *take(seen, slot)) for slot, job in wanted]
-            yield made, [job for _, job in ended], functools.partial(underway, now)
-            stopping = stop()
-            if stopping or saving.is_due():
-                catch_up()  # a video's frames are there before the state that follows them
-                saving.save([(slot, job) for slot, job in full if not now.done[slot]], now.state)
-            if stopping:
-                return
-    finally:  # whatever ends the search, what is done is saved
-        catch_up()
+    for now in pulse_jax.stream(
+        search,
+        params,
+        start,
+        len(jobs),
+        settings.steps,
+        slots=slots,
+        chunk=chunk(settings),
+        stop_at_eps=settings.stop_at_eps,
+        devices=devices,
+        program=program,
+    ):
+        used = np.flatnonzero(now.numbers >= 0).tolist()
+        full = [(slot, jobs[now.numbers[slot]]) for slot in used]
+        made = note(full, now)
+        done = [job for slot, job in full if now.done[slot]]
+        if done or settings.save_intermediate or settings.save_video:
+            seen = jax.device_get((now.state.latents, now.state.best, now.state.frozen))
+            for slot, job in full:
+                look(job, bool(now.done[slot]), *take(seen, slot))
+        yield made, done, functools.partial(underway, now)
+        stopping = stop()
+        if stopping or saving.is_due():
+            saving.save([(slot, job) for slot, job in full if not now.done[slot]], now.state)
+        if stopping:
+            return
 
 
 def note_put_back(picture: Picture, row: dict[str, Any], hr: Float[np.ndarray, "r r c"]) -> None:
