@@ -115,7 +115,7 @@ def parsed(
     for word in words:
         if not word:
             sys.exit(f"{script}: a word is empty, and names no file")
-        if "=" in word and not expanded(word).exists():
+        if "=" in word and not os.path.exists(expanded(word)):
             sys.exit(f"{script}: {word!r} is no flag, and there is no such file or folder")
     return words
 

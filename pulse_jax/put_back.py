@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before the imports, which take seconds, and of whi
 
     console.put_back()  # doesn't return
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,7 +116,7 @@ def read(folder: Path, pick: int | None) -> Result:
 def write(found: Sequence[Result], output: str, outscale: float) -> None:
     """Write the photograph with results in it. Raises ValueError, in one line, if it can't be."""
     path, value_range, sha256, *_ = found[0]
-    if expanded(output).exists() and expanded(output).samefile(path):
+    if os.path.exists(expanded(output)) and expanded(output).samefile(path):
         raise ValueError(f"--output={output} would replace the photograph: take another")
     channels = max(result.image.shape[2] for result in found)
     photograph = load_photograph(path, value_range, channels, sha256)

@@ -549,6 +549,7 @@ def test_bad_input_leaves_the_earlier_configuration(run, tmp_path, capsys):
         ("--output_dir={file}/in/it", ["--output_dir={file}/in/it"]),
         ("--unknown=3", ["unknown"]),
         ("restarts=4", ["'restarts=4' is no flag", "no such file"]),
+        ("restarts=" + 300 * "4", ["4' is no flag"]),  # longer than a name can be
         ("", ["a word is empty"]),
         ("--crop=middle", ["--crop=middle is not center, face or X,Y,SIDE"]),
         ("--crop=face", ["--crop=face: give the side", "--input_size="]),

@@ -148,6 +148,7 @@ def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
         (["out/group_1", "--outscale=nan"], "outscale=nan: must be finite and above 0"),
         (["out/group_1", "--outscale=1e4"], "outscale=10000.0: makes more than 89.5 megapixels"),
         (["out/group_1", "--output=no/where.png"], "no/where.png: can't be written"),
+        (["out/group_1", f"--output={300 * 'a'}.png"], "a.png: can't be written"),
         (["out/group_1", "--output=group.png"], "--output=group.png would replace the photograph"),
         (["out/group_1", "--output="], "--output=: must not be empty"),
     ):

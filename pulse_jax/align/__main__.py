@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before the imports, which take seconds, and of whi
 
     console.align()  # doesn't return
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -71,7 +72,8 @@ def align_all(named: list[str], output: Path, side: int, given: dict[str, Faces]
     paths, found_in, written = list[Path](), dict[str, Faces](), dict[Path, Path]()
 
     def look(named: Path) -> None:
-        paths.extend(list_images(named)[0] if named.is_dir() else [named])
+        # os.path also takes names that the system doesn't, which can't be read.
+        paths.extend(list_images(named)[0] if os.path.isdir(named) else [named])
 
     def one(path: Path) -> None:
         if path.name in found_in:

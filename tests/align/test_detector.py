@@ -132,15 +132,18 @@ def test_nothing_that_is_there_is_lost(call, tmp_path, capsys):
     }
 
 
-def test_a_folder_without_pictures_spares_the_others(call, tmp_path, capsys):
+def test_what_holds_no_picture_spares_the_others(call, tmp_path, capsys):
+    long = f"{300 * 'a'}.png"
     (tmp_path / "empty").mkdir()
     Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
     (tmp_path / "marks.json").write_text(json.dumps({"a.png": [FACE]}))
     with pytest.raises(SystemExit) as exit:
-        call("empty", "a.png", "--landmarks=marks.json", "--side=8")
+        call("empty", long, "a.png", "--landmarks=marks.json", "--side=8")
     assert exit.value.code == 1
-    told = "pulse_jax_align: empty: holds no image that can be read, such as a PNG or a JPEG\n"
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err.splitlines() == [
+        "pulse_jax_align: empty: holds no image that can be read, such as a PNG or a JPEG",
+        f"pulse_jax_align: {long}: can't be read: File name too long",
+    ]
     assert (tmp_path / "faces" / "a.png").is_file()
 
 
@@ -214,6 +217,7 @@ def test_files_without_landmarks_are_told(call, tmp_path, content, told):
         (["a.png", "--output=file"], "--output=file can't be written"),
         (["a.png", "--output="], "--output=: must not be empty"),
         (["a.png", "side=4"], "'side=4' is no flag"),
+        (["side=" + 300 * "4"], "4' is no flag"),  # longer than a name can be
     ],
 )
 def test_bad_arguments_end_in_one_line(call, tmp_path, arguments, told):
