@@ -136,6 +136,14 @@ def forget():
 
 
 @pytest.fixture
+def traced_alone():
+    """For a test that changes what is traced: it takes no trace of others, and leaves none."""
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture
 def unchecked():
     """For a test of what users are told, who have no hook that checks signatures before."""
     jaxtyping.config.update("jaxtyping_disable", True)

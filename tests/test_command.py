@@ -262,7 +262,9 @@ def test_pictures_of_one_stem_keep_apart(run_linear, tmp_path):
     assert len(set(firsts)) == 3
 
 
-def test_a_restart_that_is_not_finite_is_told_and_spares_the_others(run, tmp_path, monkeypatch):
+def test_a_restart_that_is_not_finite_is_told_and_spares_the_others(
+    run, tmp_path, monkeypatch, traced_alone
+):
     write_picture(tmp_path / "in" / "a.png")
     folder = f"--input_dir={tmp_path / 'in'}"
     whole = run(folder, output="whole")

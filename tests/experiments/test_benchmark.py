@@ -31,7 +31,7 @@ def python(*arguments):
     return result.stdout
 
 
-def test_the_pytorch_search_is_ours(monkeypatch):
+def test_the_pytorch_search_is_ours(monkeypatch, traced_alone):
     """Images, then l2 over ten steps; layers are fused from side 16 on, to have a small one."""
     torch_stylegan = pytest.importorskip("torch_stylegan", exc_type=ImportError)
     for module in (stylegan, torch_stylegan):
