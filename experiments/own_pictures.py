@@ -1,12 +1,12 @@
 """What does a search come to for pictures of the generator's own? The command compares with it.
 
-    python experiments/own_pictures.py --sides=8,16
+    python experiments/own_pictures.py --sides=16,8
 
-Pictures are drawn from the generator and downscaled, and upsampled with the command's defaults. In
-checkpoints/decoder64/own_pictures.json are kept the l2 and the steps of their restarts and, if the
-generator has a discriminator, the scores that it gives their images. If those of another picture
-are far off, the command says that it is unlike what the generator knows. For decoder64, a side
-takes some minutes on one core.
+Pictures are drawn from the generator and downscaled, and upsampled with the command's defaults.
+own_pictures.json beside the generator's weights keeps the l2 and the steps of their restarts and,
+if the generator has a discriminator, the scores that it gives their images. If those of another
+picture are far off, the command says that it is unlike what the generator knows. A side takes some
+minutes on one core.
 """
 
 import json
@@ -30,7 +30,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "generator", pulse_jax.Settings.generator, "This generator's own pictures are measured."
 )
-flags.DEFINE_list("sides", ["8"], "They are downscaled to each of these sides.")
+flags.DEFINE_list("sides", ["16"], "They are downscaled to each of these sides.")
 flags.DEFINE_integer("pictures", 12, "So many are drawn.", lower_bound=2)
 flags.DEFINE_integer("seed", 0, "They depend on this number.", lower_bound=0)
 

@@ -4,7 +4,7 @@
 
 The command upsamples the generator's examples with seed 0. The picture has a row for each, with the
 input, its bicubic enlargement, and eight results. They are enlarged twice if the side is below 128.
-It takes as long as the command, half a minute on two cores with the default generator.
+It takes as long as the command, less than a minute on two cores with the default generator.
 """
 
 import tempfile

@@ -119,7 +119,8 @@ def test_other_restarts_do_not_change_bytes_on_several_devices(tmp_path):
 
     def search(restarts):
         command = [sys.executable, "-m", "pulse_jax", "--restarts", str(restarts), "--seed=3"]
-        command += ["--steps=4", f"--output_dir={restarts}", "--cache_dir=cache"]
+        command += ["--generator=decoder64", "--steps=4", f"--output_dir={restarts}"]
+        command += ["--cache_dir=cache"]
         cores = {"JAX_NUM_CPU_DEVICES": "2", "NPROC": "2", "JAX_PLATFORMS": "cpu"}
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | cores
         picture = checkpoint.find("decoder64") / "examples" / "face_01.png"

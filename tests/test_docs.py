@@ -53,14 +53,14 @@ def prose(page):
 def run_python(page, quick=True):
     """One block after another, in one namespace, with few steps; returns the namespace.
 
-    If `quick`, with a linear generator in place of decoder64, which takes long to compile.
+    If `quick`, with a linear generator in place of a bundled one, which takes long to compile.
     """
     names = {}
     for code in blocks(page, "python"):
         code = code.replace("steps=100", "steps=2").replace("restarts=4", "restarts=2, steps=2")
         code = code.replace("transitions=100", "transitions=2").replace("draws=200", "draws=4")
         if quick:
-            code = code.replace('load("decoder64")', f'load("{LINEAR}")')
+            code = re.sub(r'load\("decoder\d+"\)', f'load("{LINEAR}")', code)
             code = code.replace("Settings(", f'Settings(generator="{LINEAR}", ')
         exec(code, names)
     return names
@@ -69,8 +69,9 @@ def run_python(page, quick=True):
 @pytest.fixture
 def small(quick, tmp_path, monkeypatch):
     """A current folder with small.png, an eighth of the generator's side."""
-    with Image.open(checkpoint.find("decoder64") / "examples" / "face_01.png") as picture:
-        picture.resize((4, 4) if quick else (8, 8)).save(tmp_path / "small.png")
+    folder = checkpoint.find(pulse_jax.Settings.generator)
+    with Image.open(folder / "examples" / "face_01.png") as picture:
+        picture.resize((4, 4) if quick else (16, 16)).save(tmp_path / "small.png")
     monkeypatch.chdir(tmp_path)
 
 
@@ -109,7 +110,7 @@ def test_the_readme_is_short():
 )
 def test_the_readmes_python_runs(small, capsys, quick):
     names = run_python(README, quick)
-    assert names["image"].ndim == 3 and (quick or names["image"].shape == (64, 64, 3))
+    assert names["image"].ndim == 3 and (quick or names["image"].shape == (128, 128, 3))
     assert len(capsys.readouterr().out.splitlines()) == len(names["results"].rows) == 2
 
 

@@ -63,7 +63,7 @@ def test_a_picture_is_compared_with_the_generators_own(picture, settings, told):
 
 
 def test_only_figures_of_such_searches_are_compared_with():
-    assert familiarity.read(Settings())["8"]["pictures"] >= 8
+    assert familiarity.read(Settings())["16"]["pictures"] >= 8
     for settings in (RECIPES["posterior"], Settings(loss_str=LOSS, scheme="rescale", eps=0.1)):
         assert familiarity.read(settings) == familiarity.read(Settings())
     for settings in (
@@ -175,6 +175,7 @@ def test_a_photograph_is_unlike_what_decoder64_knows_and_a_drawn_face_is_not():
     face = align.cut_out(astronaut, align.face_quad(points), 64).astype(np.float32) / 255
     photograph = images.resample(face, 8, 8, "bicubic").clip(0, 1)
     drawn = images.load_image(checkpoint.find("decoder64") / "examples" / "face_01.png")
-    results = pulse_jax.upsample([photograph, drawn], None, Settings(seeds=(0,)))
+    settings = Settings(generator="decoder64", seeds=(0,))
+    results = pulse_jax.upsample([photograph, drawn], None, settings)
     told, not_told = (picture.unlike for picture in results.pictures)
     assert "steps or more" in told and not not_told

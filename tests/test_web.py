@@ -69,9 +69,10 @@ def last(views):
 
 
 def test_a_form_becomes_settings():
-    form = Form("p.png", "decoder64", "area", "original", 3, "square", " 1,2,8 ", 8)
+    usual = pulse_jax.Settings.generator
+    form = Form("p.png", usual, "area", "original", 3, "square", " 1,2,8 ", 8)
     expected = pulse_jax.RECIPES["original"]
-    assert form.settings(["decoder64"]) == pulse_jax.Settings(
+    assert form.settings([usual]) == pulse_jax.Settings(
         opt_name=expected.opt_name,
         stop_at_eps=False,
         equal_start=False,
@@ -80,7 +81,7 @@ def test_a_form_becomes_settings():
         crop=(1, 2, 8),
         input_size=8,
     )
-    whole = Form("p.png", "decoder64", crop="whole", input_size=None).settings(["decoder64"])
+    whole = Form("p.png", usual, crop="whole", input_size=None).settings([usual])
     assert whole == pulse_jax.Settings()
 
 

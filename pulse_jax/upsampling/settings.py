@@ -138,7 +138,7 @@ class Settings:
     """
 
     generator: str = _setting(
-        "decoder64",
+        "decoder128",
         MOST,
         "This generator makes the images: a bundled or published one's name, a folder or file that "
         "holds one, or module:callable of your own.",
@@ -363,7 +363,7 @@ class Settings:
         if isinstance(self.crop, tuple) and self.crop[2] < 1:
             raise ValueError(f"crop={CROP.write(self.crop)}: SIDE must be at least 1")
         if self.crop == "face" and self.input_size is None:
-            raise ValueError("crop=face: give the side that faces are brought to, as input_size=8")
+            raise ValueError("crop=face: give the side that faces are brought to, as input_size=16")
         if self.landmarks is not None and self.crop != "face":
             raise ValueError(f"landmarks={self.landmarks} is for crop=face")
 

@@ -216,7 +216,7 @@ def make_page(desk: Desk) -> gr.Blocks:
                 )
                 cut = gr.HTML(elem_id="cut", visible=False)
                 input_size = gr.Number(
-                    value=8,
+                    value=16,
                     precision=0,
                     label="Input size",
                     info="Larger pictures are first brought to this side. Empty leaves them as "
