@@ -162,6 +162,19 @@ def test_the_page_shows_no_image_large_at_first_and_the_square_and_takes_any_fil
         assert each.preprocess(each.data_model(path="no picture")) == "no picture"
 
 
+def test_the_input_size_follows_the_generator(tmp_path):
+    pytest.importorskip("gradio", reason="the page takes the extra web")
+    from pulse_jax.web import page
+
+    made = page.make_page(desks.Desk(tmp_path, ["decoder64", "decoder128", LINEAR]))
+    labelled = {getattr(block, "label", None): key for key, block in made.blocks.items()}
+    assert made.blocks[labelled["Input size"]].value == 8
+    chosen = labelled["Generator"], "input"
+    (follow,) = [function.fn for function in made.fns.values() if chosen in function.targets]
+    assert follow("decoder64") == 8 and follow("decoder128") == 16
+    assert not isinstance(follow(LINEAR), int)  # it has no examples, so the size stays
+
+
 @pytest.fixture
 def noted(monkeypatch):
     """All images of what is under way, as they are shown after each chunk, whatever it takes."""

@@ -181,6 +181,8 @@ def make_page(desk: Desk) -> gr.Blocks:
         shown = cut_out(path, square) if path and crop == "square" else ""
         return gr.update(value=shown, visible=bool(shown))
 
+    found = examples(desk.generators)
+    sides = {name: side for _, name, _, side in found}  # that suit the generators
     with gr.Blocks(
         analytics_enabled=False, title=TITLE, fill_width=True, delete_cache=(3600, 86400)
     ) as page:
@@ -216,7 +218,7 @@ def make_page(desk: Desk) -> gr.Blocks:
                 )
                 cut = gr.HTML(elem_id="cut", visible=False)
                 input_size = gr.Number(
-                    value=16,
+                    value=sides.get(desk.generators[0], 16),
                     precision=0,
                     label="Input size",
                     info="Larger pictures are first brought to this side. Empty leaves them as "
@@ -268,7 +270,7 @@ def make_page(desk: Desk) -> gr.Blocks:
                     )
                 photograph = gr.HTML(elem_id="photograph")
         run = gr.HTML(elem_id="run")
-        if found := examples(desk.generators):
+        if found:
             gr.Examples(found, [picture, generator, crop, input_size], examples_per_page=4)
 
         inputs = [picture, generator, operator, recipe, restarts, crop, square, input_size]
@@ -283,6 +285,9 @@ def make_page(desk: Desk) -> gr.Blocks:
         results.select(choose, None, [*about, photograph], queue=False, show_progress="hidden")
         cancel.click(stop, queue=False)
         page.unload(leave)
+        generator.input(
+            lambda chosen: sides.get(chosen, gr.skip()), generator, input_size, queue=False
+        )
         crop.change(lambda chosen: gr.update(visible=chosen == "square"), crop, square, queue=False)
         gr.on(
             [picture.change, crop.change, square.change],
