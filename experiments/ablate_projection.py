@@ -34,12 +34,13 @@ compares all on 12 faces with 4 restarts, in half an hour.
 
 from functools import partial
 
+from common import harness
+from common.metrics import bracketed, diversity, mean_interval, mean_share, paired, realism
+
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from common import harness
-from common.metrics import bracketed, diversity, mean_interval, mean_share, paired, realism
 
 import pulse_jax
 from pulse_jax import images, schemes

@@ -16,8 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from absl import flags
 from common import door
+
+from absl import flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_bool("list", False, "The commands are only listed.")

@@ -70,14 +70,15 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from absl import flags
 from common import door
 from common.faces import album
 from common.metrics import as_saved, diversity, realism, with_noise_of_first
 from common.timing import in_turns, matrix_product, matrix_side, on_cpu, peak_memory, ratio
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 

@@ -26,13 +26,14 @@ and a minute.
 import warnings
 from functools import partial
 
+from common import harness
+from common.linear import linear_decoder
+from common.ranks import draw
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from common import harness
-from common.linear import linear_decoder
-from common.ranks import draw
 
 import pulse_jax
 from pulse_jax import calibration, likelihoods, operators, posterior, samplers

@@ -24,13 +24,6 @@ seen less, and 3 minutes on two cores. full takes 24 faces and 6 minutes.
 
 from functools import partial
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import matplotlib.pyplot as plt
-import numpy as np
-import optax
-from absl import flags
 from common import harness
 from common.faces import draw, face, sample_attributes
 from common.metrics import (
@@ -47,6 +40,14 @@ from common.metrics import (
     realism_auc,
     ssim,
 )
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from absl import flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
 from scipy.fft import dctn

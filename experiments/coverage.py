@@ -32,12 +32,13 @@ that it runs.
 
 from functools import cache, partial
 
+from common import harness
+from common.ranks import draw
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from common import harness
-from common.ranks import draw
 
 import pulse_jax
 from pulse_jax import calibration, chains, likelihoods, operators, posterior

@@ -13,9 +13,10 @@ Writes train/, with crops that overlap, in the order of their longitudes, and he
 of other longitudes that don't overlap.
 """
 
+from common import door
+
 import numpy as np
 from absl import flags
-from common import door
 
 from pulse_jax import images
 from pulse_jax.files import expanded

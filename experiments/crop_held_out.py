@@ -6,9 +6,10 @@ The crops don't overlap. Other experiments take the folder as --images, with
 --generator=galaxies64 or tissue64. At a side of 64 there are 45 of galaxies and 16 of tissue.
 """
 
-from absl import flags
 from common import door
 from common.data import PHOTOGRAPHS, held_out_crops
+
+from absl import flags
 
 from pulse_jax import images
 from pulse_jax.files import expanded

@@ -19,11 +19,12 @@ and full 4 faces and 4 minutes.
 
 from functools import partial
 
+from common import harness
+from common.metrics import as_saved, bracketed, mean_share
+
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from common import harness
-from common.metrics import as_saved, bracketed, mean_share
 
 import pulse_jax
 from pulse_jax import images, operators

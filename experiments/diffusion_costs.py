@@ -33,13 +33,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common import harness
+from common.timing import extent, in_turns, matrix_product, matrix_side, peak_memory
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import flags
-from common import harness
-from common.timing import extent, in_turns, matrix_product, matrix_side, peak_memory
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 

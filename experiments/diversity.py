@@ -33,14 +33,15 @@ minutes.
 import itertools
 from functools import partial
 
-import jax
-import matplotlib.pyplot as plt
-import numpy as np
-from absl import flags
 from common import harness
 from common.faces import Attributes
 from common.metrics import bracketed, mean_interval, with_noise_of_first
 from common.reader import batches, by_attribute, labelled_faces, r_squared, read_images, train
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from absl import flags
 
 import pulse_jax
 from pulse_jax import images

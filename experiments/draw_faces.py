@@ -10,11 +10,12 @@ are the inputs with the default flags, and checkpoints/faces.png is the sheet wi
 
 import math
 
+from common import door
+from common.faces import album
+
 import jax
 import numpy as np
 from absl import flags
-from common import door
-from common.faces import album
 
 import pulse_jax
 from pulse_jax import images

@@ -12,9 +12,10 @@ restarts don't come near a given picture. Of 32 for the four pictures above, one
 It takes minutes to compile.
 """
 
+from common import faces
+
 import jax
 import jax.numpy as jnp
-from common import faces
 
 import pulse_jax
 

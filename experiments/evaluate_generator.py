@@ -34,10 +34,6 @@ images with 4 restarts and 3 minutes on two cores, and full 64 with 8 and 8 minu
 
 from functools import partial
 
-import jax
-import matplotlib.pyplot as plt
-import numpy as np
-from absl import flags
 from common import faces, harness
 from common.metrics import (
     as_saved,
@@ -51,6 +47,11 @@ from common.metrics import (
     with_noise_of_first,
 )
 from common.reader import batches, by_attribute, read_images, train
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from absl import flags
 
 import pulse_jax
 from pulse_jax import images

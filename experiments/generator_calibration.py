@@ -22,12 +22,13 @@ draws, and an hour and a half of one core; an interrupted run goes on with the s
 
 from functools import partial
 
+from common import harness
+from common.ranks import draw
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from common import harness
-from common.ranks import draw
 
 import pulse_jax
 from pulse_jax import calibration, likelihoods, operators, posterior, samplers

@@ -24,12 +24,13 @@ Writes table.csv, rows of every restart in cells/, and pictures.png. --preset=qu
 
 from functools import partial
 
+from common import harness
+from common.metrics import realism
+
 import jax
 import numpy as np
 from ablate_projection import draw_pictures, evaluations, line, measure
 from absl import flags
-from common import harness
-from common.metrics import realism
 
 import pulse_jax
 from pulse_jax.losses import geocross

@@ -18,12 +18,13 @@ pictures.png: the samples that are nearest to the data, and below each the crop 
 
 from functools import partial
 
-import jax
-import numpy as np
-from absl import flags
 from common import harness
 from common.data import PHOTOGRAPHS, held_out_crops, photograph
 from common.metrics import bracketed, nearest_crops, nearest_pictures
+
+import jax
+import numpy as np
+from absl import flags
 from scipy.stats import ttest_ind
 
 import pulse_jax

@@ -31,11 +31,12 @@ import math
 import time
 from functools import partial
 
+from common import harness
+from common.linear import linear_decoder
+
 import jax
 import numpy as np
 from absl import flags
-from common import harness
-from common.linear import linear_decoder
 
 import pulse_jax
 from pulse_jax import chains, likelihoods, operators, posterior, samplers

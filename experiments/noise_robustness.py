@@ -24,11 +24,12 @@ Writes table.csv, noise.png with the distances by the strength of the noise, and
 
 from functools import partial
 
+from common import harness
+from common.metrics import as_saved, bracketed, mean_interval, paired
+
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from common import harness
-from common.metrics import as_saved, bracketed, mean_interval, paired
 
 import pulse_jax
 from pulse_jax import images, operators

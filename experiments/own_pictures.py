@@ -13,10 +13,11 @@ import json
 import sys
 from pathlib import Path
 
+from common import door
+
 import jax
 import numpy as np
 from absl import flags
-from common import door
 
 import pulse_jax
 from pulse_jax.console import one_by_one

@@ -9,9 +9,10 @@ has their first 300 principal axes, each times its standard deviation. Its faces
 sums of faces are.
 """
 
+from common.faces import face
+
 import jax
 import jax.numpy as jnp
-from common.faces import face
 
 import pulse_jax
 

@@ -25,12 +25,13 @@ minutes on two cores, and full 12 faces with 4 and 4 minutes.
 
 from functools import partial
 
+from common import harness
+from common.metrics import as_saved, bracketed, diversity, mean_interval, mean_share, realism
+
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from common import harness
-from common.metrics import as_saved, bracketed, diversity, mean_interval, mean_share, realism
 
 import pulse_jax
 from pulse_jax import images, operators

@@ -9,9 +9,10 @@ It takes as long as the command, less than a minute on two cores with the defaul
 
 import tempfile
 
+from common import door
+
 import numpy as np
 from absl import flags
-from common import door
 
 import pulse_jax
 from pulse_jax import images

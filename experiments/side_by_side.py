@@ -22,9 +22,6 @@ reader that has hardly learnt; full 32 with eight.
 
 from functools import partial
 
-import jax
-import numpy as np
-from absl import flags
 from common import harness
 from common.faces import album
 from common.metrics import (
@@ -37,6 +34,10 @@ from common.metrics import (
     mean_share,
 )
 from common.reader import batches, by_attribute, features, read_images, train
+
+import jax
+import numpy as np
+from absl import flags
 
 import pulse_jax
 from pulse_jax import images

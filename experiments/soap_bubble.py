@@ -23,12 +23,13 @@ Writes table.csv and soap_bubble.png. --inputs is the number of pairs, and nothi
 
 from functools import partial
 
+from common import harness
+from common.metrics import bracketed, mean_interval, paired, realism
+
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from common import harness
-from common.metrics import bracketed, mean_interval, paired, realism
 from scipy.stats import chi
 
 import pulse_jax

@@ -59,15 +59,16 @@ import sys
 from functools import partial
 from typing import Any, NamedTuple
 
+from common import door, faces, metrics, pool, reader, style_training, training
+from common.pool import halved
+from common.style_training import random_noise
+from common.training import random_key
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import flags
-from common import door, faces, metrics, pool, reader, style_training, training
-from common.pool import halved
-from common.style_training import random_noise
-from common.training import random_key
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pulse_jax import images

@@ -22,13 +22,14 @@ import sys
 from functools import partial
 from typing import Any, NamedTuple
 
+from common import data, door, pool, training
+from common.training import random_key
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import flags
-from common import data, door, pool, training
-from common.training import random_key
 
 from pulse_jax import images
 from pulse_jax.files import expanded

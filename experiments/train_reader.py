@@ -13,10 +13,11 @@ added to the others.
 
 import sys
 
-import jax
-from absl import flags
 from common import door
 from common.reader import batches, compact, network, scores, stored
+
+import jax
+from absl import flags
 
 from pulse_jax.console import one_by_one
 from pulse_jax.files import expanded

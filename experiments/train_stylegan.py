@@ -49,16 +49,17 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-from absl import flags
 from common import data, door, style_training, training
 from common.augment import adapted, augment
 from common.grow import grown
 from common.style_training import random_noise
 from common.training import random_key
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pulse_jax import images

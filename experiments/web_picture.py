@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 
-from absl import flags
 from common import door
+
+from absl import flags
 from playwright.sync_api import sync_playwright
 
 from pulse_jax.files import expanded

@@ -222,14 +222,14 @@ def used_cache(cache: Path) -> Iterator[None]:
     If that fails, it only costs time, and one line says so for all programs.
     """
     import jax
-    from tqdm import tqdm
 
     from pulse_jax.files import one_line
 
     failed = False
 
     def tell(reason: object) -> None:
-        tqdm.write(f"--cache_dir={cache} can't be used: {one_line(reason)}", file=sys.stderr)
+        told = f"--cache_dir={cache} can't be used: {one_line(reason)}"
+        logging.getLogger("pulse_jax").warning(told)
 
     def show(message: Warning | str, *others: Any, **options: Any) -> None:
         nonlocal failed
@@ -272,6 +272,22 @@ def use_cores() -> None:
         jax.config.update("jax_num_cpu_devices", math.ceil(min(cores or 1, quotas.cores())))
 
 
+@contextlib.contextmanager
+def variables_told(script: str) -> Iterator[None]:
+    """A context in which JAX is imported. A variable that it can't take ends the process.
+
+    One line says so, and names the variable: JAX calls it jax_num_cpu_devices, say.
+    """
+    try:
+        yield
+    except ValueError as error:
+        told = str(error)
+        for name, value in os.environ.items():
+            if name.startswith("JAX_") and name in told.upper():
+                told = f"{name}={value}: {told}"
+        sys.exit(f"{script}: {told}")
+
+
 def check_devices() -> None:
     """Raises ValueError, in one line, if JAX can't use the devices that it is told to use."""
     import jax  # not before `_start` has provided for Ctrl-C
@@ -289,15 +305,8 @@ def check_devices() -> None:
 
 def _start(script: str, module: str) -> NoReturn:
     make_output_safe()
-    try:
-        with _silent_interrupts():  # the imports take seconds
-            command = importlib.import_module(module)
-    except ValueError as error:  # JAX's, of a variable that it calls jax_num_cpu_devices, say
-        told = str(error)
-        for name, value in os.environ.items():
-            if name.startswith("JAX_") and name in told.upper():
-                told = f"{name}={value}: {told}"
-        sys.exit(f"{script}: {told}")
+    with _silent_interrupts(), variables_told(script):  # the imports take seconds
+        command = importlib.import_module(module)
     sys.exit(command.main())
 
 

@@ -1,11 +1,12 @@
 """The bundled generator: what is promised about it, measured anew."""
 
+from common import faces
+from common.reader import by_attribute
+
 import jax
 import numpy as np
 import pytest
 from absl.testing import flagsaver
-from common import faces
-from common.reader import by_attribute
 from experiment_helpers import read_table, run_experiment
 
 import pulse_jax

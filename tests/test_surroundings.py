@@ -134,7 +134,7 @@ def test_variables_of_jax_are_told_as_such(code, variable):
     assert line.startswith("pulse_jax") and name in line and value in line
 
 
-@pytest.mark.parametrize("module", ["pulse_jax", "pulse_jax.convert"])
+@pytest.mark.parametrize("module", ["pulse_jax", "pulse_jax.convert", "pulse_jax.align"])
 @pytest.mark.parametrize("variable", ["JAX_NUM_CPU_DEVICES=two", "JAX_ENABLE_X64=yess"])
 def test_modules_tell_variables_of_jax_in_one_line(module, variable):
     result = python("", shell=f'{variable} "$1" -m {module}')
@@ -151,7 +151,9 @@ def test_a_cache_that_cannot_be_written_costs_one_line(flags, tmp_path):
     result = python(UPSAMPLE, *flags, "--cache_dir=/proc")
     assert result.returncode == 0
     told = [line for line in result.stderr.splitlines() if "cache" in line or "Warning" in line]
-    assert len(told) == 1 and told[0].startswith("--cache_dir=/proc can't be used: "), told
+    assert len(told) == 1 and told[0].startswith("pulse_jax: --cache_dir=/proc can't be used: "), (
+        told
+    )
     assert "No such file" in told[0]
 
 
@@ -162,7 +164,7 @@ def test_a_file_in_the_place_of_the_cache_costs_one_line(run, tmp_path, capsys):
     run(*folders, generator="experiment_helpers:linear")
     told = capsys.readouterr().err
     assert told.count("cache_dir") == 1
-    assert f"--cache_dir={tmp_path / 'cache'} can't be used: File exists" in told
+    assert f"pulse_jax: --cache_dir={tmp_path / 'cache'} can't be used: File exists" in told
 
 
 def test_other_warnings_are_shown_as_ever():

@@ -11,6 +11,9 @@ eXtreme Deep Field (NASA, ESA), and `tissue` a section of colon with an antibody
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from common import faces
+from common.augment import turned
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +21,6 @@ import skimage.data
 from jax import lax
 from PIL import Image, ImageOps
 
-from common import faces
-from common.augment import turned
 from pulse_jax import images
 
 PHOTOGRAPHS = {

@@ -24,17 +24,18 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from common import door, finite
+from common.faces import album
+from common.metrics import as_saved
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 import pulse_jax
-from common import door, finite
-from common.faces import album
-from common.metrics import as_saved
 from pulse_jax import images
-from pulse_jax.console import use_cores
+from pulse_jax.console import check_devices, use_cores
 from pulse_jax.files import counted, difference, expanded, npz, read_json, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.plug_in import is_plug_in, number, source_digest
@@ -85,6 +86,7 @@ def run(experiment, presets):
 
     def main():
         use_cores()
+        check_devices()
         settle(presets)
         name = Path(sys.argv[0]).stem
         folder = Folder(expanded(FLAGS.workdir or f"runs/{name}_{FLAGS.preset}"))

@@ -5,14 +5,15 @@ Drawing a face takes a fifth of the time of training on it, or more if the netwo
 
 from functools import partial
 
+from common import faces, reader, training
+from common.training import random_key
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from common import faces, reader, training
-from common.training import random_key
 from pulse_jax.files import expanded
 
 FLAGS = flags.FLAGS

@@ -11,13 +11,14 @@ for which nothing has to be downloaded.
 from functools import partial
 from pathlib import Path
 
+from common.faces import KINDS, RANGES, Attributes, face
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from common.faces import KINDS, RANGES, Attributes, face
 from pulse_jax.files import npz, write
 from pulse_jax.generators.reader import SIDE, Features, Reader
 

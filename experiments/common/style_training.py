@@ -1,10 +1,11 @@
 """What the trainers of StyleGANs share: flags, the optimiser and the export."""
 
+from common import training
+
 import jax
 import optax
 from absl import flags
 
-from common import training
 from pulse_jax.generators import fit_latents
 
 FLAGS = flags.FLAGS

@@ -6,6 +6,8 @@ import json
 import time
 from collections import deque
 
+from common import finite, metrics, reader
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,6 @@ import orbax.checkpoint as ocp
 from absl import flags
 from tqdm import tqdm
 
-from common import finite, metrics, reader
 from pulse_jax.files import difference, expanded, read_json, write
 from pulse_jax.generators import checkpoint
 

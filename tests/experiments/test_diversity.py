@@ -2,9 +2,10 @@
 
 import csv
 
+from common.faces import Attributes
+
 import numpy as np
 import pytest
-from common.faces import Attributes
 from experiment_helpers import run_experiment
 
 from pulse_jax import images

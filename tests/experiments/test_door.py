@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from experiment_helpers import complaints
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
-from absl import flags
 from common import door
 
-flags.DEFINE_enum("ending", "well", ["well", "value", "file", "closed"], "It ends so.")
+import jax
+from absl import flags
+
+flags.DEFINE_enum("ending", "well", ["well", "value", "file", "closed", "devices"], "It ends so.")
 
 
 def main():
@@ -23,6 +26,8 @@ def main():
             open("nowhere")
         case "closed":
             print("much " * 100_000)
+        case "devices":
+            jax.devices()
     print("done")
     return "runs/well"
 
@@ -32,25 +37,30 @@ if __name__ == "__main__":
 """
 
 
-def start(folder, *arguments):
+def start(folder, *arguments, **variables):
     (folder / "script.py").write_text(SCRIPT)
-    paths = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "experiments")))}
+    paths = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "experiments")))}
     command = [sys.executable, "script.py", *arguments]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=paths, **streams)
+    return subprocess.Popen(command, cwd=folder, env=os.environ | paths | variables, **streams)
 
 
-@pytest.mark.parametrize(
-    "argument, told",
-    [
-        ("stray", "script: 'stray' is no flag\n"),
-        ("--ending=value", "script: --ending=value is bad\n"),
-        ("--ending=file", "script: nowhere: No such file or directory\n"),
-    ],
-)
-def test_what_cannot_be_is_told_in_one_line(tmp_path, argument, told):
-    process = start(tmp_path, argument)
-    assert process.communicate() == ("", told) and process.returncode == 1
+def test_what_cannot_be_is_told_in_one_line(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    assert complaints("script", "stray", "--ending=value", "--ending=file", cwd=tmp_path) == [
+        "script: 'stray' is no flag",
+        "script: --ending=value is bad",
+        "script: nowhere: No such file or directory",
+    ]
+
+
+@pytest.mark.parametrize("variable", ["JAX_NUM_CPU_DEVICES=two", "JAX_PLATFORMS=nonsense"])
+def test_a_variable_that_jax_cannot_take_is_told_in_one_line(tmp_path, variable):
+    name, value = variable.split("=")
+    process = start(tmp_path, "--ending=devices", **{name: value})
+    out, told = process.communicate()
+    assert (out, process.returncode) == ("", 1)
+    assert told.startswith(f"script: {variable}: ") and told.count("\n") == 1
 
 
 def test_who_closes_the_output_ends_the_script(tmp_path):

@@ -1,9 +1,10 @@
 """The drawing as a generator: its latents are the numbers of faces, and its images are faces."""
 
+from common import faces
+
 import jax
 import numpy as np
 import pytest
-from common import faces
 
 import pulse_jax
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import common.reader
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,9 +1,10 @@
 """Augmentation: each transformation against what it is said to do, and the strength's rule."""
 
+from common.augment import MAX_P, adapted, augment, cutout_mask, translated, turned
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common.augment import MAX_P, adapted, augment, cutout_mask, translated, turned
 
 
 def random_images(count, side=8):

@@ -1,9 +1,10 @@
 """Data sets: their batches are functions of a key, and held-out areas never get into them."""
 
+from common.data import PHOTOGRAPHS, crops, drawn_faces, folder, held_out_crops, photograph
+
 import jax
 import numpy as np
 import pytest
-from common.data import PHOTOGRAPHS, crops, drawn_faces, folder, held_out_crops, photograph
 
 from pulse_jax import images
 

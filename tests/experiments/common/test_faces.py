@@ -3,10 +3,6 @@
 All are drawn by one program, since it takes long to compile.
 """
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
 from common import faces
 from common.faces import (
     HAIR,
@@ -21,6 +17,11 @@ from common.faces import (
     root,
     sample_attributes,
 )
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 
 BATCH = 12
 SAMPLE = jax.jit(jax.vmap(sample_attributes))

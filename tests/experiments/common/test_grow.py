@@ -1,10 +1,11 @@
 """Grown networks compute at first what the small ones did."""
 
+from common.grow import grown
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common.grow import grown
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pulse_jax.generators.layers import blur, upsample

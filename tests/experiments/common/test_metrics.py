@@ -1,8 +1,5 @@
 """The measures: known values, recovered parameters, and the order of what is plainly better."""
 
-import jax
-import numpy as np
-import pytest
 from common.metrics import (
     as_saved,
     auc,
@@ -27,6 +24,10 @@ from common.metrics import (
     ssim,
     wilson,
 )
+
+import jax
+import numpy as np
+import pytest
 from scipy.ndimage import gaussian_filter
 from test_faces import SAMPLE, drawn
 

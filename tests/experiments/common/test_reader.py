@@ -1,11 +1,12 @@
 """The reader of attributes: its coordinates, figures, features; `test_diversity.py` trains it."""
 
+from common import reader
+from common.faces import KINDS, RANGES, Attributes, sample_attributes
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import reader
-from common.faces import KINDS, RANGES, Attributes, sample_attributes
 from flax.traverse_util import flatten_dict
 
 from pulse_jax import generators
