@@ -21,10 +21,11 @@ from jaxtyping import Float, PRNGKeyArray
 
 from pulse_jax import plug_in
 from pulse_jax.losses import Image, Scalar, Styles, check_same_shape
-from pulse_jax.types import AnyArray, misfit
+from pulse_jax.types import LARGEST_FACTOR, AnyArray, misfit
 
 Width: TypeAlias = float | Float[AnyArray, "..."]  # for all values, or a map of the picture's shape
 
+FINEST = LARGEST_FACTOR**-0.5  # width: the gradient of a log density grows as 1/σ²
 ROUNDING = 1 / (255 * math.sqrt(12))  # the standard deviation of rounding to 8 bits, in [0, 1]
 
 
@@ -53,9 +54,9 @@ class Likelihood(Protocol):
 def gaussian(sigma: Width) -> Likelihood:
     """y = x + σ ξ, ξ ~ N(0, I). `sigma`: of each pixel and channel, one number or a map.
 
-    Raises ValueError for a σ that isn't finite and above 0 in float32.
+    Raises ValueError for a σ that isn't finite in float32 and at least `FINEST`.
     """
-    _check_above_0("sigma", sigma)
+    _check("sigma", sigma, least=FINEST)
     return _Gaussian(sigma)
 
 
@@ -66,12 +67,12 @@ def unknown_sigma(least: float = ROUNDING, most: float = 1.0) -> Likelihood:
     finer than a picture of n values tells apart: log σ is known to 1/√(2n) at best. The lower bound
     is the rounding of the file, 1/(255 √12) for 8 bits. Without one the posterior would have no
     finite mass: z can fit y exactly, where p grows as σ⁻ⁿ. Raises ValueError for bounds that aren't
-    0 < least < most < ∞.
+    0 < least < most < ∞, and for a lower one below `FINEST`.
     """
     if not 0 < least < most < math.inf:
         raise ValueError(f"the bounds of sigma must be 0 < least < most, got {least} and {most}")
-    _check_above_0("least", least)
-    _check_above_0("most", most)
+    _check("least", least, least=FINEST)
+    _check("most", most)
     return _UnknownSigma(least, most)
 
 
@@ -80,10 +81,10 @@ def student_t(sigma: Width, degrees: float = 4.0) -> Likelihood:
 
     σ is the scale, as a number or a map; the standard deviation is σ √(ν/(ν − 2)) for ν > 2 degrees
     (Lange, Little and Taylor, JASA 84, 1989). Raises ValueError for a σ or ν that isn't finite and
-    above 0 in float32.
+    above 0 in float32, and for a σ below `FINEST`.
     """
-    _check_above_0("sigma", sigma)
-    _check_above_0("degrees", degrees)
+    _check("sigma", sigma, least=FINEST)
+    _check("degrees", degrees)
     return _StudentT(sigma, degrees)
 
 
@@ -92,9 +93,9 @@ def poisson(gain: Width) -> Likelihood:
 
     The mass of a count, times the gain to be per unit of y, and continued by Γ between counts. A
     rate can't be negative, and operators overshoot: x below 1e-4 counts as 1e-4. Raises ValueError
-    for a gain that isn't finite and above 0 in float32.
+    for a gain that isn't above 0 in float32 and at most 1e15.
     """
-    _check_above_0("gain", gain)
+    _check("gain", gain, most=LARGEST_FACTOR)
     return _Poisson(gain)
 
 
@@ -254,7 +255,8 @@ def _map(name: str, width: Width, lr: Image, target: Image) -> Float[Array, "h w
     return jnp.broadcast_to(width, lr.shape)
 
 
-def _check_above_0(name: str, width: Width) -> None:
+def _check(name: str, width: Width, *, least: float = 0.0, most: float = math.inf) -> None:
+    """Raises ValueError for a width that isn't above 0 in float32, or isn't within the bounds."""
     if isinstance(width, jax.core.Tracer):  # nothing is known of it yet
         return
     values = np.ravel(width)
@@ -266,3 +268,7 @@ def _check_above_0(name: str, width: Width) -> None:
     for value in values.min(initial=1), values.max(initial=1):
         if told := misfit(float(value)):
             raise ValueError(f"{name} {value} is {told}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least:.3g}, got {value}")
+        if value > most:
+            raise ValueError(f"{name} must be at most {most:.3g}, got {value}")

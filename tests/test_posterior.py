@@ -130,6 +130,10 @@ def test_poissons_precision_is_0_where_the_rate_is_that_of_the_least_value():
         (likelihoods.poisson, (np.inf,), "gain must be finite and above 0, got inf"),
         (likelihoods.gaussian, (np.array([0.1, 1e-50]),), "sigma 1e-50 is 0 in float32"),
         (likelihoods.poisson, (1e99,), "gain 1e\\+99 is infinite in float32"),
+        (likelihoods.gaussian, (1e-17,), "sigma must be at least 3.16e-08, got 1e-17"),
+        (likelihoods.student_t, (1e-8,), "sigma must be at least 3.16e-08, got 1e-08"),
+        (likelihoods.unknown_sigma, (1e-17,), "least must be at least 3.16e-08, got 1e-17"),
+        (likelihoods.poisson, (1e30,), "gain must be at most 1e\\+15, got 1e\\+30"),
         (likelihoods.unknown_sigma, (0.2, 0.1), "0 < least < most, got 0.2 and 0.1"),
     ],
 )
