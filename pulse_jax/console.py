@@ -94,7 +94,6 @@ def parsed(
     from absl.flags import Error
 
     import pulse_jax
-    from pulse_jax.files import expanded
 
     flags.set_gnu_getopt()  # flags may follow other words
     if {"-h", "-help", "--help"} & set(argv):
@@ -115,7 +114,7 @@ def parsed(
     for word in words:
         if not word:
             sys.exit(f"{script}: a word is empty, and names no file")
-        if "=" in word and not os.path.exists(expanded(word)):
+        if "=" in word and not os.path.exists(os.path.expanduser(word)):
             sys.exit(f"{script}: {word!r} is no flag, and there is no such file or folder")
     return words
 

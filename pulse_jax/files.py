@@ -42,8 +42,15 @@ def write(path: str | Path, content: str | bytes) -> None:
 
 
 def expanded(path: str | Path) -> Path:
-    """A path with the user's home in place of `~`, if it begins so."""
-    return Path(os.path.expanduser(path))
+    """A path with the home of the user in place of `~`, or of another in place of `~name`.
+
+    What begins so and is there is taken as it is. Raises ValueError if no such home is known.
+    """
+    found = Path(os.path.expanduser(path))
+    first = "".join(found.parts[:1])
+    if first.startswith("~") and not os.path.lexists(first):
+        raise ValueError(f"{path}: no home is known for {first}")
+    return found
 
 
 @contextlib.contextmanager

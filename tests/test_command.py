@@ -517,7 +517,7 @@ def test_bad_input_leaves_the_earlier_configuration(run, tmp_path, capsys):
     [
         ("--input_dir=nowhere", ["nowhere"]),
         ("--input_dir={empty}", ["{empty}: holds no image"]),
-        ("--input_dir=~nobody_of_that_name", ["~nobody_of_that_name"]),
+        ("--input_dir=~nosuch_of_that_name", ["~nosuch_of_that_name"]),
         ("--generator=nothing", ["'nothing'"]),
         ("--generator=" + 300 * "x", [300 * "x"]),
         ("--operator=cube", ["--operator=cube", "bicubic"]),
@@ -547,6 +547,7 @@ def test_bad_input_leaves_the_earlier_configuration(run, tmp_path, capsys):
         ("--num_trainable_noise_layers=-1", ["--num_trainable_noise_layers=-1"]),
         ("--output_dir=", ["--output_dir=: must not be empty"]),
         ("--cache_dir=", ["--cache_dir=: must not be empty"]),
+        ("--output_dir=~nosuch/x", ["~nosuch/x: no home is known for ~nosuch"]),
         ("--output_dir={file}", ["--output_dir={file}"]),
         ("--output_dir={file}/in/it", ["--output_dir={file}/in/it"]),
         ("--unknown=3", ["unknown"]),

@@ -63,11 +63,16 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path):
                 pass
 
 
-def test_a_home_that_is_not_there_stays_as_it_is(monkeypatch):
+def test_homes_are_put_in_for_tildes(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("USERPROFILE", "/home/me")
+    monkeypatch.chdir(tmp_path)
     assert expanded("~/a") == Path("/home/me/a")
-    assert expanded("~nobody_of_that_name/a") == Path("~nobody_of_that_name/a")
+    assert expanded("") == Path() and expanded("a/~") == Path("a/~")
+    with pytest.raises(ValueError, match=r"^~nosuch/a: no home is known for ~nosuch$"):
+        expanded("~nosuch/a")
+    (tmp_path / "~nosuch").mkdir()
+    assert expanded("~nosuch/a") == Path("~nosuch/a")
 
 
 def test_things_are_counted_in_words():

@@ -71,9 +71,10 @@ def align_all(named: list[str], output: Path, side: int, given: dict[str, Faces]
     """Write the faces of all pictures, and their landmarks. Returns whether all had some."""
     paths, found_in, written = list[Path](), dict[str, Faces](), dict[Path, Path]()
 
-    def look(named: Path) -> None:
+    def look(named: str) -> None:
+        path = expanded(named)
         # os.path also takes names that the system doesn't, which can't be read.
-        paths.extend(list_images(named)[0] if os.path.isdir(named) else [named])
+        paths.extend(list_images(path)[0] if os.path.isdir(path) else [path])
 
     def one(path: Path) -> None:
         if path.name in found_in:
@@ -85,7 +86,7 @@ def align_all(named: list[str], output: Path, side: int, given: dict[str, Faces]
     output.mkdir(parents=True, exist_ok=True)
     marks = output / "landmarks.json"
     earlier = read_landmarks(marks) if marks.is_file() else {}
-    all_listed = one_by_one("pulse_jax_align", map(expanded, named), look)
+    all_listed = one_by_one("pulse_jax_align", named, look)
     try:
         return one_by_one("pulse_jax_align", paths, one) and all_listed
     finally:  # also of what is done before Ctrl-C

@@ -72,7 +72,7 @@ def test_all_faces_are_cut_out_from_left_to_right(astronaut, call, tmp_path, cap
     Image.fromarray(astronaut).save(tmp_path / "one.png")
     Image.new("RGB", (60, 60)).save(tmp_path / "none.png")
     with pytest.raises(SystemExit) as exit:
-        call("two.png", "none.png", "one.png", "nowhere.png", "--side=64")
+        call("two.png", "none.png", "~nosuch/a.png", "one.png", "nowhere.png", "--side=64")
     assert exit.value.code == 1
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [
@@ -81,6 +81,7 @@ def test_all_faces_are_cut_out_from_left_to_right(astronaut, call, tmp_path, cap
         "3 faces of 2 pictures written into faces, and the landmarks into faces/landmarks.json",
     ]
     assert captured.err.splitlines() == [
+        "pulse_jax_align: ~nosuch/a.png: no home is known for ~nosuch",
         "pulse_jax_align: none.png: no face was found",
         "pulse_jax_align: nowhere.png: can't be read: No such file or directory",
     ]
