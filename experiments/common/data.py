@@ -8,7 +8,9 @@ The photographs come with scikit-image and are in the public domain: `galaxies` 
 eXtreme Deep Field (NASA, ESA), and `tissue` a section of colon with an antibody's stain.
 """
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import faces
@@ -22,6 +24,7 @@ from jax import lax
 from PIL import Image, ImageOps
 
 from pulse_jax import images
+from pulse_jax.console import one_by_one
 
 PHOTOGRAPHS = {
     "galaxies": skimage.data.hubble_deep_field,
@@ -33,12 +36,13 @@ class DataSet(NamedTuple):
     """Two sources of images, and how to draw from one.
 
     `draw(source, key, count)` → images (count, R, R, 3), and the `Attributes` of drawn faces, or
-    None.
+    None. `whole` says whether all files of a folder could be read.
     """
 
     train: Any
     held_out: Any
     draw: Callable
+    whole: bool = True
 
 
 def drawn_faces(resolution):
@@ -66,15 +70,22 @@ def folder(path, resolution):
     """The images of a folder, cropped to squares of one size, mirrored or not; kept in memory.
 
     The last tenth in the order of their names is held out. If there are fewer than ten, all serve
-    as both.
+    as both. Of a file that can't be read, a line says so. Raises ValueError if none can.
     """
-    paths, _ = images.list_images(path)
-    pictures = [Image.fromarray(images.to_uint8(images.load_image(path))) for path in paths]
-    side = (resolution, resolution)
-    data = np.stack([ImageOps.fit(p, side, Image.Resampling.LANCZOS) for p in pictures])
+    pictures = []
+
+    def read(path):
+        picture = Image.fromarray(images.to_uint8(images.load_image(path)))
+        side = (resolution, resolution)
+        pictures.append(ImageOps.fit(picture, side, Image.Resampling.LANCZOS))
+
+    whole = one_by_one(Path(sys.argv[0]).stem, images.list_images(path)[0], read)
+    if not pictures:
+        raise ValueError(f"{path}: holds no image that can be read")
+    data = np.stack(pictures)
     held_out = len(data) // 10
     train, rest = (data[:-held_out], data[-held_out:]) if held_out else (data, data)
-    return DataSet(train, rest, crops(resolution, 2))
+    return DataSet(train, rest, crops(resolution, 2), whole)
 
 
 def crops(side, symmetries):

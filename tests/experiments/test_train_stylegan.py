@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command_helpers import write_picture
 
 import pulse_jax
 from pulse_jax import images
@@ -195,12 +196,22 @@ for flags in (["--data=tissue"], ["--data=tissue", "--images=9"], ["--data=galax
         training.claim(pathlib.Path("claimed.json"), t)
     except ValueError as error:
         complaints.append(str(error))
+at("--data_dir=pictures", "--output_dir=other")
+training.last_step = lambda: 0  # it has only to read its data
+try:
+    t.main()
+except SystemExit as end:
+    complaints.append(f"exit status {end.code}")
 updates = jax.tree.map(lambda x: round(float(x), 4), updates)
 found = [kinds, rates, settings, updates, complaints]
 json.dump(found, open("found.json", "w"))
 """
+    write_picture(tmp_path / "pictures" / "whole.png")
+    (tmp_path / "pictures" / "damaged.png").write_bytes(b"")
     result = python("-c", code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if "damaged.png" in line]
+    assert line.startswith("-c: ") and "pictures/damaged.png: can't be read" in line
     kinds, rates, settings, updates, complaints = json.loads((tmp_path / "found.json").read_text())
     assert [i for i, kind in enumerate(kinds) if kind == "r1"] == [0, 16]
     assert [i for i, kind in enumerate(kinds) if kind == "path"] == [4, 12, 20, 28]
@@ -217,6 +228,7 @@ json.dump(found, open("found.json", "w"))
             "nowhere: ",
             "--finish takes --stop_minutes",
             "--output_dir=. holds a run of other settings: data was tissue, not galaxies",
+            "exit status 1",
         ),
         strict=True,
     ):

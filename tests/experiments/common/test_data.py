@@ -86,7 +86,21 @@ def test_a_folder_is_cropped_mirrored_and_split(tmp_path):
     for path in sorted(tmp_path.iterdir())[9:]:
         path.unlink()
     few = folder(tmp_path, 8)
-    assert len(few.train) == len(few.held_out) == 9
+    assert few.whole and len(few.train) == len(few.held_out) == 9
+
+
+def test_a_damaged_image_keeps_none_of_the_others(tmp_path, capsys):
+    for name in "ac":
+        images.save_image(tmp_path / f"{name}.png", np.zeros((8, 8, 3)))
+    (tmp_path / "b.png").write_bytes(b"")
+    found = folder(tmp_path, 8)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'b.png'}: " in line
+    assert len(found.train) == 2 and not found.whole
+    for name in "ac":
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds no image that can be read"):
+        folder(tmp_path, 8)
 
 
 def test_held_out_crops_tile_the_held_out_area():
