@@ -10,6 +10,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -250,6 +251,7 @@ def test_half_the_slots_where_memory_runs_out(run, folder, monkeypatch, capsys, 
 LIMITED = """
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 from pulse_jax import __main__
 from pulse_jax.upsampling import restarts
 
@@ -285,17 +287,35 @@ def test_memory_that_does_run_out(folder, compiled, tmp_path):
     assert len(read_rows(tmp_path / "out")) == 4
 
 
+def test_fewer_devices_of_a_cpu_where_memory_runs_out(run, folder, monkeypatch, capsys):
+    monkeypatch.setattr(restarts, "choose_slots", lambda run, before: (3 * jax.devices()[:1], 1))
+    stream, had = pulse_jax.stream, []
+
+    def limited(*arguments, devices, **options):
+        had.append(len(devices))
+        if len(devices) > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        yield from stream(*arguments, devices=devices, **options)
+
+    monkeypatch.setattr(pulse_jax, "stream", limited)
+    output = run(folder, "--batch_size=1")
+    assert had == [3, 1] and len(read_rows(output)) == 6
+    assert "pulse_jax: out of memory: going on with 1 device\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    ("devices", "told"),
-    [(1, "one restart at once"), (2, "one restart on each of 2 devices at once")],
+    ("devices", "platform", "told"),
+    [(2, "cpu", "one restart at once"), (2, "gpu", "one restart on each of 2 devices at once")],
 )
-def test_memory_for_no_restart_is_told(run, folder, monkeypatch, capsys, devices, told):
+def test_memory_for_no_restart_is_told(
+    run, folder, monkeypatch, capsys, unchecked, devices, platform, told
+):
     def exhausted(*arguments, **options):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes")
         yield
 
     monkeypatch.setattr(pulse_jax, "stream", exhausted)
-    chosen = devices * jax.devices()[:1], 1
+    chosen = devices * [SimpleNamespace(platform=platform)], 1
     monkeypatch.setattr(restarts, "choose_slots", lambda run, before: chosen)
     with pytest.raises(SystemExit) as exit:
         run(folder, "--batch_size=1")

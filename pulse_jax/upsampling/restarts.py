@@ -98,15 +98,14 @@ def carry_out(
         if not own or stop():
             continue
         began, steps = time.perf_counter(), 0
-        for slots, made, done, underway in search_all(
+        for made, done, underway in search_all(
             own,
-            run.slots,
+            run,
             generator=run.generator,
             params=run.params,
             operator=run.operators[side],
             search=search,
             draw=draw,
-            devices=run.devices,
             program=run.keep.advance if small else advance,
             keep=run.keep,
             settings=settings,
@@ -120,9 +119,6 @@ def carry_out(
                 resolution = run.generator.resolution
                 for picture in filter(run.is_complete, dict.fromkeys(job.picture for job in done)):
                     writer(save, picture, results.finish, resolution, settings.eps)
-            if slots < run.slots:  # memory ran out
-                run.slots = slots
-                attempt(run.save_config)
         seconds = time.perf_counter() - began
         yield {"side": side, "restarts": len(own), "steps": steps, "seconds": seconds}
 
@@ -208,28 +204,37 @@ def restart_keys(
 
 
 def search_all(
-    jobs: list[Restart], slots: int, *, writer: Writer, **options: Any
-) -> Iterator[tuple[int, int, list[Restart], Look]]:
-    """`search_slots`. Each time that memory runs out, what is left gets half the slots.
-
-    Yields slots, and then what `search_slots` does.
-    """
+    jobs: list[Restart], run: Run, *, writer: Writer, **options: Any
+) -> Iterator[tuple[int, list[Restart], Look]]:
+    """`search_slots`. Each time that memory runs out, what is left has less: see `halve`."""
     while jobs:
         try:
-            for made, done, underway in search_slots(jobs, slots, writer=writer, **options):
-                yield slots, made, done, underway
+            yield from search_slots(jobs, run.slots, devices=run.devices, writer=writer, **options)
             return
         except jax.errors.JaxRuntimeError as error:
-            if not is_out_of_memory(error) or slots == 1:
+            if not is_out_of_memory(error) or not halve(run):
                 raise
         # What the search held is only free now, without the error.
-        slots //= 2
         writer.wait()
         jobs = [job for job in jobs if job.number not in job.picture.rows]
         for job in jobs:
             save(job.picture, results.take_up_restart, job)
-        told = f"out of memory: going on with {counted(slots, 'restart')} at once on each device"
-        log.warning(f"{told}; bytes may differ from a run that had more")
+
+
+def halve(run: Run) -> bool:
+    """Halve a run's slots, or else a CPU's devices, which share its memory, if there are more."""
+    if run.slots > 1:
+        run.slots //= 2
+        told = f"{counted(run.slots, 'restart')} at once on each device; bytes may differ from a "
+        told += "run that had more"
+    elif run.devices[0].platform == "cpu" and len(run.devices) > 1:
+        run.devices = run.devices[: len(run.devices) // 2]
+        told = counted(len(run.devices), "device")
+    else:
+        return False
+    log.warning(f"out of memory: going on with {told}")
+    attempt(run.save_config)
+    return True
 
 
 def search_slots(
