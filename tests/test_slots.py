@@ -94,12 +94,20 @@ def objective(latents):
     return sum(map(bowl, jax.tree.leaves(latents)))
 
 
-@pytest.mark.parametrize("name", UPDATES)
-def test_an_update(name, monkeypatch):
-    # The same random numbers in float64 as in float32.
+@pytest.fixture(scope="module")
+def float32_draws():
+    """In float64 the same random numbers as in float32. No later file finds traces of that."""
     draw = partial(optax.tree.random_like, dtype="float32")
-    monkeypatch.setattr(optax.tree, "random_like", draw)
-    monkeypatch.setattr(jax.random, "uniform", partial(jax.random.uniform, dtype="float32"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optax.tree, "random_like", draw)
+        patch.setattr(jax.random, "uniform", partial(jax.random.uniform, dtype="float32"))
+        yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures("float32_draws")
+@pytest.mark.parametrize("name", UPDATES)
+def test_an_update(name):
     optimizer = optax.with_extra_args_support(UPDATES[name])
 
     def update(gradient, state, latents, value):
