@@ -63,7 +63,7 @@ def test_a_picture_is_compared_with_the_generators_own(picture, settings, told):
 
 
 def test_only_figures_of_such_searches_are_compared_with():
-    assert familiarity.read(Settings())["16"]["pictures"] >= 8
+    assert all(familiarity.read(Settings())[side]["pictures"] >= 8 for side in ("16", "8"))
     for settings in (RECIPES["posterior"], Settings(loss_str=LOSS, scheme="rescale", eps=0.1)):
         assert familiarity.read(settings) == familiarity.read(Settings())
     for settings in (
