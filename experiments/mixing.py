@@ -105,7 +105,8 @@ def sample(name, number, generator, params, operator, earlier):
         state, sampler = chains.warm_up(
             keys[3], density, *inputs, starts, transitions=FLAGS.steps, leapfrogs=leapfrogs
         )
-        warm = chains.STARTS + 2 * FLAGS.steps * leapfrogs
+        warm = chains.STARTS * chains.DRAWS
+        warm += sum(chains.parts_of_warm_up(FLAGS.steps)) * leapfrogs
         warm += 0 if name == "geodesic_hmc" else clean.size
     state = jax.device_put(state, split)
     transitions, thinning = CHUNK // leapfrogs, max(1, 8 // leapfrogs)

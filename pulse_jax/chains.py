@@ -1,11 +1,13 @@
 """Many chains of a sampler: warm-up, draws, their diagnostics, and sequential Monte Carlo.
 
+    positions = starts(keys, posterior, params, target)
     state, sampler = warm_up(key, posterior, params, target, positions)
     state, draws, info = draw(key, sampler, params, target, state, 200)
     print(diagnose(statistic(draws)))
 
-Axis 0 of positions and states counts chains. Dual averaging, diagnostics and the schedule of
-temperatures are blackjax's, which `pip install "pulse_jax[posterior]"` installs.
+Axis 0 of positions and states counts chains, and axis 1 of starts those of a chain. Dual averaging,
+diagnostics and the schedule of temperatures are blackjax's, which `pip install
+"pulse_jax[posterior]"` installs.
 """
 
 import functools
@@ -40,7 +42,9 @@ from pulse_jax.samplers import (
 from pulse_jax.static import argument
 from pulse_jax.types import AnyArray, Params
 
-STARTS = 64  # draws of the prior, of which a chain begins at one
+STARTS = 4  # of a chain, which goes on from one of them
+DRAWS = 64  # of the prior, of which each start is one
+FIRST_STEP = 0.05  # in radians, before it is adapted
 LONGEST_STEP = 1.0  # in radians: where the prior's flow is all there is, no step is turned down
 
 
@@ -128,31 +132,34 @@ def _kernel(
 # --- Warm-up. ---
 
 
-@functools.partial(jax.jit, static_argnames="draws")
+@functools.partial(jax.jit, static_argnames=("number", "draws"))
 def starts(
     keys: Key[Array, "chains"],
     posterior: Posterior,
     params: Params,
     target: Image,
-    draws: int = STARTS,
+    number: int = STARTS,
+    draws: int = DRAWS,
 ) -> Position:
-    """Where chains begin: each at one of so many draws of the prior, which is near the picture.
+    """Where chains begin, so many times each: at draws of the prior which are near the picture.
 
-    A draw is chosen as likely as its likelihood has it, with the weight at which `warm_up` would
-    begin at all these draws (importance resampling). Chains have nothing in common but this weight,
-    so that they still are as far apart as R-hat needs. This is to keep them from poor modes, which
-    they don't leave. Costs an evaluation without gradient for each draw.
+    Of so many draws, one is chosen as likely as its likelihood has it, with the weight at which
+    `warm_up` would begin at all these draws (importance resampling). Chains have nothing in common
+    but this weight, so that they still are as far apart as R-hat needs. Costs an evaluation without
+    gradient for each draw. Leaves are (chains, number, ...).
     """
 
     def value(key: PRNGKeyArray) -> Scalar:
         return _no_nan(posterior.loglikelihood(params, target, posterior.sample(key)))
 
-    split = jax.vmap(lambda key: jax.random.split(key, draws + 1))(keys)
-    values = jax.vmap(functools.partial(jax.lax.map, value))(split[:, 1:])  # (chains, draws)
+    split = jax.vmap(lambda key: jax.random.split(key, (number, draws + 1)))(keys)
+    drawn = split[..., 1:].reshape(len(keys), -1)
+    values = jax.vmap(functools.partial(jax.lax.map, value))(drawn)
+    values = values.reshape(len(keys), number, draws)
     weight = _first_weight(posterior, target, values)
-    chosen = jax.vmap(jax.random.categorical)(split[:, 0], weight * values)
+    chosen = jax.vmap(jax.vmap(jax.random.categorical))(split[..., 0], weight * values)
     # Made anew, since all of them at once may be too large.
-    return jax.vmap(lambda keys, i: posterior.sample(keys[1 + i]))(split, chosen)
+    return jax.vmap(jax.vmap(lambda keys, i: posterior.sample(keys[1 + i])))(split, chosen)
 
 
 def warm_up(
@@ -169,16 +176,21 @@ def warm_up(
 ) -> tuple[State, Sampler]:
     """States of chains in the posterior, and a tuned sampler: `hmc`, or `geodesic_hmc` on spheres.
 
-    `positions`: of many chains, drawn from the prior or found by a search. Twice `transitions` are
-    made:
+    `positions`: where chains begin, from `starts` or found by a search: leaves are (chains, starts,
+    ...). Then come:
 
-    1. The likelihood is lowered to its width: its logarithm has a weight that rises to 1 in half of
-       the transitions, by equal factors, as a Gaussian's σ would fall. It begins where the mean
-       deviance of the chains is that of a perfect fit, n: for a Gaussian, with σ as wide as the
-       residuals. Dual averaging (Hoffman and Gelman, JMLR 15, 2014) adapts the step size, which
-       chains share, to the acceptance rate.
-    2. On N(0, I), `preconditioner` is computed at the chains, unless `precondition` is off. The
-       step size is adapted anew.
+    1. From each start, half of the `transitions`. The likelihood is lowered to its width: its
+       logarithm has a weight that rises to 1, by equal factors, as a Gaussian's σ would fall. It
+       begins where the mean deviance of the first starts is that of a perfect fit, n: for a
+       Gaussian, with σ as wide as the residuals. A chain that comes into a poor mode doesn't leave
+       it, so each chain goes on from one of its starts alone. That is chosen as likely as its
+       weight has it in annealed importance sampling (Neal, Statistics and Computing 11, 2001): the
+       sum of the loglikelihoods, each times the rise that follows. Chains learn nothing of each
+       other thereby, so that R-hat tells if they end in unlike modes.
+    2. The other half, at the weight 1. Dual averaging (Hoffman and Gelman, JMLR 15, 2014) adapts
+       the step size, which chains share, to the acceptance rate, from each start anew.
+    3. On N(0, I), `preconditioner` is computed at the chains, unless `precondition` is off. The
+       step size is adapted anew, in `transitions` more.
 
     Nothing is adapted afterwards: a sampler that goes on to learn from its past is none. Draws of
     the warm-up are not draws of the posterior. What is adapted is so to the chains at which the
@@ -188,8 +200,14 @@ def warm_up(
     whole = WarmUp(posterior, transitions, leapfrogs, acceptance_rate, precondition)
     warming = whole.init(params, target, positions)
     while whole.left(warming):
-        warming = whole.step(key, params, target, warming, transitions)
+        warming = whole.step(key, params, target, warming, transitions // 2)
     return warming.state, whole.sampler(warming)
+
+
+def parts_of_warm_up(transitions: int, starts: int = STARTS) -> list[int]:
+    """Transitions of a chain: from each start, at the weight 1, and with the preconditioner."""
+    rising = transitions // 2
+    return [rising] * starts + [transitions - rising, transitions]
 
 
 class Warming(NamedTuple):
@@ -199,6 +217,10 @@ class Warming(NamedTuple):
     tuning: Any  # of the step size, as blackjax has it
     first: Scalar  # weight of the loglikelihood
     made: Integer[Array, ""]  # transitions
+    starts: State  # (chains, starts, ...)
+    score: Float[Array, "chains"]  # log weight of annealed importance sampling, from this start
+    kept: State  # where each chain would go on, by the starts so far
+    kept_score: Float[Array, "chains"]  # of all starts so far
     middle: Position  # where the preconditioner was computed, or else the start
     learned: Preconditioner | None
 
@@ -220,48 +242,77 @@ class WarmUp:
             raise ValueError(f"acceptance_rate must be in (0, 1), got {self.acceptance_rate}")
 
     def init(self, params: Params, target: Image, positions: Position) -> Warming:
-        """The start of chains. Raises ValueError if the density is finite at none of them."""
-        state = _start(self.posterior, params, target, positions)
-        if not jnp.isfinite(state.loglikelihood).any():
+        """The starts of chains. Raises ValueError if the density is finite at none of them."""
+        starts = _starts(self.posterior, params, target, positions)
+        if not jnp.isfinite(starts.loglikelihood).any():
             raise ValueError("the density is finite at none of the positions")
+        state = _nth(starts, 0)
         learned = None
         if self._learns:
             chains = state.count.size
-            flat, _ = ravel_pytree(positions)
+            flat, _ = ravel_pytree(state.position)
             size, dtype = flat.size // chains, flat.dtype
             rank = min(size, chains * target.size)
             sizes = jnp.zeros(size, dtype), jnp.zeros((size, rank), dtype), jnp.ones(rank, dtype)
             learned = Preconditioner(*sizes)  # none yet, of the same shapes
         first = _first_weight(self.posterior, target, state.loglikelihood)
-        tuning = _tuning(self._plan, jnp.asarray(0.05, float))
-        return Warming(state, tuning, first, jnp.zeros((), int), state.position, learned)
+        score = jnp.zeros_like(state.loglikelihood)
+        none = jnp.full_like(score, -jnp.inf)
+        begun = state, _tuning(self._plan, FIRST_STEP), first, jnp.zeros((), int)
+        return Warming(*begun, starts, score, state, none, state.position, learned)
 
     def left(self, warming: Warming) -> int:
-        """How many transitions are still to be made."""
-        return 2 * self.transitions - int(warming.made)
+        """How many transitions of each chain are still to be made."""
+        return sum(self._parts(warming)) - int(warming.made)
 
     def step(
         self, key: PRNGKeyArray, params: Params, target: Image, warming: Warming, number: int
     ) -> Warming:
-        """So many transitions more, but none beyond the present half. `key`: of the whole."""
-        phase, made = divmod(int(warming.made), self.transitions)
-        if phase and not made:
-            step_size = _step_size(self._plan, warming.tuning)
-            warming = warming._replace(tuning=_tuning(self._plan, step_size))
-            if self._learns:
-                warming = warming._replace(middle=warming.state.position)
-                warming = warming._replace(learned=self.learned(params, target, warming))
-        now = slice(made, made + number)
-        rising = warming.first ** (1 - jnp.arange(self.transitions) / (self.transitions // 2))
-        weights = jnp.ones(self.transitions) if phase else jnp.minimum(1, rising)
-        keys = jax.random.split(jax.random.split(key)[phase], self.transitions)
-        parts = params, target, warming.state, keys[now], weights[now]
-        state, tuning = _tune(self._plan, self.posterior, *parts, warming.tuning, warming.learned)
-        return warming._replace(state=state, tuning=tuning, made=warming.made + len(keys[now]))
+        """So many transitions more, but none beyond the present part. `key`: of the whole."""
+        parts = self._parts(warming)
+        ends = np.cumsum(parts)
+        part = int(np.searchsorted(ends, int(warming.made), side="right"))
+        begun = int(warming.made) - int(ends[part]) + parts[part]
+        if not begun:
+            warming = self._begin(part, params, target, warming)
+        rises = part < len(parts) - 2
+        exponents = np.linspace(1, 0, parts[part] + 1) if rises else np.zeros(parts[part] + 1)
+        weights = warming.first**exponents
+        now = slice(begun, begun + number)
+        move_key, choice_key = jax.random.split(jax.random.fold_in(key, part))
+        keys = jax.random.split(move_key, parts[part])[now]
+        inputs = params, target, warming.state, keys, weights[:-1][now], jnp.diff(weights)[now]
+        adapted = warming.tuning, warming.learned
+        state, tuning, score = _tune(self._plan, self.posterior, *inputs, *adapted)
+        warming = warming._replace(
+            state=state,
+            tuning=tuning,
+            made=warming.made + len(keys),
+            score=warming.score + score,
+        )
+        ended = int(warming.made) == ends[part]
+        return _choose(choice_key, warming) if rises and ended else warming
+
+    def _parts(self, warming: Warming) -> list[int]:
+        _, starts = warming.starts.count.shape
+        return parts_of_warm_up(self.transitions, starts)
+
+    def _begin(self, part: int, params: Params, target: Image, warming: Warming) -> Warming:
+        """What changes before the first transition of a part."""
+        _, starts = warming.starts.count.shape
+        if part < starts:
+            begun = _nth(warming.starts, part), _tuning(self._plan, FIRST_STEP)
+            score = jnp.zeros_like(warming.score)
+            return warming._replace(state=begun[0], tuning=begun[1], score=score)
+        if part == starts:
+            return warming._replace(state=warming.kept)
+        tuning = _tuning(self._plan, _step_size(self._plan, warming.tuning))
+        warming = warming._replace(tuning=tuning, middle=warming.state.position)
+        return warming._replace(learned=self.learned(params, target, warming))
 
     def learned(self, params: Params, target: Image, warming: Warming) -> Preconditioner | None:
         """The preconditioner, computed where it was."""
-        if int(warming.made) < self.transitions or not self._learns:
+        if self.left(warming) > self.transitions or not self._learns:
             return warming.learned
         return preconditioner(self.posterior, params, target, warming.middle)
 
@@ -313,10 +364,27 @@ def preconditioner(
 
 
 @jax.jit
-def _start(posterior: Posterior, params: Params, target: Image, positions: Position) -> State:
+def _starts(posterior: Posterior, params: Params, target: Image, positions: Position) -> State:
+    """One start of each chain after another, since all of them at once may be too large."""
     plan = _Plan(posterior.prior == "spheres", 1, 0.0)
-    sampler = _kernel(plan, posterior.loglikelihood, 0.0, None)
-    return jax.vmap(sampler.init, (None, None, 0))(params, target, positions)
+    init = _kernel(plan, posterior.loglikelihood, 0.0, None).init
+    init = functools.partial(init, params, target)
+    return jax.vmap(functools.partial(jax.lax.map, init))(positions)
+
+
+@functools.partial(jax.jit, static_argnames="number")
+def _nth(starts: State, number: int) -> State:
+    return jax.tree.map(lambda leaf: leaf[:, number], starts)
+
+
+@jax.jit
+def _choose(key: PRNGKeyArray, warming: Warming) -> Warming:
+    """Each chain keeps the start before or takes this one, as likely as their scores have it."""
+    total = jnp.logaddexp(warming.kept_score, warming.score)
+    taken = jnp.log(jax.random.uniform(key, total.shape)) < warming.score - total
+    choose = jax.vmap(jnp.where)
+    kept = jax.tree.map(functools.partial(choose, taken), warming.state, warming.kept)
+    return warming._replace(kept=kept, kept_score=total)
 
 
 def _first_weight(
@@ -333,9 +401,9 @@ def _dual_averaging(plan: _Plan) -> Any:
     return adaptation.dual_averaging_adaptation(plan.acceptance_rate)
 
 
-def _tuning(plan: _Plan, step_size: Float[Array, ""]) -> Any:
+def _tuning(plan: _Plan, step_size: Number) -> Any:
     start, _, _ = _dual_averaging(plan)
-    return jax.tree.map(lambda x: jnp.asarray(x, float), start(step_size))
+    return jax.tree.map(lambda x: jnp.asarray(x, float), start(jnp.asarray(step_size, float)))
 
 
 def _step_size(plan: _Plan, tuning: Any) -> Scalar:
@@ -353,11 +421,13 @@ def _tune(
     state: State,
     keys: Key[Array, "transitions"],
     weights: Float[Array, "transitions"],
+    rises: Float[Array, "transitions"],
     tuning: Any,
     learned: Preconditioner | None,
-) -> tuple[State, Any]:
+) -> tuple[State, Any, Float[Array, "chains"]]:
     """Transitions with the loglikelihood times these weights, and the step size adapted to them.
 
+    Also the sums of the loglikelihoods after them, times the rises of the weight that follow.
     States have the likelihood's own value and gradient before and after.
     """
     _, update, _ = _dual_averaging(plan)
@@ -367,18 +437,21 @@ def _tune(
         return state._replace(loglikelihood=value, gradient=gradient)
 
     def transition(
-        carry: tuple[State, Any], now: tuple[PRNGKeyArray, Scalar]
-    ) -> tuple[tuple[State, Any], None]:
-        (state, tuning), (key, weight) = carry, now
+        carry: tuple[State, Any], now: tuple[PRNGKeyArray, Scalar, Scalar]
+    ) -> tuple[tuple[State, Any], Float[Array, "chains"]]:
+        (state, tuning), (key, weight, rise) = carry, now
         loglikelihood = argument(_weighted, posterior.loglikelihood, weight)
         step_size = jnp.minimum(jnp.exp(tuning.log_step_size), LONGEST_STEP)
         sampler = _kernel(plan, loglikelihood, step_size, learned)
         state, info = _step(key, sampler, params, target, weighted(state, weight))
         tuning = update(tuning, _mean(info.acceptance_rate, state))
-        return (weighted(state, 1 / weight), tuning), None
+        state = weighted(state, 1 / weight)
+        usable = jnp.isfinite(state.loglikelihood)
+        return (state, tuning), jnp.where(usable, rise * state.loglikelihood, -jnp.inf)
 
-    (state, tuning), _ = jax.lax.scan(transition, (state, tuning), (keys, weights))
-    return state, tuning
+    inputs = keys, weights, rises
+    (state, tuning), scores = jax.lax.scan(transition, (state, tuning), inputs)
+    return state, tuning, scores.sum(0)
 
 
 def _mean(values: Float[Array, "chains"], state: State) -> Scalar:

@@ -30,10 +30,15 @@ def starts(density, number):
     return jax.jit(jax.vmap(density.sample))(jax.random.split(jax.random.key(1), number))
 
 
+def single(positions):
+    """One start of each chain."""
+    return jax.tree.map(lambda leaf: leaf[:, None], positions)
+
+
 def test_chains_begin_where_a_lowered_likelihood_has_them():
     """With the weight at which the mean deviance of the prior's draws is that of a perfect fit."""
     keys = jax.random.split(jax.random.key(3), 4000)
-    found = chains.starts(keys, density(), MATRIX, TARGET)[0]["z"].reshape(4000, 6)
+    found = chains.starts(keys, density(), MATRIX, TARGET, number=1)[0]["z"].reshape(4000, 6)
     matrix, residual = np.asarray(MATRIX), np.asarray(TARGET).ravel() - 0.5
     weight = 4 / (np.sum(residual**2) + np.sum(matrix**2))  # over σ², which cancels
     covariance = np.linalg.inv(np.eye(6) + weight * matrix.T @ matrix)
@@ -41,9 +46,9 @@ def test_chains_begin_where_a_lowered_likelihood_has_them():
     np.testing.assert_allclose(found.mean(0), mean, atol=0.06)
     np.testing.assert_allclose(np.cov(found.T), covariance, atol=0.08)
     assert np.abs(covariance - np.eye(6)).max() > 0.3
-    again = chains.starts(keys[:1], density(), MATRIX, TARGET, draws=1)[0]["z"]
-    alone = jax.random.split(keys[0], 2)[1]
-    np.testing.assert_array_equal(again[0], density().sample(alone)[0]["z"])
+    again = chains.starts(keys[:1], density(), MATRIX, TARGET, number=3, draws=1)[0]["z"]
+    alone = [density().sample(key)[0]["z"] for key in jax.random.split(keys[0], (3, 2))[:, 1]]
+    np.testing.assert_array_equal(again[0], alone)
 
 
 def test_no_chain_begins_where_there_is_no_density():
@@ -55,7 +60,30 @@ def test_no_chain_begins_where_there_is_no_density():
     made = posterior.build(generator, lambda x: x, likelihoods.gaussian(0.5))
     keys = jax.random.split(jax.random.key(3), 100)
     found = chains.starts(keys, made, 1.0, jnp.zeros((1, 1, 1)))[0]["z"]
-    assert jnp.all(found <= 0) and len(np.unique(found)) == 100
+    assert jnp.all(found <= 0) and len(np.unique(found)) == 100 * chains.STARTS
+
+
+@needs_blackjax
+def test_chains_of_several_starts_end_in_the_likely_mode():
+    """Where z < 0, the misfit is never below 5 standard deviations, but a short warm-up ends there
+    from many starts."""
+
+    def synthesize(params, latents, frozen):
+        z = latents["z"][0, 0]
+        misfit = jnp.where(z > 0, z - 1, jnp.sqrt((z + 1) ** 2 + params**2))
+        return misfit.reshape(1, 1, 1)
+
+    generator = Generator(1, lambda key: ({"z": jax.random.normal(key, (1, 1))}, {}), synthesize)
+    made = posterior.build(generator, lambda x: x, likelihoods.gaussian(0.1))
+    inputs = made, 0.5, jnp.zeros((1, 1, 1))
+    shares = []
+    for number in 1, 4:
+        positions = chains.starts(jax.random.split(jax.random.key(0), 400), *inputs, number, 1)
+        state, _ = chains.warm_up(
+            jax.random.key(1), *inputs, positions, transitions=20, precondition=False
+        )
+        shares.append(float(jnp.mean(state.position[0]["z"] < 0)))
+    assert shares[0] > 0.2 and shares[1] < 0.05
 
 
 @needs_blackjax
@@ -69,7 +97,7 @@ def test_a_warm_up_finds_the_posterior_and_the_step_size(prior):
     best = made.likelihood.logpdf(TARGET, TARGET)
     assert best - first.mean() > 20  # of two, where noise of this width leaves the picture
     state, sampler = chains.warm_up(
-        jax.random.key(2), made, params, TARGET, positions, transitions=100, leapfrogs=8
+        jax.random.key(2), made, params, TARGET, single(positions), transitions=100, leapfrogs=8
     )
     assert best - state.loglikelihood.mean() < 8
     step_size = sampler.step.args[2]
@@ -84,7 +112,13 @@ def test_a_warm_up_finds_the_posterior_and_the_step_size(prior):
 def test_a_warm_up_learns_a_linear_decoders_covariance():
     made = density()
     _, sampler = chains.warm_up(
-        jax.random.key(2), made, MATRIX, TARGET, starts(made, 8), transitions=10, leapfrogs=2
+        jax.random.key(2),
+        made,
+        MATRIX,
+        TARGET,
+        single(starts(made, 8)),
+        transitions=10,
+        leapfrogs=2,
     )
     flow = sampler.step.args[1]
     learned = jax.tree.leaves(flow.velocity, is_leaf=lambda x: hasattr(x, "scales"))[0]
@@ -176,7 +210,8 @@ def test_without_blackjax(monkeypatch):
 def test_too_short_a_warm_up():
     made = density()
     with pytest.raises(ValueError, match="transitions must be at least 2, got 1"):
-        chains.warm_up(jax.random.key(0), made, MATRIX, TARGET, starts(made, 2), transitions=1)
+        positions = single(starts(made, 2))
+        chains.warm_up(jax.random.key(0), made, MATRIX, TARGET, positions, transitions=1)
 
 
 FAR = float(jnp.finfo(jnp.result_type(float)).max) ** 0.75  # whose square is infinite
@@ -188,7 +223,7 @@ def test_a_chain_without_a_density_spares_the_others(bad):
     made = density()
     positions = jax.tree.map(lambda leaf: leaf.at[0].set(bad), starts(made, 8))
     state, sampler = chains.warm_up(
-        jax.random.key(2), made, MATRIX, TARGET, positions, transitions=40, leapfrogs=4
+        jax.random.key(2), made, MATRIX, TARGET, single(positions), transitions=40, leapfrogs=4
     )
     assert jnp.isfinite(state.loglikelihood[1:]).all()
     assert 0.01 < sampler.step.args[2] <= 1
@@ -196,7 +231,7 @@ def test_a_chain_without_a_density_spares_the_others(bad):
     assert best - state.loglikelihood[1:].mean() < 10
     everywhere = jax.tree.map(lambda leaf: jnp.full_like(leaf, bad), positions)
     with pytest.raises(ValueError, match="finite at none of the positions"):
-        chains.warm_up(jax.random.key(2), made, MATRIX, TARGET, everywhere)
+        chains.warm_up(jax.random.key(2), made, MATRIX, TARGET, single(everywhere))
 
 
 @needs_blackjax
@@ -212,7 +247,8 @@ def test_a_particle_without_a_density_weighs_nothing():
 def test_a_warm_up_compiles_its_transitions_once():
     made = density()
     chains._tune.clear_cache()
-    chains.warm_up(jax.random.key(2), made, MATRIX, TARGET, starts(made, 4), transitions=3)
+    positions = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), starts(made, 4))
+    chains.warm_up(jax.random.key(2), made, MATRIX, TARGET, positions, transitions=6)
     assert chains._tune._cache_size() == 1
 
 
@@ -222,7 +258,7 @@ def test_positions_of_a_file_are_moved_in_double_precision():
         made = density()
         positions = jax.tree.map(lambda leaf: leaf.astype("float32"), starts(made, 4))
         state, sampler = chains.warm_up(
-            jax.random.key(2), made, MATRIX, TARGET, positions, transitions=4
+            jax.random.key(2), made, MATRIX, TARGET, single(positions), transitions=4
         )
         _, draws, _ = chains.draw(jax.random.key(3), sampler, MATRIX, TARGET, state, 3)
         assert draws[0]["z"].dtype == "float32"
@@ -242,5 +278,5 @@ def test_an_acceptance_rate_that_cannot_be(rate):
     made = density()
     with pytest.raises(ValueError, match=r"acceptance_rate must be in \(0, 1\)"):
         chains.warm_up(
-            jax.random.key(2), made, MATRIX, TARGET, starts(made, 4), acceptance_rate=rate
+            jax.random.key(2), made, MATRIX, TARGET, single(starts(made, 4)), acceptance_rate=rate
         )

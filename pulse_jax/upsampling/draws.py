@@ -64,7 +64,8 @@ def carry_out(
     settings = run.settings
     share = run.pictures[jax.process_index() :: jax.process_count()]
     own = [picture for picture in share if not (picture.error or run.is_complete(picture))]
-    course = Course(len(own), len(own) * (2 * settings.steps + settings.draws), False, 1)
+    length = warm_up_length(settings) + settings.draws
+    course = Course(len(own), len(own) * length, False, 1)
     start = make_draw(run.generator, settings)
 
     def tell(told: str = "", underway: Callable[[], Sequence[Underway]] = tuple) -> None:
@@ -132,10 +133,11 @@ class Chains:
             chain_keys = jax.device_put(jnp.stack(keys), split)
             positions = chains.starts(chain_keys, density, *self.inputs)
         else:
-            positions = density.join(*start(jobs[1:]))
+            positions = jax.tree.map(lambda leaf: leaf[:, None], density.join(*start(jobs[1:])))
         self.positions = jax.device_put(positions, split)
         # A preconditioner is found from the Jacobians of all chains.
-        size = sum(leaf.size for leaf in jax.tree.leaves(self.positions)) * picture.target.size
+        one = jax.tree.leaves(jax.tree.map(lambda leaf: leaf[:, 0], self.positions))
+        size = sum(leaf.size for leaf in one) * picture.target.size
         if size > LARGEST:
             told = "too large for a preconditioner: its chains will meet later"
             log.info(one_line(f"{picture.name}: {told}"))
@@ -151,7 +153,7 @@ class Chains:
         Raises ValueError if the density is finite at none of the starts, or if a file can't be
         read, and OSError if one can't be written.
         """
-        total, whole = self.settings.draws, 2 * self.settings.steps
+        total, whole = self.settings.draws, warm_up_length(self.settings)
         try:
             warming = self.warm_up.init(*self.inputs, self.positions)
         except ValueError as error:
@@ -159,7 +161,7 @@ class Chains:
             raise ValueError(told) from error
         warming = self.take_up(warming)
         spared = whole - self.warm_up.left(warming) + self.made
-        length = chunk_length(self.settings.steps)
+        length = chunk_length(self.settings.steps // 2)
         while left := self.warm_up.left(warming):
             warming = self.warm_up.step(self.warm_up_key, *self.inputs, warming, length)
             jax.block_until_ready(warming.state)
@@ -365,6 +367,12 @@ def judge(figures: chains.Diagnostics) -> dict[str, Any]:
 
 
 INFO = "acceptance_rate", "is_divergent", "evaluations"
+
+
+def warm_up_length(settings: Settings) -> int:
+    """In transitions of a chain."""
+    starts = chains.STARTS if settings.init_from is None else 1
+    return sum(chains.parts_of_warm_up(settings.steps, starts))
 
 
 def chunk_length(number: int) -> int:
