@@ -255,8 +255,9 @@ class Settings:
         POSTERIOR,
         "Samples of what the picture may show are drawn, instead of searches. The picture is taken "
         "to have this noise: the standard deviation of Gaussian noise, for values from 0 to 1, or "
-        "unknown_sigma, student_t:SIGMA, poisson:GAIN. Each restart is then a chain, which "
-        "--steps transitions bring into the posterior and as many tune.",
+        "unknown_sigma, student_t:SIGMA, poisson:GAIN. Each restart is then a chain, which half of "
+        "--steps transitions bring into the posterior, from each of four starts. It goes on from "
+        "one of them, and one and a half times --steps tune it.",
         notation=NOISE,
     )
     draws: int = _setting(200, POSTERIOR, "Each chain draws so many samples.", low=4, high=MANY)
