@@ -32,9 +32,6 @@ class Unchecked:
 
 sys.meta_path.insert(0, Unchecked)
 
-from pulse_jax.generators import checkpoint  # noqa: E402
-from pulse_jax.generators.stylegan2 import StyleGAN2  # noqa: E402
-
 # Garbage is looked for after more new objects than 700: traces are made of many.
 gc.set_threshold(10_000)
 
@@ -154,6 +151,10 @@ def unchecked():
 @pytest.fixture(scope="session")
 def generator(tmp_path_factory):
     """A folder with a StyleGAN 2 of 8×8 pixels and random weights."""
+    # Not above, since the process that only hands out tests imports this file, too.
+    from pulse_jax.generators import checkpoint
+    from pulse_jax.generators.stylegan2 import StyleGAN2
+
     folder = tmp_path_factory.mktemp("generator")
     network = StyleGAN2(resolution=8, channels=(6, 4), latent_size=5, mapping_layers=1)
     noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]

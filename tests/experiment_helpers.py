@@ -1,6 +1,8 @@
 """Experiments in small: generators that compile fast, and a run in a process of its own."""
 
 import csv
+import functools
+import json
 import os
 import subprocess
 import sys
@@ -57,45 +59,71 @@ def run_experiment(name, *arguments, cwd):
     return run_python(ROOT / "experiments" / f"{name}.py", *arguments, cwd=cwd)
 
 
-# A process that imports an experiment once, and prints what it ends with for each of the flags.
+# A process that runs experiments one after another, and says what each ends with. It imports them
+# anew, and takes back the flags that they define.
 ENDS = """
-import importlib, sys
+import importlib, json, os, sys
+answers, sys.stdout = sys.stdout, sys.stderr
+from absl import flags
 from absl.testing import flagsaver
-from common import door
-_, name, always, *given = sys.argv
-script = importlib.import_module(name)
-for flags in given:
-    sys.argv = [f"{name}.py", *always.split(), *flags.split()]
-    try:
-        with flagsaver.flagsaver():
-            if hasattr(script, "harness"):
-                script.harness.run(script.main, script.PRESETS)
-            door.run(script.main)
-    except SystemExit as end:
-        print(end.code)
+
+for line in sys.stdin:
+    folder, name, always, given = json.loads(line)
+    os.chdir(folder)
+    sys.path[0], ends = folder, []
+    from common import door
+    script = sys.modules["__main__"] = importlib.import_module(name)
+    for words in given:
+        sys.argv = [f"{name}.py", *always, *words.split()]
+        try:
+            with flagsaver.flagsaver():
+                if hasattr(script, "harness"):
+                    script.harness.run(script.main, script.PRESETS)
+                door.run(script.main)
+        except SystemExit as end:
+            ends.append(end.code)
+    print(json.dumps(ends), file=answers, flush=True)
+    own = {name} | {module for module in sys.modules if module.split(".")[0] == "common"}
+    for flag in [f for f in flags.FLAGS if flags.FLAGS.find_module_defining_flag(f) in own]:
+        delattr(flags.FLAGS, flag)
+    for module in own:
+        del sys.modules[module]
 """
 
 
+@functools.cache
+def experiments():
+    """That process, for all tests."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    command = [sys.executable, "-c", ENDS]
+    return subprocess.Popen(command, env=environment(), text=True, **pipes)
+
+
 def complaints(name, *flags, cwd, always=()):
-    """The line that an experiment ends with for each of these, which it can't take.
+    """What an experiment ends with for each of these flags: a line about what can't be, or None.
 
     Each is a flag, or several with spaces between. The flags that it gets `always` go before.
     """
-    result = run_python("-c", ENDS, name, " ".join(always), *flags, cwd=cwd)
-    lines = result.stdout.splitlines()
-    assert len(lines) == len(flags), result.stdout + result.stderr
-    return lines
+    process = experiments()
+    print(json.dumps([str(cwd), name, always, flags]), file=process.stdin, flush=True)
+    ends = json.loads(process.stdout.readline())
+    assert len(ends) == len(flags)
+    return ends
+
+
+def environment(**variables):
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "experiments", ROOT / "tests")))
+    return os.environ | {"PYTHONPATH": paths, "MPLBACKEND": "agg"} | variables
 
 
 def run_python(*arguments, cwd):
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "experiments", ROOT / "tests"))),
+    kept = {
         "JAX_COMPILATION_CACHE_DIR": str(cwd.parent / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "MPLBACKEND": "agg",
     }
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    streams = {"capture_output": True, "text": True}
+    return subprocess.run(command, cwd=cwd, env=environment(**kept), **streams)
 
 
 def read_table(path):
