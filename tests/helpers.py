@@ -8,9 +8,6 @@ import optax
 import pytest
 
 DATA = Path(__file__).parent / "data"
-# Options for a program of which only the text is read: it has the same convolutions and loops, but
-# fewer fusions and worse code.
-TO_BE_READ = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
 def golden(name):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, TO_BE_READ, both_precisions, golden, relative_error
+from helpers import DATA, both_precisions, golden, relative_error
 
 from pulse_jax.generators.official import from_pulse, read
 from pulse_jax.generators.stylegan import StyleGAN
@@ -113,7 +113,6 @@ def test_a_latent_gives_the_image_of_its_style_in_every_layer():
     assert relative_error(image, of_styles) <= 1e-6
 
 
-@pytest.mark.optimised
 def test_every_convolution_of_a_gradient_step_is_in_canonical_form():
     module, params, _, w, noise = small_network(8, (4, 3))
 
@@ -121,7 +120,7 @@ def test_every_convolution_of_a_gradient_step_is_in_canonical_form():
         return jnp.sum(module.apply(params, w, noise, method="synthesis") ** 2)
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
-    program = gradient.lower(w, noise, params).compile(TO_BE_READ).as_text()
+    program = gradient.lower(w, noise, params).compile().as_text()
     convolutions = re.findall(r"dim_labels=(\w+->\w+)", program)
     assert len(convolutions) >= 6  # three of 3×3, forwards and backwards
     assert set(convolutions) == {"b01f_01io->b01f"}

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, TO_BE_READ, both_precisions, golden, relative_error
+from helpers import DATA, both_precisions, golden, relative_error
 
 from pulse_jax.generators.official import read
 from pulse_jax.generators.official.ada import from_ada
@@ -202,7 +202,6 @@ def test_batches_that_do_not_divide_into_groups_are_refused():
         minibatch_deviation(np.zeros((6, 2, 2, 1)), 4)
 
 
-@pytest.mark.optimised
 def test_every_convolution_of_a_gradient_step_is_in_canonical_form():
     module = StyleGAN2(8, (4, 3), latent_size=5, mapping_layers=1)
     w = jnp.ones((2, module.num_layers, 5))
@@ -213,7 +212,7 @@ def test_every_convolution_of_a_gradient_step_is_in_canonical_form():
         return jnp.sum(synthesise(module, w, noise, params) ** 2)
 
     gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
-    program = gradient.lower(w, noise, params).compile(TO_BE_READ).as_text()
+    program = gradient.lower(w, noise, params).compile().as_text()
     convolutions = re.findall(r"dim_labels=(\w+->\w+)", program)
     assert len(convolutions) >= 6  # three of 3×3, forwards and backwards
     assert set(convolutions) == {"b01f_01io->b01f"}
