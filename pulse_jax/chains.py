@@ -181,8 +181,8 @@ def warm_up(
 
     1. From each start, half of the `transitions`. The likelihood is lowered to its width: its
        logarithm has a weight that rises to 1, by equal factors, as a Gaussian's σ would fall. It
-       begins where the mean deviance of the first starts is that of a perfect fit, n: for a
-       Gaussian, with σ as wide as the residuals. A chain that comes into a poor mode doesn't leave
+       begins where the mean deviance of the starts is that of a perfect fit, n: for a Gaussian,
+       with σ as wide as the residuals. A chain that comes into a poor mode doesn't leave
        it, so each chain goes on from one of its starts alone. That is chosen as likely as its
        weight has it in annealed importance sampling (Neal, Statistics and Computing 11, 2001): the
        sum of the loglikelihoods, each times the rise that follows. Chains learn nothing of each
@@ -255,11 +255,19 @@ class WarmUp:
             rank = min(size, chains * target.size)
             sizes = jnp.zeros(size, dtype), jnp.zeros((size, rank), dtype), jnp.ones(rank, dtype)
             learned = Preconditioner(*sizes)  # none yet, of the same shapes
-        first = _first_weight(self.posterior, target, state.loglikelihood)
         score = jnp.zeros_like(state.loglikelihood)
-        none = jnp.full_like(score, -jnp.inf)
-        begun = state, _tuning(self._plan, FIRST_STEP), first, jnp.zeros((), int)
-        return Warming(*begun, starts, score, state, none, state.position, learned)
+        return Warming(
+            state=state,
+            tuning=_tuning(self._plan, FIRST_STEP),
+            first=_first_weight(self.posterior, target, starts.loglikelihood),
+            made=jnp.zeros((), int),
+            starts=starts,
+            score=score,
+            kept=state,
+            kept_score=jnp.full_like(score, -jnp.inf),
+            middle=state.position,
+            learned=learned,
+        )
 
     def left(self, warming: Warming) -> int:
         """How many transitions of each chain are still to be made."""
@@ -301,9 +309,11 @@ class WarmUp:
         """What changes before the first transition of a part."""
         _, starts = warming.starts.count.shape
         if part < starts:
-            begun = _nth(warming.starts, part), _tuning(self._plan, FIRST_STEP)
-            score = jnp.zeros_like(warming.score)
-            return warming._replace(state=begun[0], tuning=begun[1], score=score)
+            return warming._replace(
+                state=_nth(warming.starts, part),
+                tuning=_tuning(self._plan, FIRST_STEP),
+                score=jnp.zeros_like(warming.score),
+            )
         if part == starts:
             return warming._replace(state=warming.kept)
         tuning = _tuning(self._plan, _step_size(self._plan, warming.tuning))

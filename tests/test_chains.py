@@ -83,7 +83,7 @@ def test_chains_of_several_starts_end_in_the_likely_mode():
             jax.random.key(1), *inputs, positions, transitions=20, precondition=False
         )
         shares.append(float(jnp.mean(state.position[0]["z"] < 0)))
-    assert shares[0] > 0.2 and shares[1] < 0.05
+    assert shares[0] > 0.2 and shares[1] < 0.1
 
 
 @needs_blackjax

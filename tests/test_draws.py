@@ -18,6 +18,7 @@ from experiment_helpers import linear
 
 import pulse_jax
 from pulse_jax import chains, images, operators
+from pulse_jax.files import load_arrays, npz
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.reader import Reader
 from pulse_jax.upsampling import draws, maps
@@ -198,6 +199,15 @@ def test_a_run_that_is_stopped_goes_on(whole, tmp_path):
     first = pulse_jax.upsample(whole.folder / "in", tmp_path / "out", SETTINGS, stop=stop)
     assert first.stopped == "stopped when 0 of 30 draws were done"
     assert list(summary(first, tmp_path / "out"))[-1].startswith("0 pictures done; open ")
+    path = tmp_path / "out" / "a" / "parts" / "state.npz"
+    state = path.read_bytes()
+    arrays = load_arrays(path)
+    del arrays["000"]
+    path.write_bytes(npz(arrays))
+    earlier = pulse_jax.upsample(whole.folder / "in", tmp_path / "out", SETTINGS)
+    told = f"{path}: of another version; remove {path.parent} to begin anew"
+    assert list(earlier.failures) == [told]
+    path.write_bytes(state)
     pulse_jax.upsample(whole.folder / "in", tmp_path / "out", SETTINGS)
     alike(tmp_path / "out", whole.output)
 

@@ -334,15 +334,22 @@ class Chains:
         self.saved = len(self.found)
 
     def take_up(self, start: Warming) -> Warming:
-        """What an earlier run has saved, or else the start."""
+        """What an earlier run has saved, or else the start.
+
+        Raises ValueError for a state of a version that kept other arrays.
+        """
         if self.picture.folder is None:
             return start
         folder = self.picture.place / "parts"
-        if not (folder / "state.npz").is_file():
+        path = folder / "state.npz"
+        if not path.is_file():
             return start
-        arrays = load_arrays(folder / "state.npz")
+        arrays = load_arrays(path)
         likes, structure = jax.tree.flatten(start._replace(learned=None))
-        leaves = [as_placed(arrays[f"{i:03d}"], like) for i, like in enumerate(likes)]
+        names = [f"{i:03d}" for i in range(len(likes))]
+        if {*names} != {name for name in arrays if name.isdigit()}:
+            raise ValueError(f"{path}: of another version; remove {folder} to begin anew")
+        leaves = [as_placed(arrays[name], like) for name, like in zip(names, likes, strict=True)]
         warming = jax.tree.unflatten(structure, leaves)._replace(learned=start.learned)
         total = int(arrays["made"])
         while self.made < total:
