@@ -182,11 +182,11 @@ def warm_up(
     1. From each start, half of the `transitions`. The likelihood is lowered to its width: its
        logarithm has a weight that rises to 1, by equal factors, as a Gaussian's σ would fall. It
        begins where the mean deviance of the starts is that of a perfect fit, n: for a Gaussian,
-       with σ as wide as the residuals. A chain that comes into a poor mode doesn't leave
-       it, so each chain goes on from one of its starts alone. That is chosen as likely as its
-       weight has it in annealed importance sampling (Neal, Statistics and Computing 11, 2001): the
-       sum of the loglikelihoods, each times the rise that follows. Chains learn nothing of each
-       other thereby, so that R-hat tells if they end in unlike modes.
+       with σ as wide as the residuals. A chain that comes into a poor mode doesn't leave it, so
+       each chain goes on from one of its starts alone. That is chosen as likely as its weight has
+       it in annealed importance sampling (Neal, Statistics and Computing 11, 2001). The weight's
+       logarithm is the sum of the loglikelihoods, each times the rise that follows. Chains learn
+       nothing of each other thereby, so that R-hat tells if they end in unlike modes.
     2. The other half, at the weight 1. Dual averaging (Hoffman and Gelman, JMLR 15, 2014) adapts
        the step size, which chains share, to the acceptance rate, from each start anew.
     3. On N(0, I), `preconditioner` is computed at the chains, unless `precondition` is off. The
@@ -389,11 +389,14 @@ def _nth(starts: State, number: int) -> State:
 
 @jax.jit
 def _choose(key: PRNGKeyArray, warming: Warming) -> Warming:
-    """Each chain keeps the start before or takes this one, as likely as their scores have it."""
+    """Each chain keeps the start before or takes this one, as likely as their scores have it.
+
+    Where neither has a weight, it takes this one, which may have moved to where there is a density.
+    """
     total = jnp.logaddexp(warming.kept_score, warming.score)
-    taken = jnp.log(jax.random.uniform(key, total.shape)) < warming.score - total
+    stays = jnp.log(jax.random.uniform(key, total.shape)) >= warming.score - total
     choose = jax.vmap(jnp.where)
-    kept = jax.tree.map(functools.partial(choose, taken), warming.state, warming.kept)
+    kept = jax.tree.map(functools.partial(choose, stays), warming.kept, warming.state)
     return warming._replace(kept=kept, kept_score=total)
 
 

@@ -87,6 +87,27 @@ def test_chains_of_several_starts_end_in_the_likely_mode():
 
 
 @needs_blackjax
+def test_chains_that_have_left_where_there_is_no_density_go_on_from_there():
+    class Bounded(type(likelihoods.gaussian(0.1))):
+        def logpdf(self, lr, target):
+            return jnp.where(lr.sum() > 0, -jnp.inf, 0.0)
+
+    def synthesize(params, latents, frozen):
+        return params * latents["z"].reshape(1, 1, 1)
+
+    generator = Generator(1, lambda key: ({"z": jax.random.normal(key, (1, 1))}, {}), synthesize)
+    made = posterior.build(generator, lambda x: x, jax.tree_util.register_dataclass(Bounded)(0.1))
+    positions = {"z": jnp.linspace(-1, 1, 20).reshape(20, 1, 1, 1)}, ()
+    warm_up = chains.WarmUp(made, transitions=60, precondition=False)
+    inputs = 1.0, jnp.zeros((1, 1, 1))
+    warming = warm_up.init(*inputs, positions)
+    warming = warm_up.step(jax.random.key(0), *inputs, warming, 30)
+    left = jnp.isfinite(warming.state.loglikelihood) & (positions[0]["z"].ravel() > 0)
+    assert left.any() and not jnp.isfinite(warming.score[left]).any()
+    np.testing.assert_array_equal(warming.kept.position[0]["z"], warming.state.position[0]["z"])
+
+
+@needs_blackjax
 @pytest.mark.parametrize("prior", posterior.PRIORS)
 def test_a_warm_up_finds_the_posterior_and_the_step_size(prior):
     made = density(prior=prior)
