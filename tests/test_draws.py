@@ -202,11 +202,12 @@ def test_a_run_that_is_stopped_goes_on(whole, tmp_path):
     path = tmp_path / "out" / "a" / "parts" / "state.npz"
     state = path.read_bytes()
     arrays = load_arrays(path)
-    del arrays["000"]
-    path.write_bytes(npz(arrays))
-    earlier = pulse_jax.upsample(whole.folder / "in", tmp_path / "out", SETTINGS)
-    told = f"{path}: of another version; remove {path.parent} to begin anew"
-    assert list(earlier.failures) == [told]
+    others = {name: array for name, array in arrays.items() if name != "000"}
+    for of_another_version in others, others | {"000": arrays["000"][:1]}:
+        path.write_bytes(npz(of_another_version))
+        earlier = pulse_jax.upsample(whole.folder / "in", tmp_path / "out", SETTINGS)
+        told = f"{path}: of another version; remove {path.parent} to begin anew"
+        assert list(earlier.failures) == [told]
     path.write_bytes(state)
     pulse_jax.upsample(whole.folder / "in", tmp_path / "out", SETTINGS)
     alike(tmp_path / "out", whole.output)

@@ -336,7 +336,7 @@ class Chains:
     def take_up(self, start: Warming) -> Warming:
         """What an earlier run has saved, or else the start.
 
-        Raises ValueError for a state of a version that kept other arrays.
+        Raises ValueError for a state of a version that kept other arrays, or of other shapes.
         """
         if self.picture.folder is None:
             return start
@@ -346,10 +346,11 @@ class Chains:
             return start
         arrays = load_arrays(path)
         likes, structure = jax.tree.flatten(start._replace(learned=None))
-        names = [f"{i:03d}" for i in range(len(likes))]
-        if {*names} != {name for name in arrays if name.isdigit()}:
+        named = {f"{i:03d}": like for i, like in enumerate(likes)}
+        shapes = {name: array.shape for name, array in arrays.items() if name.isdigit()}
+        if shapes != {name: like.shape for name, like in named.items()}:
             raise ValueError(f"{path}: of another version; remove {folder} to begin anew")
-        leaves = [as_placed(arrays[name], like) for name, like in zip(names, likes, strict=True)]
+        leaves = [as_placed(arrays[name], like) for name, like in named.items()]
         warming = jax.tree.unflatten(structure, leaves)._replace(learned=start.learned)
         total = int(arrays["made"])
         while self.made < total:
