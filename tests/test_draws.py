@@ -332,6 +332,7 @@ def test_chains_that_have_not_met_are_told(run, tmp_path, capsys):
         (["--eps=0.1"], "--eps=0.1 is for a search, and --noise=0.03 draws samples"),
         (["--opt_name=adam"], "--opt_name=adam is for a search"),
         (["--draws=3"], "--draws=3: must be at least 4"),
+        (["--init_from=.", "--pick=2"], "would begin at the same point; take --vary=DEGREES"),
         (["--recipe=fast", "--draws=7"], "--draws=7 is for --noise=SIGMA"),
     ],
 )

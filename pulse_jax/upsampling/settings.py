@@ -397,10 +397,10 @@ class Settings:
         elif not expanded(self.init_from).exists():
             raise ValueError(f"init_from={self.init_from}: no such file or folder")
         if self.pick and not self.vary and self.restarts > 1:
-            raise ValueError(
-                f"pick={self.pick}: all restarts={self.restarts} would be the same; take "
-                f"restarts=1, or vary=DEGREES"
-            )
+            told = f"pick={self.pick}: all restarts={self.restarts} would "
+            if self.noise is not None:  # one chain alone is refused
+                raise ValueError(f"{told}begin at the same point; take vary=DEGREES")
+            raise ValueError(f"{told}be the same; take restarts=1, or vary=DEGREES")
 
     def _check_posterior(self) -> None:
         if self.noise is None:
