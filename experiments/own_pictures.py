@@ -10,7 +10,6 @@ minutes on one core.
 """
 
 import json
-import sys
 from pathlib import Path
 
 from common import door
@@ -20,7 +19,6 @@ import numpy as np
 from absl import flags
 
 import pulse_jax
-from pulse_jax.console import one_by_one
 from pulse_jax.files import write
 from pulse_jax.generators.checkpoint import comes_with, find
 from pulse_jax.images import to_uint8
@@ -53,8 +51,7 @@ def main():
         print(f"{side}: {found[side]}", flush=True)
         write(path, json.dumps(found, indent=2) + "\n")
 
-    if not one_by_one("own_pictures", FLAGS.sides, measure):
-        sys.exit(1)
+    door.one_by_one(FLAGS.sides, measure)
     return path
 
 

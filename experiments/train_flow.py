@@ -84,7 +84,7 @@ def main():
         first = manager.latest_step() or 0
         if first >= training.last_step():
             return output
-        batch, quality, whole = data_set(output)
+        batch, quality = data_set(output)
         state = jax.jit(start)(first_params(network))
         if first:
             state = training.restored(manager, first, state)
@@ -101,7 +101,7 @@ def main():
             training.export(output / "generator", generator=(model, {"network": state.average}))
 
         training.run(manager, minutes, first, state, train, ("loss",), report)
-    return output if whole else sys.exit(1)
+    return output
 
 
 def make_network():
@@ -139,14 +139,11 @@ def folded(x):
 
 
 def data_set(output):
-    """`batch(i)`: images in [−1, 1] of step i, and `quality(samples)` as in `training`.
-
-    And whether all images of a folder could be read.
-    """
+    """`batch(i)`: images in [−1, 1] of step i, and `quality(samples)` as in `training`."""
     if FLAGS.data == "faces" and not FLAGS.data_dir:
         pool.check()
         known = pool.stored(output)
-        return lambda i: 2 * pool.batch(known, i)[1] - 1, pool.make_quality(known, output), True
+        return lambda i: 2 * pool.batch(known, i)[1] - 1, pool.make_quality(known, output)
     if FLAGS.data_dir:
         source = data.folder(expanded(FLAGS.data_dir), FLAGS.resolution)
     else:
@@ -165,8 +162,7 @@ def data_set(output):
         return training.all_batches(some)
 
     train = pictures_of(source.train)
-    quality = training.make_quality(output, train, partial(pictures_of, source.held_out))
-    return batch, quality, source.whole
+    return batch, training.make_quality(output, train, partial(pictures_of, source.held_out))
 
 
 def first_params(network):

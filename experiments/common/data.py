@@ -8,12 +8,10 @@ The photographs come with scikit-image and are in the public domain: `galaxies` 
 eXtreme Deep Field (NASA, ESA), and `tissue` a section of colon with an antibody's stain.
 """
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import faces
+from common import door, faces
 from common.augment import turned
 
 import jax
@@ -24,7 +22,6 @@ from jax import lax
 from PIL import Image, ImageOps
 
 from pulse_jax import images
-from pulse_jax.console import one_by_one
 
 PHOTOGRAPHS = {
     "galaxies": skimage.data.hubble_deep_field,
@@ -36,13 +33,12 @@ class DataSet(NamedTuple):
     """Two sources of images, and how to draw from one.
 
     `draw(source, key, count)` → images (count, R, R, 3), and the `Attributes` of drawn faces, or
-    None. `whole` says whether all files of a folder could be read.
+    None.
     """
 
     train: Any
     held_out: Any
     draw: Callable
-    whole: bool = True
 
 
 def drawn_faces(resolution):
@@ -79,13 +75,13 @@ def folder(path, resolution):
         side = (resolution, resolution)
         pictures.append(ImageOps.fit(picture, side, Image.Resampling.LANCZOS))
 
-    whole = one_by_one(Path(sys.argv[0]).stem, images.list_images(path)[0], read)
+    door.one_by_one(images.list_images(path)[0], read)
     if not pictures:
         raise ValueError(f"{path}: holds no image that can be read")
     data = np.stack(pictures)
     held_out = len(data) // 10
     train, rest = (data[:-held_out], data[-held_out:]) if held_out else (data, data)
-    return DataSet(train, rest, crops(resolution, 2), whole)
+    return DataSet(train, rest, crops(resolution, 2))
 
 
 def crops(side, symmetries):

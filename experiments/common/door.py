@@ -6,8 +6,19 @@ from pathlib import Path
 
 from absl import app, logging
 
-from pulse_jax.console import check_devices
+from pulse_jax import console
 from pulse_jax.files import one_line
+
+failed = False  # some of what `one_by_one` was given
+
+
+def one_by_one(given, function):
+    """Call a function on each. What it can't take is told in a line, and the others go on.
+
+    `run` then ends with exit status 1.
+    """
+    global failed
+    failed |= not console.one_by_one(Path(sys.argv[0]).stem, given, function)
 
 
 def run(main):
@@ -15,12 +26,14 @@ def run(main):
 
     The last line of output says where that is. What can't be ends in one line with the script's
     name, and with exit status 1: a word that is no flag, the ValueErrors and OSErrors of `main`,
-    and devices that JAX can't use. A reader of the output that closes it, such as `head`, ends the
-    script too.
+    and devices that JAX can't use. So does it if `one_by_one` couldn't take all. A reader of the
+    output that closes it, such as `head`, ends the script too.
     """
     name = Path(sys.argv[0]).stem
 
     def entered(argv):
+        global failed
+        failed = False
         logging.set_verbosity(logging.WARNING)  # Orbax tells its steps
         try:
             if len(argv) > 1:
@@ -28,6 +41,8 @@ def run(main):
             if (place := _told(main)) is not None:
                 print(one_line(f"{place} has the results"))
             sys.stdout.flush()
+            if failed:
+                sys.exit(1)
         except BrokenPipeError:
             # Python flushes what is left as it ends, and would complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -46,5 +61,5 @@ def _told(main):
     try:
         return main()
     except (RuntimeError, AssertionError):  # as in `check_devices`
-        check_devices()
+        console.check_devices()
         raise

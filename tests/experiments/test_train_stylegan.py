@@ -161,7 +161,7 @@ assert traced == [8], traced
 def test_schedules_and_bad_settings(tmp_path):
     code = """
 import json, pathlib, sys, jax
-from common import style_training, training
+from common import door, style_training, training
 import train_stylegan as t
 def at(*flags):
     t.FLAGS.unparse_flags()
@@ -196,10 +196,11 @@ for flags in (["--data=tissue"], ["--data=tissue", "--images=9"], ["--data=galax
         training.claim(pathlib.Path("claimed.json"), t)
     except ValueError as error:
         complaints.append(str(error))
-at("--data_dir=pictures", "--output_dir=other")
+at()
+sys.argv = ["train_stylegan.py", "--data_dir=pictures", "--output_dir=other"]
 training.last_step = lambda: 0  # it has only to read its data
 try:
-    t.main()
+    door.run(t.main)
 except SystemExit as end:
     complaints.append(f"exit status {end.code}")
 updates = jax.tree.map(lambda x: round(float(x), 4), updates)
@@ -211,7 +212,8 @@ json.dump(found, open("found.json", "w"))
     result = python("-c", code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (line,) = [line for line in result.stderr.splitlines() if "damaged.png" in line]
-    assert line.startswith("-c: ") and "pictures/damaged.png: can't be read" in line
+    assert result.stdout == f"{tmp_path / 'other'} has the results\n"
+    assert line.startswith("train_stylegan: ") and "pictures/damaged.png: can't be read" in line
     kinds, rates, settings, updates, complaints = json.loads((tmp_path / "found.json").read_text())
     assert [i for i, kind in enumerate(kinds) if kind == "r1"] == [0, 16]
     assert [i for i, kind in enumerate(kinds) if kind == "path"] == [4, 12, 20, 28]
