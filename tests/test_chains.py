@@ -77,13 +77,13 @@ def test_chains_of_several_starts_end_in_the_likely_mode():
     made = posterior.build(generator, lambda x: x, likelihoods.gaussian(0.1))
     inputs = made, 0.5, jnp.zeros((1, 1, 1))
     shares = []
-    for number in 1, 4:
+    for number in 1, 8:
         positions = chains.starts(jax.random.split(jax.random.key(0), 400), *inputs, number, 1)
         state, _ = chains.warm_up(
             jax.random.key(1), *inputs, positions, transitions=20, precondition=False
         )
         shares.append(float(jnp.mean(state.position[0]["z"] < 0)))
-    assert shares[0] > 0.2 and shares[1] < 0.1
+    assert shares[0] > 0.2 and shares[1] < 0.05
 
 
 @needs_blackjax
