@@ -98,10 +98,16 @@ def stream(
             return
         if fresh.any():
             targets, new = start(np.maximum(numbers, 0))
-            new = new._replace(step=jnp.where(used, new.step, steps))
-            # Copied, since `advance` takes the memory of what it is given.
-            given = jax.device_put((targets, new), split, may_alias=False)
-            content = given if content is None else _refill(fresh, given, content)
+            if mesh.devices.flat[0].platform == "cpu":
+                # As host's arrays: to split a device's takes a program for each.
+                targets, new = jax.device_get((targets, new))
+            taken: Any = np.where(used, new.step, steps)
+            new = new._replace(step=taken)
+            if content is None:
+                # Copied, since `advance` takes the memory of what it is given.
+                content = jax.device_put((targets, new), split, may_alias=False)
+            else:
+                content = _refill(fresh, (targets, new), content)
         assert content is not None
         targets, state = content
         before = np.array(state.step)

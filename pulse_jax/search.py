@@ -146,8 +146,9 @@ def _is_better(a: Best, b: Best, eps: float) -> Bool[Array, ""]:
     return finite & jnp.where(both_met, a.loss < b.loss, a.l2 < b.l2)
 
 
+@jax.jit  # since it is several operations, each of which would be compiled
 def status(
-    l2: float | np.floating[Any] | Float[AnyArray, "*several"], eps: float
+    l2: float | np.floating[Any] | Float[AnyArray, "*several"], eps: float | Float[Array, ""]
 ) -> Integer[Array, "*several"]:
     """Index into `STATUS`: 0 if l2 ≤ eps, 1 if it misses eps, 2 if it isn't finite."""
     return jnp.where(jnp.isfinite(l2), jnp.where(l2 <= eps, 0, 1), 2)

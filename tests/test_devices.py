@@ -46,6 +46,28 @@ names = "all-gather|all-reduce|all-to-all|collective-permute|collective-broadcas
 print(mesh.size, sorted(set(re.findall(names, text))))
 """
 
+# Prints how many programs searches on one and on two devices compile, when slots are filled again.
+PROGRAMS = """
+import jax
+import pulse_jax
+from search_helpers import LINEAR, MATRIX, TARGETS, start
+
+targets, states = jax.device_put((TARGETS, start(5)))
+fill = jax.jit(lambda numbers: jax.tree.map(lambda x: x[numbers], (targets, states)))
+compiled = []
+
+def note(event, *_, **__):
+    compiled.extend([event] * event.endswith("backend_compile_duration"))
+
+jax.monitoring.register_event_duration_secs_listener(note)
+for devices in (1, 2):
+    jax.clear_caches()
+    compiled.clear()
+    for _ in pulse_jax.stream(LINEAR, MATRIX, fill, 5, 5, slots=1, devices=jax.devices()[:devices]):
+        pass
+    print(len(compiled))
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -148,18 +170,28 @@ def test_chains_on_several_devices_are_taken_up_again(folder):
     assert files(folder / "cut") == files(folder / "whole")
 
 
+def printed(script, *arguments, devices):
+    """What a Python process prints, on so many virtual devices."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
 @pytest.mark.slow
 def test_devices_do_not_talk_during_a_search(folder):
-    flags = "--xla_force_host_platform_device_count=8"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    result = subprocess.run(
-        [sys.executable, "-c", COLLECTIVES, folder / "generator"],
-        env=environment | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert result.stdout == "8 []\n"
+    assert printed(COLLECTIVES, folder / "generator", devices=8) == "8 []\n"
+
+
+@pytest.mark.slow
+def test_slots_on_two_devices_take_no_more_programs_than_on_one():
+    one, two = printed(PROGRAMS, devices=2).split()
+    assert one == two
 
 
 def two_processes(folder, output, *flags):

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -79,6 +80,7 @@ def note_scores(picture: Picture, score: Score, network: str = "") -> None:
 def make_score(generator: str, keep: Keep = IN_MEMORY) -> Score:
     """The discriminator's score of one image, in a batch of its own. Raises ValueError."""
     discriminator, params = load_discriminator(generator)
+    params = jax.device_put(params)
     score = keep("score", lambda params, image: discriminator(params, image[None])[0])
     return lambda image: float(score(params, np.asarray(image, np.float32)))
 

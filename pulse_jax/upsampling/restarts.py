@@ -320,11 +320,13 @@ def search_slots(
         used = np.flatnonzero(now.numbers >= 0).tolist()
         full = [(slot, jobs[now.numbers[slot]]) for slot in used]
         made = note(full, now)
-        done = [job for slot, job in full if now.done[slot]]
-        if done or settings.save_intermediate or settings.save_video:
+        ended = [(slot, job) for slot, job in full if now.done[slot]]
+        shown = full if settings.save_intermediate or settings.save_video else ended
+        if shown:
             seen = jax.device_get((now.state.latents, now.state.best, now.state.frozen))
-            for slot, job in full:
+            for slot, job in shown:
                 look(job, bool(now.done[slot]), *take(seen, slot))
+        done = [job for _, job in ended]
         yield made, done, functools.partial(underway, now)
         stopping = stop()
         if stopping or saving.is_due():

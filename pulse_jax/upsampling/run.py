@@ -146,7 +146,9 @@ def _prepare(
     earlier = {} if output is None else _opened(output, resume, at_end)
     seeds = _choose_seeds(settings, earlier)
     settings = dataclasses.replace(settings, seeds=seeds)
-    run = Run(settings, generator, params, seeds, list(for_seeds(found, seeds, output)), output)
+    of_seeds = list(for_seeds(found, seeds, output))
+    # Placed once, since else each image would copy the weights to the device anew.
+    run = Run(settings, generator, jax.device_put(params), seeds, of_seeds, output)
     named = [given] if isinstance(given, str | Path) else given if isinstance(given, list) else []
     run.named = [str(source) for source in named if isinstance(source, str | Path)]
     run.operators = make_operators(run, degradation)

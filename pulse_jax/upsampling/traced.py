@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.export
-import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
@@ -62,7 +61,6 @@ class Keep:
         """`driver.advance`."""
         if self.folder is None:
             return advance(step, params, targets, state, *numbers, length=length, mesh=mesh)
-        numbers = tuple(map(jnp.asarray, numbers))
         leaves, tree = jax.tree.flatten((state, step, params, targets, numbers))
         own, of_state = jax.tree.flatten(state)
 
