@@ -1,6 +1,7 @@
 """Many devices and many processes: eight virtual ones on the CPU, two processes over loopback."""
 
 import csv
+import json
 import os
 import signal
 import socket
@@ -66,6 +67,17 @@ for devices in (1, 2):
     for _ in pulse_jax.stream(LINEAR, MATRIX, fill, 5, 5, slots=1, devices=jax.devices()[:devices]):
         pass
     print(len(compiled))
+"""
+
+# Prints the scores of three images by one device, and by two, of which one then has none to score.
+SCORES = """
+import jax
+import numpy as np
+from pulse_jax.upsampling.familiarity import make_score
+
+images = np.random.default_rng(0).random((3, 64, 64, 3), np.float32)
+for devices in (1, 2):
+    print(make_score("decoder64", devices=jax.devices()[:devices])(images))
 """
 
 
@@ -192,6 +204,12 @@ def test_devices_do_not_talk_during_a_search(folder):
 def test_slots_on_two_devices_take_no_more_programs_than_on_one():
     one, two = printed(PROGRAMS, devices=2).split()
     assert one == two
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_one_device():
+    one, two = map(json.loads, printed(SCORES, devices=2).splitlines())
+    assert one == two and len(set(one)) == 3
 
 
 def two_processes(folder, output, *flags):

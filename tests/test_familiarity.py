@@ -32,7 +32,7 @@ def picture_with(l2s, score=-3.0, side=4, status="converged", steps=20):
     row = {"status": status, "steps": steps}
     picture.rows = {i: row | {"l2_saved": l2} for i, l2 in enumerate(l2s, 1)}
     picture.kept = {i: (image, {}) for i, l2 in enumerate(l2s, 1) if np.isfinite(l2)}
-    familiarity.note_scores(picture, lambda image: float(image.mean()))
+    familiarity.note_scores(picture, lambda images: [float(image.mean()) for image in images])
     return picture
 
 
@@ -135,12 +135,12 @@ def test_the_command_and_the_page_say_so(tmp_path, monkeypatch, caplog):
     write_picture(tmp_path / "in" / "a.png")
     scored = []  # grows with each image
 
-    def score(image):
-        scored.append(image)
-        return -9.0
+    def score(images):
+        scored.extend(images)
+        return [-9.0] * len(images)
 
     monkeypatch.setattr(run.familiarity, "read", lambda settings: OWN)
-    monkeypatch.setattr(run.familiarity, "make_score", lambda generator, keep: score)
+    monkeypatch.setattr(run.familiarity, "make_score", lambda generator, keep, devices: score)
     settings = dataclasses.replace(
         RECIPES["original"], generator="experiment_helpers:linear", steps=1, restarts=2
     )

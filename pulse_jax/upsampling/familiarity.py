@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
 from pulse_jax.files import expanded, figure, read_json, write
@@ -34,7 +36,7 @@ NETWORK = "SHA-256 of the discriminator"
 DEVIATIONS = 3  # of single images' scores, from their mean
 MORE_STEPS = 3  # times as many as for any of the own pictures
 
-Score = Callable[[Float[AnyArray, "side side c"]], float]
+Score = Callable[[Sequence[Float[AnyArray, "side side c"]]], list[float]]
 
 
 class Figures(NamedTuple):
@@ -71,18 +73,35 @@ def note_scores(picture: Picture, score: Score, network: str = "") -> None:
 
     `network`: the discriminator's digest.
     """
-    picture.scores = {str(number): score(image) for number, image in picture.images().items()}
+    images = picture.images()
+    picture.scores = dict(zip(map(str, images), score([*images.values()]), strict=True))
     if picture.folder is not None:
         content = {NETWORK: network, "scores": picture.scores}
         write(picture.place / SCORES, json.dumps(content) + "\n")
 
 
-def make_score(generator: str, keep: Keep = IN_MEMORY) -> Score:
-    """The discriminator's score of one image, in a batch of its own. Raises ValueError."""
+def make_score(
+    generator: str, keep: Keep = IN_MEMORY, devices: Sequence[jax.Device] | None = None
+) -> Score:
+    """The discriminator's scores of images, each in a batch of its own. Raises ValueError.
+
+    Each of the `devices`, by default all local ones, scores one image at a time.
+    """
     discriminator, params = load_discriminator(generator)
-    params = jax.device_put(params)
-    score = keep("score", lambda params, image: discriminator(params, image[None])[0])
-    return lambda image: float(score(params, np.asarray(image, np.float32)))
+    mesh = Mesh(jax.local_devices() if devices is None else devices, "images")
+    params = jax.device_put(params, NamedSharding(mesh, P()))
+    specs: Any = {"in_specs": (P(), P("images")), "out_specs": P("images"), "check_vma": False}
+    of_each = keep(f"score {mesh.size}", jax.shard_map(discriminator, mesh=mesh, **specs))
+
+    def score(images: Sequence[Float[AnyArray, "side side c"]]) -> list[float]:
+        found: list[float] = []
+        for first in range(0, len(images), mesh.size):
+            some = images[first : first + mesh.size]
+            filled = [*some, *[some[0]] * (mesh.size - len(some))]
+            found += of_each(params, np.stack(filled, dtype=np.float32)).tolist()[: len(some)]
+        return found
+
+    return score
 
 
 def summarise(figures: Sequence[Figures]) -> dict[str, float]:

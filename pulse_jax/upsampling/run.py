@@ -271,7 +271,7 @@ def _compare(run: Run) -> None:
     scored = [picture for picture in done if "mean score" in own[str(picture.side)]]
     network = checkpoint.entry_digest(settings.generator, "discriminator")
     if unscored := [picture for picture in scored if not familiarity.has_scores(picture, network)]:
-        score = familiarity.make_score(settings.generator, run.keep)
+        score = familiarity.make_score(settings.generator, run.keep, run.devices)
         for picture in unscored:
             save(picture, familiarity.note_scores, score, network)
 
