@@ -29,7 +29,14 @@ from pulse_jax.generators.diffusion.schedules import (
     ScoreSchedule,
 )
 from pulse_jax.generators.diffusion.unet import UNet2DModel
-from pulse_jax.generators.official.parameters import blaming, expect, expect_square, hwio, plain
+from pulse_jax.generators.official.parameters import (
+    blaming,
+    expect,
+    expect_square,
+    hwio,
+    plain,
+    shapes_of,
+)
 from pulse_jax.generators.official.unpickle import read
 
 LARGEST = 2**20  # bytes of settings
@@ -269,8 +276,7 @@ def named_params(module: nn.Module, arrays: dict[str, np.ndarray], *inputs: Any)
             raise ValueError(f"{name} is {told}")
         return np.array(array, np.float32, order="C")
 
-    tree = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
-    params: dict[str, Any] = jax.tree_util.tree_map_with_path(take, tree)
+    params: dict[str, Any] = jax.tree_util.tree_map_with_path(take, shapes_of(module, *inputs))
     if entries:
         raise ValueError(f"{min(entries)!r:.100} has no place in the network")
     return params

@@ -1,5 +1,6 @@
 """What the readers of all formats share: modules and entries by name, and checks of shapes."""
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jaxtyping import Shaped
 
 from pulse_jax.files import one_line
@@ -259,8 +261,8 @@ def checked(module: StyleNetwork, params: Layer) -> Layer:
     shape.
     """
     latent = jax.ShapeDtypeStruct((1, module.z_size), np.float32)
-    noise = [jax.ShapeDtypeStruct((1, *shape), np.float32) for shape in module.noise_shapes]
-    expected = jax.eval_shape(module.init, jax.random.key(0), latent, noise)["params"]
+    noise = (jax.ShapeDtypeStruct((1, *shape), np.float32) for shape in module.noise_shapes)
+    expected = dict(shapes_of(module, latent, tuple(noise)))
     vector = jax.ShapeDtypeStruct((module.latent_size,), np.float32)
     expected |= {"latent_fit": {"mean": vector, "std": vector}, "latent_average": vector}
     expected = {part: expected[part] for part in params}
@@ -272,3 +274,13 @@ def checked(module: StyleNetwork, params: Layer) -> Layer:
         return np.array(value, np.float32, order="C")
 
     return jax.tree_util.tree_map_with_path(check, params, expected)
+
+
+@functools.cache
+def shapes_of(module: nn.Module, *inputs: Any) -> Layer:
+    """The shapes of a module's parameters, for inputs of these shapes.
+
+    To trace a network takes longer than to read its file, so they are kept.
+    """
+    params: Layer = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    return params
