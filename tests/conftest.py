@@ -33,7 +33,7 @@ class Unchecked:
 sys.meta_path.insert(0, Unchecked)
 
 # Garbage is looked for after more new objects than 700: traces are made of many.
-gc.set_threshold(10_000)
+gc.set_threshold(100_000)
 
 # In the background of a shell, interrupts are ignored, also by the processes that tests start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -146,6 +146,19 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def in_memory():
+    """What runs have traced stays in the process, but in test_traced.py, which has its own fixture.
+
+    So settings that change no program take no new trace, and none is written, read and lowered.
+    """
+    from pulse_jax.upsampling import traced
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(traced, "keep", lambda *_: traced.IN_MEMORY)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -117,13 +117,9 @@ def environment(**variables):
 
 
 def run_python(*arguments, cwd):
-    kept = {
-        "JAX_COMPILATION_CACHE_DIR": str(cwd.parent / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     command = [sys.executable, *arguments]
     streams = {"capture_output": True, "text": True}
-    return subprocess.run(command, cwd=cwd, env=environment(**kept), **streams)
+    return subprocess.run(command, cwd=cwd, env=environment(), **streams)
 
 
 def read_table(path):

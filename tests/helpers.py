@@ -1,11 +1,15 @@
 """What several test files share: golden arrays, how they are compared, runs of an optimiser."""
 
+import functools
+import pickle
 from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 import pytest
+
+from pulse_jax.generators.official import read
 
 DATA = Path(__file__).parent / "data"
 
@@ -14,6 +18,21 @@ def golden(name):
     """The arrays of `tests/data/<name>.npz`, computed with the original programs."""
     with np.load(DATA / f"{name}.npz", allow_pickle=False) as arrays:
         return dict(arrays)
+
+
+def weights(name):
+    """What `read` reads in `tests/data/<name>`, for tests of other things. It may be changed."""
+    return pickle.loads(_pickled(name))
+
+
+@functools.cache
+def _pickled(name):
+    return pickle.dumps(read(DATA / name))
+
+
+def as_dtype(tree, dtype):
+    """The arrays of a tree, converted on the host: XLA would compile that for each shape."""
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf, dtype)), tree)
 
 
 def both_precisions(float32, float64):
@@ -42,4 +61,8 @@ def trajectory(optimizer, loss, params, steps):
         params = optax.apply_updates(params, updates)
         return (params, state), (value, params)
 
-    return jax.lax.scan(step, (params, optimizer.init(params)), length=steps)[1]
+    @jax.jit
+    def run(params):
+        return jax.lax.scan(step, (params, optimizer.init(params)), length=steps)[1]
+
+    return run(params)

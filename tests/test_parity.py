@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, golden, relative_error
+from helpers import DATA, as_dtype, golden, relative_error
 
 import pulse_jax
 from pulse_jax.generators.official import from_pulse, read
@@ -47,10 +47,6 @@ def start(name):
     return generator, *({k: arrays[k] for k in part} for part in names)
 
 
-def as_dtype(tree, dtype):
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
-
-
 @functools.cache
 def search(name, dtype, steps):
     """The first steps of a run: what was measured at each step, all latents, the best iterates."""
@@ -69,9 +65,11 @@ def search(name, dtype, steps):
     with jax.enable_x64(dtype == "float64"):
         inputs = PARAMS, INIT["ref_lr"].transpose(0, 2, 3, 1), sample
         params, target, (latents, frozen) = as_dtype(inputs, dtype)
-        state, path, infos = jax.jit(jax.vmap(search.init))(latents, frozen), [latents], []
+        state = jax.tree.map(np.asarray, jax.jit(jax.vmap(search.init))(latents, frozen))
+        path, infos = [latents], []
         for step in range(steps):
             state, info = pulse_jax.run(search, params, target, state, step + 1, chunk=1)
+            state = jax.tree.map(np.asarray, state)  # as for the first step: compiled once
             path.append(state.latents)
             infos.append(jax.tree.map(lambda leaf, step=step: leaf[:, step], info))
         info = jax.tree.map(lambda *steps: np.stack(steps), *infos)

@@ -18,6 +18,11 @@ class Traced(Exception):
     """A network."""
 
 
+@pytest.fixture(autouse=True, scope="module")
+def in_memory():
+    """Not here: these tests are about what is kept in a folder."""
+
+
 @pytest.fixture
 def run(run, tmp_path):
     """The command with a picture."""

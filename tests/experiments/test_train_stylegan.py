@@ -33,11 +33,7 @@ OFTEN = [
 
 
 def python(*arguments, cwd, **environment):
-    environment |= {
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "experiments"))),
-        "JAX_COMPILATION_CACHE_DIR": str(cwd / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "experiments")))
     command, environment = [sys.executable, *arguments], os.environ | environment
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, golden, relative_error
+from helpers import DATA, as_dtype, golden, relative_error
 
 import pulse_jax
 from pulse_jax.generators import checkpoint
@@ -41,7 +41,7 @@ def pipeline(folder):
 def assert_equals(function, inputs, cotangent, expected, dtype, bound):
     """A function's value and its gradient for each of the inputs, in NHWC, are those given."""
     with jax.enable_x64(dtype == "float64"):
-        *inputs, cotangent = (jnp.asarray(nhwc(a), dtype) for a in (*inputs, cotangent))
+        *inputs, cotangent = as_dtype([nhwc(a) for a in (*inputs, cotangent)], dtype)
 
         def product(inputs):
             image = function(*inputs)
@@ -57,7 +57,7 @@ def applied(folder, dtype, **labels):
     """The network of a pipeline as a function of x and t."""
     model, params = pipeline(folder)
     with jax.enable_x64(dtype == "float64"):
-        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params["network"])
+        params = as_dtype(params["network"], dtype)
     return lambda x, t: model.network.apply({"params": params}, x, t, **labels)
 
 
@@ -274,7 +274,7 @@ def test_decoders_and_their_gradients(folder, dtype):
     arrays = arrays_of(folder)
     module, params = decoder(folder)
     with jax.enable_x64(dtype == "float64"):
-        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+        params = as_dtype(params, dtype)
     names = {
         "vq": ("latent", "quantized_image", "quantized_grad"),
         "kl": ("z_diffusion", "scaled_image", "scaled_grad"),

@@ -78,7 +78,7 @@ def test_latent_spaces_that_do_not_exist_are_refused(latent_space, message):
 def test_samples_are_standard_normal_and_differ():
     generator = style_generator(STYLEGAN2, zero_noise_layers=(), trainable_noise_layers=3)
     keys = jax.random.split(jax.random.key(1), 400)
-    latents, frozen = jax.vmap(generator.sample)(keys)
+    latents, frozen = jax.jit(jax.vmap(generator.sample))(keys)
     assert latents["style"].shape == (400, 6, 5)
     leaves = [np.asarray(leaf).reshape(400, -1) for leaf in jax.tree.leaves((latents, frozen))]
     values = np.concatenate(leaves, axis=1)  # a row for each sample
@@ -112,12 +112,12 @@ def test_styles_share_a_part(spread):
     """Each layer's z is standard normal, and those of two layers are correlated by 1 − ρ²."""
     generator = style_generator(STYLEGAN2, style_spread=spread)
     fit = {"mean": np.full(5, 100, "f4"), "std": np.ones(5, "f4")}  # no kink is near
-    latents, _ = jax.vmap(generator.sample)(jax.random.split(jax.random.key(3), 4000))
+    latents, _ = jax.jit(jax.vmap(generator.sample))(jax.random.split(jax.random.key(3), 4000))
     assert {name: latents[name].shape[1:] for name in ("common", "own")} == {
         "common": (1, 5),
         "own": (6, 5),
     }
-    styles = jax.vmap(generator.styles, (None, 0, None))({"latent_fit": fit}, latents, {})
+    styles = jax.jit(jax.vmap(generator.styles, (None, 0, None)))({"latent_fit": fit}, latents, {})
     z = np.asarray(styles / np.sqrt(2) - 100).transpose(0, 2, 1).reshape(-1, 6)
     expected = (1 - spread**2) * np.ones((6, 6)) + spread**2 * np.eye(6)
     assert np.abs(np.cov(z, rowvar=False) - expected).max() <= 5 * np.sqrt(2 / len(z))
@@ -126,8 +126,8 @@ def test_styles_share_a_part(spread):
 def random_params(network):
     """Parameters of the right shapes, none of them 0, and a latent fit."""
     generator = np.random.default_rng(4)
-    noise = [jnp.ones((1, *shape)) for shape in network.noise_shapes]
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.ones((1, 5)), noise)["params"]
+    inputs = np.ones((1, 5), "f4"), [np.ones((1, *s), "f4") for s in network.noise_shapes]
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
     params = jax.tree.map(lambda leaf: generator.normal(size=leaf.shape).astype("f4"), shapes)
     return params | {"latent_fit": latent_fit(5)}
 
@@ -342,7 +342,7 @@ def test_a_generator_need_not_be_a_stylegan():
     loss = losses.Loss(l2=100, geocross=0, eps=1e-5)
     optimizer = schemes.SCHEMES["rescale"](optax.adam(0.1))
     linear = search.build(generator, operators.area(4), loss, optimizer)
-    latents, frozen = jax.vmap(generator.sample)(jax.random.split(jax.random.key(2), 3))
+    latents, frozen = jax.jit(jax.vmap(generator.sample))(jax.random.split(jax.random.key(2), 3))
     state = jax.jit(jax.vmap(linear.init))(latents, frozen)
     state, info = driver.run(linear, params, target, state, 200)
     assert (info.l2[:, 0] > 1e-3).all()

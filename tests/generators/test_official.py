@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, golden, relative_error
+from helpers import DATA, golden, relative_error, weights
 
 from pulse_jax.generators import fit_latents, official, style_generator
-from pulse_jax.generators.official import from_pulse, read, read_network
+from pulse_jax.generators.official import from_pulse, read_network
 from pulse_jax.generators.official.parameters import persistent_modules, persistent_state
 from pulse_jax.generators.official.tensorflow import from_tensorflow
 from pulse_jax.generators.official.unpickle import Instance
@@ -24,8 +24,7 @@ from pulse_jax.generators.stylegan3 import StyleGAN3
 
 def pulse_states():
     return [
-        dict(read(DATA / f"sg1_torch_r128_{network}_zip.pt"))
-        for network in ("synthesis", "mapping")
+        dict(weights(f"sg1_torch_r128_{network}_zip.pt")) for network in ("synthesis", "mapping")
     ]
 
 
@@ -36,14 +35,14 @@ def test_hyperparameters_of_pulse_follow_from_its_shapes():
     assert sorted(params) == ["mapping", "synthesis"]
     assert params["synthesis"]["128x128_conv_up"]["kernel"].shape == (3, 3, 16, 8)
 
-    module, params = from_pulse(read(DATA / "sg1_torch_r32_synthesis_zip.pt"))
+    module, params = from_pulse(weights("sg1_torch_r32_synthesis_zip.pt"))
     assert (module.resolution, module.channels, module.latent_size) == (32, (20, 20, 20, 16), 24)
     assert sorted(params) == ["synthesis"]
 
 
 def test_gaussian_fit_becomes_the_latent_fit():
-    fit = read(DATA / "gaussian_fit.pt")
-    synthesis = read(DATA / "pulse_e2e_synthesis_zip.pt")
+    fit = weights("gaussian_fit.pt")
+    synthesis = weights("pulse_e2e_synthesis_zip.pt")
     _, params = from_pulse(synthesis, gaussian_fit=fit)
     assert sorted(params) == ["latent_fit", "synthesis"]
     np.testing.assert_array_equal(params["latent_fit"]["std"], fit["std"])
@@ -104,7 +103,7 @@ def constant_noise(network):
 @pytest.mark.optimised
 @pytest.mark.parametrize("name", ["sg1_tf", "sg2_tf"])
 def test_tensorflow_networks_equal_the_reference(name):
-    arrays, noise = golden(name), constant_noise(read(DATA / f"{name}.pkl")[2])
+    arrays, noise = golden(name), constant_noise(weights(f"{name}.pkl")[2])
     network, params = read_network(DATA / f"{name}.pkl")
     mapping = jax.jit(functools.partial(network.apply, method="mapping"))
     w = mapping({"params": params}, jnp.asarray(arrays["z"]))
@@ -123,7 +122,7 @@ def test_tensorflow_networks_equal_the_reference(name):
 @pytest.mark.optimised
 @pytest.mark.parametrize("name", ["sg1_tf", "sg2_tf"])
 def test_the_network_without_moving_average_is_another(name):
-    arrays, tree = golden(name), read(DATA / f"{name}.pkl")
+    arrays, tree = golden(name), weights(f"{name}.pkl")
     images = []
     for network in (tree[0], tree[2]):
         module, params = from_tensorflow(network)
@@ -137,7 +136,7 @@ def test_the_network_without_moving_average_is_another(name):
 
 
 def test_tensorflow_networks_of_ada_are_clamped(monkeypatch):
-    tree = read(DATA / "sg2_tf.pkl")
+    tree = weights("sg2_tf.pkl")
     tree[2].state["components"]["synthesis"].state["static_kwargs"]["conv_clamp"] = 256
     monkeypatch.setattr(official, "read", lambda path: tree)
     network, _ = read_network("network.pkl")
@@ -206,12 +205,11 @@ def with_channels(tree, kept):
 
 @pytest.mark.parametrize("kept", [[1], [2, 0, 1, 0]])
 def test_grey_images_and_those_with_alpha(kept, monkeypatch):
-    path = DATA / "sg2ada_fp16cfg.pkl"
     images = {}
     for name, channels in {"whole": [0, 1, 2], "some": kept}.items():
-        tree = with_channels(read(path), channels)
+        tree = with_channels(weights("sg2ada_fp16cfg.pkl"), channels)
         monkeypatch.setattr(official, "read", lambda path, tree=tree: tree)
-        network, params = read_network(path)
+        network, params = read_network("network.pkl")
         generator = style_generator(network, space="z")
         assert generator.channels == len(channels)
         images[name] = jax.jit(generator.synthesize)(params, *generator.sample(jax.random.key(0)))
@@ -220,7 +218,7 @@ def test_grey_images_and_those_with_alpha(kept, monkeypatch):
 
 @pytest.mark.parametrize("name", ["sg2ada_fp16cfg", "sg3R"])
 def test_images_of_two_channels_are_refused(name, monkeypatch):
-    tree = with_channels(read(DATA / f"{name}.pkl"), [0, 1])
+    tree = with_channels(weights(f"{name}.pkl"), [0, 1])
     assert re.search("images have 2 channels, and only 1, 3 and 4", refused(tree, monkeypatch))
 
 
@@ -258,7 +256,7 @@ def styles_of_class(tree, z, label):
 
 @pytest.mark.parametrize("name", ["sg2ada_fp16cfg", "sg3R"])
 def test_networks_with_classes(name, monkeypatch):
-    tree = with_classes(read(DATA / f"{name}.pkl"))
+    tree = with_classes(weights(f"{name}.pkl"))
     monkeypatch.setattr(official, "read", lambda path: tree)
     network, params = read_network("network.pkl")
     assert (network.classes, network.label_size) == (3, 7)
@@ -333,7 +331,7 @@ def prefixed(state, prefix="module."):
 def test_a_generator_alone_or_in_a_wrapper_is_the_same(name, change, monkeypatch):
     monkeypatch.setattr(official, "checked", lambda network, params: params)
     network, params = read_network(DATA / name)
-    tree = change(read(DATA / name))
+    tree = change(weights(name))
     monkeypatch.setattr(official, "read", lambda path: tree)
     other_network, other_params = read_network("network.pkl")
     assert other_network == network
@@ -395,7 +393,7 @@ def narrower(array):
     ],
 )
 def test_tensorflow_variables_that_do_not_fit(name, part, entry, value, reason, monkeypatch):
-    tree = read(DATA / f"{name}.pkl")
+    tree = weights(f"{name}.pkl")
     state = (tree[2].state["components"][part] if part else tree[2]).state
     variables = dict(state["variables"])
     changed(variables, entry, value)
@@ -420,7 +418,7 @@ def test_tensorflow_variables_that_do_not_fit(name, part, entry, value, reason, 
     ],
 )
 def test_tensorflow_settings_that_are_not_supported(name, setting, value, reason, monkeypatch):
-    tree = read(DATA / f"{name}.pkl")
+    tree = weights(f"{name}.pkl")
     for network in (tree[2], *tree[2].state["components"].values()):
         network.state["static_kwargs"][setting] = value
     assert re.search(reason, refused(tree, monkeypatch))
@@ -452,7 +450,7 @@ def test_tensorflow_settings_that_are_not_supported(name, setting, value, reason
     ],
 )
 def test_persistent_modules_that_do_not_fit(module, part, entry, value, reason, monkeypatch):
-    tree = read(DATA / "sg2ada.pkl")
+    tree = weights("sg2ada.pkl")
     state = persistent_modules(tree["G_ema"])[module]
     changed(state[part] if part else state, entry, value)
     assert re.search(reason, refused(tree, monkeypatch))
@@ -486,7 +484,7 @@ def test_modules_that_contain_each_other_end(monkeypatch):
     ],
 )
 def test_state_dicts_of_rosinality_that_do_not_fit(entry, value, reason, monkeypatch):
-    tree = read(DATA / "rosinality.pt")
+    tree = weights("rosinality.pt")
     changed(tree["g_ema"], entry, value)
     assert re.search(reason, refused(tree, monkeypatch))
 
@@ -517,7 +515,7 @@ def test_what_holds_no_generator_is_said(tree, reason, monkeypatch):
 
 
 def test_state_dicts_without_their_architecture(monkeypatch):
-    root = read(DATA / "sg2ada_fp16cfg.pkl")["G_ema"]
+    root = weights("sg2ada_fp16cfg.pkl")["G_ema"]
     state = persistent_state(persistent_modules(root))
     for tree in (state, {"G": state, "D": state, "G_ema": state}, {"g_ema": state}):
         reason = refused(tree, monkeypatch)
@@ -539,7 +537,7 @@ def rectangular(array):
     ],
 )
 def test_networks_of_which_the_learned_input_is_not_square(name, entry, monkeypatch):
-    match read(DATA / name):
+    match weights(name):
         case (_, _, tree):
             state = tree.state["components"]["synthesis"].state
             variables = dict(state["variables"])
@@ -571,11 +569,11 @@ def test_networks_of_pulse_that_are_not_square():
     ],
 )
 def test_networks_that_say_that_they_are_not_square(name, part, setting, value, monkeypatch):
-    tree = read(DATA / name)
+    tree = weights(name)
     persistent_modules(tree["G_ema"])[part][setting] = value
     assert re.search("^the network isn't square, .*×", refused(tree, monkeypatch))
 
 
 def test_other_networks_of_tensorflow_are_refused(monkeypatch):
-    generator, discriminator, _ = read(DATA / "sg2_tf.pkl")
+    generator, discriminator, _ = weights("sg2_tf.pkl")
     assert "'D_stylegan2' is no StyleGAN" in refused((1, generator, discriminator), monkeypatch)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, both_precisions, golden, relative_error
+from helpers import as_dtype, both_precisions, golden, relative_error, weights
 
-from pulse_jax.generators.official import from_pulse, read
+from pulse_jax.generators.official import from_pulse
 from pulse_jax.generators.stylegan import StyleGAN
 
 in_both_precisions = both_precisions(1e-4, 1e-9)
@@ -17,12 +17,8 @@ in_both_precisions = both_precisions(1e-4, 1e-9)
 
 def pulse(synthesis, mapping=None):
     """PULSE's networks in tests/data as (module, params)."""
-    states = [name and read(DATA / f"{name}_zip.pt") for name in (synthesis, mapping)]
+    states = [name and weights(f"{name}_zip.pt") for name in (synthesis, mapping)]
     return from_pulse(*states)
-
-
-def as_dtype(tree, dtype):
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
 
 
 def nchw(images):

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, both_precisions, golden, relative_error
+from helpers import as_dtype, both_precisions, golden, relative_error, weights
 
-from pulse_jax.generators.official import read
 from pulse_jax.generators.official.ada import from_ada
 from pulse_jax.generators.official.parameters import hwio, persistent_modules, persistent_state
 from pulse_jax.generators.official.rosinality import from_rosinality
@@ -19,10 +18,6 @@ from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2, minibatch_d
 in_both_precisions = both_precisions(1e-4, 1e-9)
 NVIDIA = ["sg2ada", "sg2ada_fp16cfg"]
 every_program = pytest.mark.parametrize("program", ["rosinality", *NVIDIA])
-
-
-def as_dtype(tree, dtype):
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
 
 
 def nchw(images):
@@ -36,7 +31,7 @@ def synthesise(module, w, noise, params):
 
 def nvidia(name, network):
     """A network of a pickle of stylegan2-ada-pytorch, and its state dict."""
-    root = read(DATA / f"{name}.pkl")[network]
+    root = weights(f"{name}.pkl")[network]
     return root, persistent_state(persistent_modules(root))
 
 
@@ -44,7 +39,7 @@ def reference(program, network="G_ema"):
     """A module, its parameters unrounded, its constant noise maps, and golden arrays."""
     arrays = golden(program)
     if program == "rosinality":
-        checkpoint = read(DATA / "rosinality.pt")
+        checkpoint = weights("rosinality.pt")
         module, params = from_rosinality(checkpoint["g_ema"], checkpoint.get("latent_avg"))
         constant = [checkpoint["g_ema"][f"noises.noise_{i}"] for i in range(9)]
         arrays["w"] = np.repeat(arrays["w"][:, None], module.num_layers, axis=1)
@@ -111,10 +106,11 @@ def test_mapping_and_truncation_equal_the_reference(program, x64, dtype, bound):
         params, z = as_dtype((params, arrays["z"]), dtype)
         mapping = jax.jit(functools.partial(module.apply, method="mapping"))
         w = mapping({"params": params}, z)
-        w = jnp.repeat(w[:, None], module.num_layers, axis=1)
+        w = np.repeat(w[:, None], module.num_layers, axis=1)
         for name in truncated_layers.keys() & arrays.keys():
             psi, layers = float(arrays["psi"]), truncated_layers[name]
-            truncated = truncate(w, params["latent_average"], psi, layers)
+            average = params["latent_average"]
+            truncated = jax.jit(truncate, static_argnums=(2, 3))(w, average, psi, layers)
             assert truncated.dtype == dtype
             assert relative_error(truncated, arrays[name]) <= bound, name
 

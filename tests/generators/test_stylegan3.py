@@ -11,12 +11,11 @@ import optax
 import pytest
 import scipy.signal
 import scipy.special
-from helpers import DATA, both_precisions, golden, relative_error
+from helpers import as_dtype, both_precisions, golden, relative_error, weights
 from jax import lax
 
 from pulse_jax import SCHEMES, Loss, build, operators, style_generator
 from pulse_jax.generators import checkpoint
-from pulse_jax.generators.official import read
 from pulse_jax.generators.official.parameters import persistent_modules, persistent_state
 from pulse_jax.generators.official.stylegan3 import from_stylegan3
 from pulse_jax.generators.style_network import truncate
@@ -43,12 +42,8 @@ in_both_precisions = both_precisions(1e-4, 1e-8)
 
 def generator_file(config="sg3R"):
     """The persistent module, with its parts by name."""
-    root = read(DATA / f"{config}.pkl")["G_ema"]
+    root = weights(f"{config}.pkl")["G_ema"]
     return root, persistent_modules(root)
-
-
-def as_dtype(tree, dtype):
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
 
 
 def nchw(images):
@@ -67,8 +62,8 @@ def test_mapping_and_truncation_equal_the_reference(config, x64, dtype, bound):
         params, z = as_dtype((params, arrays["z"]), dtype)
         mapping = jax.jit(functools.partial(module.apply, method="mapping"))
         w = mapping({"params": params}, z)
-        w = jnp.repeat(w[:, None], module.num_layers, axis=1)
-        truncated = truncate(w, params["latent_average"], 0.6, 4)
+        w = np.repeat(w[:, None], module.num_layers, axis=1)
+        truncated = jax.jit(truncate, static_argnums=(2, 3))(w, params["latent_average"], 0.6, 4)
     assert w.dtype == truncated.dtype == dtype
     assert relative_error(w, arrays["w_psi1"]) <= bound
     assert relative_error(truncated, arrays["w_trunc"]) <= bound
@@ -302,9 +297,10 @@ def test_styles_turn_and_shift_as_the_users_transform_does():
 def test_waves_of_many_periods_survive_bfloat16():
     module = FourierFeatures(5, Signal(36, 16, 6.0, 2.0))
     params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4)))["params"]
-    params, w = as_dtype((params, jnp.ones((1, 4))), "bfloat16")
-    exact = module.apply({"params": as_dtype(params, "float32")}, as_dtype(w, "float32"))
-    rounded = module.apply({"params": params}, w)
+    params, w = as_dtype((params, np.ones((1, 4))), "bfloat16")
+    apply = jax.jit(module.apply)
+    exact = apply({"params": as_dtype(params, "float32")}, as_dtype(w, "float32"))
+    rounded = apply({"params": params}, w)
     assert rounded.dtype == "bfloat16" and relative_error(rounded, exact) <= 0.02
 
 
@@ -322,14 +318,18 @@ TARGET = jnp.full((8, 8, 3), 0.4)
 
 
 @functools.cache
-def tiny_search():
+def tiny_params():
     init = jax.jit(TINY.init)
     params = init(jax.random.key(0), jnp.zeros((1, TINY.z_size)), [])["params"]
-    params = params | {"latent_fit": {"mean": jnp.zeros(8), "std": jnp.ones(8)}}
+    return params | {"latent_fit": {"mean": jnp.zeros(8), "std": jnp.ones(8)}}
+
+
+@functools.cache
+def tiny_search():
     generator = style_generator(TINY)
     search = build(generator, operators.bicubic(2), Loss(), SCHEMES["rescale"](optax.adam(0.1)))
     latents = jax.vmap(generator.sample)(jax.random.split(jax.random.key(1), 3))
-    return search, params, jax.jit(jax.vmap(search.init))(*latents)
+    return search, tiny_params(), jax.jit(jax.vmap(search.init))(*latents)
 
 
 @functools.cache
@@ -370,7 +370,7 @@ def test_convolutions_are_in_canonical_form():
 
 
 def test_a_network_saved_and_loaded(tmp_path):
-    _, params, _ = tiny_search()
+    params = tiny_params()
     checkpoint.save(tmp_path, generator=(TINY, params))
     network, restored = checkpoint.load_network(tmp_path)
     assert network == TINY
