@@ -309,7 +309,7 @@ def test_a_prime_number_of_draws_takes_chunks(tmp_path, monkeypatch):
 
 def test_chains_that_have_not_met_are_told(run, tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png")
-    flags = "--noise=0.01", "--chains=3", "--draws=4", "--steps=2"
+    flags = f"--noise={SIGMA}", "--chains=6", "--draws=4", "--steps=20"  # what compiled for others
     with pytest.raises(SystemExit) as exit:
         run(f"--input_dir={tmp_path / 'in'}", *flags)
     assert exit.value.code == 1

@@ -79,9 +79,10 @@ def search(name, dtype, steps):
         return jax.tree.map(np.asarray, (measured, path, state.best))
 
 
-def render(name, latents):
-    """Both images of a run and their downscaled versions, NCHW."""
-    generator, _, frozen = start(name)
+@functools.cache
+def images(name):
+    """A function of parameters, latents and noise maps: both images, and downscaled, NCHW."""
+    generator, *_ = start(name)
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0, 0))
@@ -89,8 +90,15 @@ def render(name, latents):
         image = generator.synthesize(params, latents, frozen)
         return image.transpose(2, 0, 1), OPERATOR(image).transpose(2, 0, 1)
 
+    return images
+
+
+def render(name, latents):
+    """Both images of a run and their downscaled versions, NCHW."""
+    *_, frozen = start(name)
     with jax.enable_x64(True):
-        return images(*as_dtype((PARAMS, latents, frozen), "float64"))
+        inputs = as_dtype((PARAMS, latents, frozen), "float64")
+        return images("tile" if name == "tile" else "adam")(*inputs)
 
 
 def clamped_sum(l2):

@@ -5,6 +5,7 @@ So each part of a search is compiled for 1, 2 and 8, in float32, and compared wi
 float64, where XLA optimises little and generates its code in another way.
 """
 
+from contextlib import contextmanager
 from functools import cache, partial
 
 import jax
@@ -47,13 +48,19 @@ def mapped(function):
     return jax.jit(jax.vmap(function))
 
 
+@contextmanager
+def lightly():
+    """XLA optimises little."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def check(function, *arguments):
     """`function` is about one slot; the arguments' axis 0 counts slots."""
     arguments = jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), arguments)
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.enable_x64(True):
+    with lightly(), jax.enable_x64(True):
         expected = numbers(mapped(function)(*jax.tree.map(as_float64, arguments)))
-    jax.config.update("jax_disable_most_optimizations", False)
     for slots in SLOTS:
         some = jax.tree.map(lambda x, n=slots: x[:n], arguments)
         actual = numbers(mapped(function)(*some))
@@ -118,7 +125,8 @@ def test_an_update(name):
         return optax.apply_updates(latents, updates), state
 
     step, latents = mapped(update), LATENTS
-    state = mapped(optimizer.init)(latents)
+    with lightly():
+        state = mapped(optimizer.init)(latents)
     for _ in range(HISTORY):
         value, gradient = objective(latents)
         latents, state = step(gradient, state, latents, value)

@@ -45,8 +45,8 @@ def latents(channels):
     rng = np.random.default_rng(2)
     layers = 2 * len(channels)
     sides = [2 ** (i // 2 + 2) for i in range(1, layers)]
-    noise = [jnp.array(rng.normal(size=(4, 1, side, side))) for side in sides]
-    return jnp.array(rng.normal(size=(4, layers, 5))), noise
+    noise = [rng.normal(size=(4, 1, side, side)) for side in sides]
+    return rng.normal(size=(4, layers, 5)), noise
 
 
 def fresh(params):
@@ -66,10 +66,11 @@ def test_grown_networks_compute_the_same():
         known = 2 * len(SMALL)
         expected = jax.jit(small_synthesize)(small, w[:, :known], noise[: known - 1])
         found = jax.jit(synthesize)(params, w, noise)
-        np.testing.assert_allclose(found, upsample(expected), rtol=1e-9)
+        np.testing.assert_allclose(found, jax.jit(upsample)(expected), rtol=1e-9)
 
-        x = jnp.array(np.random.default_rng(3).normal(size=(4, 16, 16, 3)))
-        expected = jax.jit(small_judge)(small, blur(x, SMOOTHING, (1, 1))[:, ::2, ::2])
+        x = np.random.default_rng(3).normal(size=(4, 16, 16, 3))
+        shrunk = jax.jit(lambda x: blur(x, SMOOTHING, (1, 1))[:, ::2, ::2])(x)
+        expected = jax.jit(small_judge)(small, shrunk)
         assert np.ptp(expected) > 0.01
         np.testing.assert_allclose(jax.jit(judge)(params, x), expected, rtol=1e-9)
 
@@ -83,7 +84,8 @@ def test_all_new_layers_learn():
     @jax.jit
     @jax.grad
     def gradient(params):
-        return judge(params, synthesize(params, *latents(LARGE))).sum()
+        inputs = jax.tree.map(jnp.asarray, latents(LARGE))
+        return judge(params, synthesize(params, *inputs)).sum()
 
     for name, leaf in flatten_dict(gradient(params)).items():
         if any(part.startswith("16x16") for part in name):

@@ -28,6 +28,7 @@ def test_attributes_are_coordinates():
 def test_a_reader_of_other_attributes_is_refused(tmp_path, monkeypatch):
     """It learns from batches of labelled faces, and its file serves for these alone."""
 
+    @jax.jit
     def draw(key, i):
         attributes = jax.vmap(sample_attributes)(jax.random.split(key, 2))
         return jnp.ones((2, 8, 8, 3)), attributes
