@@ -117,7 +117,8 @@ def test_lbfgs_finds_the_lowest_points_of_quadratic_forms_in_few_evaluations():
     with jax.enable_x64(True):
         start = jnp.asarray(rng.standard_normal((2, 30)))
         start *= 3 / jnp.linalg.norm(start, axis=1, keepdims=True)
-        values, path = trajectory(SCHEMES["rescale"](lbfgs(0.1)), loss, start, 100)
+        found = trajectory(SCHEMES["rescale"](lbfgs(0.1)), loss, start, 100)
+    values, path = jax.device_get(found)
     assert relative_error(values[-1], 9 * sum(e.eigenvalues[0] for e in eigen)) <= 1e-12
     for x, e in zip(path[-1], eigen, strict=True):
         assert abs(x @ e.eigenvectors[:, 0]) >= 3 * (1 - 1e-9)

@@ -290,8 +290,12 @@ def browse(page, folder, width, dark, visit=VISIT):
     options += [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
     shot = folder / f"{width}_{'dark' if dark else 'light'}.png"
     command = [BROWSER, *options, f"--screenshot={shot}", "--dump-dom", page.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    title = dom.split("<title>")[1].split("</title>")[0]
+    # On a busy machine, the browser's own clock may run out before the page has packed its results.
+    for _ in range(3):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        title = done.stdout.split("<title>")[1].split("</title>")[0]
+        if title.startswith("{"):
+            break
     return json.loads(html.unescape(title)), Image.open(shot).convert("RGB")
 
 
