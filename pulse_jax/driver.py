@@ -103,11 +103,9 @@ def stream(
                 targets, new = jax.device_get((targets, new))
             taken: Any = np.where(used, new.step, steps)
             new = new._replace(step=taken)
-            if content is None:
-                # Copied, since `advance` takes the memory of what it is given.
-                content = jax.device_put((targets, new), split, may_alias=False)
-            else:
-                content = _refill(fresh, (targets, new), content)
+            # Copied, since `advance` takes the memory of what it is given.
+            given = jax.device_put((targets, new), split, may_alias=False)
+            content = given if content is None else _refill(fresh, given, content)
         assert content is not None
         targets, state = content
         before = np.array(state.step)

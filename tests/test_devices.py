@@ -69,6 +69,30 @@ for devices in (1, 2):
     print(len(compiled))
 """
 
+# Searches on two devices that aren't taken for a CPU's, with states that another device holds.
+ELSEWHERE = """
+from types import SimpleNamespace
+
+import jax
+import pulse_jax
+from pulse_jax import driver
+from search_helpers import LINEAR, MATRIX, TARGETS, start
+
+placements = driver._placements
+*two, third = jax.devices()
+mesh, *_ = placements(two)
+accelerator = SimpleNamespace(size=2, devices=SimpleNamespace(flat=[SimpleNamespace(platform="")]))
+driver._placements = lambda devices: (accelerator, *placements(devices)[1:])
+
+def program(*arguments, length, mesh, real=mesh):
+    return pulse_jax.driver.advance(*arguments, length=length, mesh=real)
+
+given = jax.device_put((TARGETS, start(5)), third)
+fill = lambda numbers: jax.tree.map(lambda x: x[numbers], given)
+turns = pulse_jax.stream(LINEAR, MATRIX, fill, 5, 5, slots=1, devices=two, program=program)
+print(sum(now.done.sum() for now in turns))
+"""
+
 # Prints the scores of three images by one device, and by two, of which one then has none to score.
 SCORES = """
 import jax
@@ -204,6 +228,11 @@ def test_devices_do_not_talk_during_a_search(folder):
 def test_slots_on_two_devices_take_no_more_programs_than_on_one():
     one, two = printed(PROGRAMS, devices=2).split()
     assert one == two
+
+
+@pytest.mark.slow
+def test_slots_are_filled_again_from_another_device():
+    assert printed(ELSEWHERE, devices=3) == "5\n"
 
 
 @pytest.mark.slow
