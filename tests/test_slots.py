@@ -52,8 +52,10 @@ def mapped(function):
 def lightly():
     """XLA optimises little."""
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def check(function, *arguments):
