@@ -97,4 +97,7 @@ def test_the_three_figures_of_faces64s_model_card(tmp_path, recipe):
     means = {row["quantity"]: float(row["mean"]) for row in read_table(tmp_path / "summary.csv")}
     assert means["l2 ≤ 0.001"] >= 0.99
     assert means["diversity"] >= 0.03
+    quality = {row["images"]: row for row in read_table(tmp_path / "quality.csv")}
+    samples, others = (quality[name] for name in ("samples", "drawn faces"))
+    assert float(samples["recall"]) < float(others["recall"])  # it shows a part of the variety
     assert 0.8 <= means["sharpness"] <= 1.2
