@@ -147,10 +147,13 @@ def run(
     restarts = state.step.size
     if target.shape[:-3] not in ((), (restarts,)):
         raise ValueError(f"target must be one image or {restarts} images, got {target.shape}")
-    targets = jnp.broadcast_to(target, (restarts, *target.shape[-3:]))
+    mesh, replicated, _ = _placements(devices)
     if slots is None:
-        slots = -(-restarts // (jax.local_device_count() if devices is None else len(devices)))
+        slots = -(-restarts // mesh.size)
 
+    # Where they are searched, since others may hold them.
+    target, state = jax.device_put((target, state), replicated)
+    targets = jnp.broadcast_to(target, (restarts, *target.shape[-3:]))
     start = state
     info: SearchInfo | None = None
     taken = np.array(state.step)

@@ -93,6 +93,23 @@ turns = pulse_jax.stream(LINEAR, MATRIX, fill, 5, 5, slots=1, devices=two, progr
 print(sum(now.done.sum() for now in turns))
 """
 
+# Searches on two devices from targets and states that each of three holds, and says for which of
+# these the results are those of arrays on the host.
+HELD = """
+import jax
+import pulse_jax
+from search_helpers import LINEAR, MATRIX, TARGETS, same_bytes, start
+
+def search(targets, states):
+    two = jax.devices()[:2]
+    return pulse_jax.run(LINEAR, MATRIX, targets, states, 5, slots=1, devices=two)
+
+expected = search(TARGETS, start(5))
+for device in jax.devices():
+    print(same_bytes(search(TARGETS, jax.device_put(start(5), device)), expected))
+    print(same_bytes(search(jax.device_put(TARGETS, device), start(5)), expected))
+"""
+
 # Prints the scores of three images by one device, and by two, of which one then has none to score.
 SCORES = """
 import jax
@@ -233,6 +250,11 @@ def test_slots_on_two_devices_take_no_more_programs_than_on_one():
 @pytest.mark.slow
 def test_slots_are_filled_again_from_another_device():
     assert printed(ELSEWHERE, devices=3) == "5\n"
+
+
+@pytest.mark.slow
+def test_run_takes_what_any_device_holds():
+    assert printed(HELD, devices=3) == 6 * "True\n"
 
 
 @pytest.mark.slow
