@@ -158,7 +158,7 @@ def main():
     for count in FLAGS.restarts:
         if not (count.isdecimal() and int(count)):
             raise ValueError(f"--restarts={count} must be at least 1")
-    workdir = expanded(FLAGS.workdir)
+    workdir = expanded(FLAGS.workdir, "--workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     measures = (steps, scaling, slots, cores, recipes, command, start)
     measure = dict(zip(MODES, measures, strict=True))[FLAGS.mode]
@@ -578,7 +578,7 @@ def judge(setup, state, targets, score):
 def command_inputs(name, recipe, restarts):
     """(setup, settings, folder) of the command: it upsamples the folder's `pictures`."""
     setup = set_up(name, recipe)
-    with tempfile.TemporaryDirectory(dir=expanded(FLAGS.workdir)) as made:
+    with tempfile.TemporaryDirectory(dir=expanded(FLAGS.workdir, "--workdir")) as made:
         folder = Path(made)
         (folder / "pictures").mkdir()
         for number, picture in enumerate(draw_inputs(setup)[1]):
@@ -616,7 +616,7 @@ def time_command(setup, settings, folder):
     def alone():
         done["alone"] = search_all(setup, start, len(jobs), FLAGS.slots, devices)
 
-    with used_cache(expanded(FLAGS.workdir) / "cache"):
+    with used_cache(expanded(FLAGS.workdir, "--workdir") / "cache"):
         whole()
         jobs = command_jobs(done["whole"])
         start = command_start(setup, settings, jobs)

@@ -31,13 +31,13 @@ HELD_OUT = 90, 150  # degrees east, from India's east to Japan and Australia
 
 
 def main():
-    image = images.load_image(expanded(FLAGS.map))
+    image = images.load_image(expanded(FLAGS.map, "--map"))
     height, width, _ = image.shape
     if width != 2 * height or height < 4 * FLAGS.resolution:
         raise ValueError(f"--map={FLAGS.map}: {width}×{height} is no map of all of the Earth")
     first, last = (round((degrees + 180) / 360 * width) for degrees in HELD_OUT)
     elsewhere = np.roll(image, -last, axis=1)[:, : width - (last - first)]
-    side, output = FLAGS.resolution, expanded(FLAGS.output_dir)
+    side, output = FLAGS.resolution, expanded(FLAGS.output_dir, "--output_dir")
     train = crops(elsewhere, height, side // 4)
     held_out = crops(image[:, first:last], height, side)
     write(output / "train", train)

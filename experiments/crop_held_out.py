@@ -21,7 +21,7 @@ flags.DEFINE_integer("resolution", 64, "The crops have this side.", lower_bound=
 
 
 def main():
-    folder = expanded(FLAGS.output_dir)
+    folder = expanded(FLAGS.output_dir, "--output_dir")
     folder.mkdir(parents=True, exist_ok=True)
     for k, crop in enumerate(held_out_crops(FLAGS.data, FLAGS.resolution), 1):
         images.save_image(folder / f"{FLAGS.data}_{k:03d}.png", crop)

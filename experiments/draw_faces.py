@@ -37,13 +37,13 @@ def main():
     keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.count)
     faces = album(keys, FLAGS.size)
     for kind, pictures in (("truth", faces), ("input", jax.vmap(operator)(faces))):
-        folder = expanded(FLAGS.output_dir) / kind
+        folder = expanded(FLAGS.output_dir, "--output_dir") / kind
         folder.mkdir(parents=True, exist_ok=True)
         for k, picture in enumerate(np.asarray(pictures), 1):
             images.save_image(folder / f"face_{k:02d}.png", picture)
     columns = math.isqrt(FLAGS.count)
     rows = [faces[k : k + columns] for k in range(0, FLAGS.count, columns)]
-    images.save_image(expanded(FLAGS.output_dir) / "sheet.png", images.grid(rows))
+    images.save_image(expanded(FLAGS.output_dir, "--output_dir") / "sheet.png", images.grid(rows))
     return FLAGS.output_dir
 
 

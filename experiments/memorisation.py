@@ -61,7 +61,7 @@ def against(side):
     if FLAGS.data:
         area = photograph(FLAGS.data, side).train[0] / np.float32(255)
         return partial(nearest_crops, area=area), held_out_crops(FLAGS.data, side)
-    paths, _ = images.list_images(expanded(FLAGS.data_dir))
+    paths, _ = images.list_images(expanded(FLAGS.data_dir, "--data_dir"))
     pictures = [images.load_image(path) for path in paths]
     for path, picture in zip(paths, pictures, strict=True):
         if picture.shape != (side, side, 3):

@@ -42,7 +42,7 @@ def main():
     rows = np.concatenate([np.pad(grid, GAP, constant_values=1) for grid in grids])[:-2]
     if len(grids[0]) < 128:
         rows = images.resize_nearest(rows, 2)
-    path = expanded(FLAGS.output)
+    path = expanded(FLAGS.output, "--output")
     path.parent.mkdir(parents=True, exist_ok=True)
     images.save_image(path, rows)
     return path

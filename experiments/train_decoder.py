@@ -126,7 +126,7 @@ class TrainState(NamedTuple):
 def main():
     minutes = training.stopwatch()
     settle()
-    output = expanded(FLAGS.output_dir).absolute()
+    output = expanded(FLAGS.output_dir, "--output_dir").absolute()
     output.mkdir(parents=True, exist_ok=True)
     generator = make_generator()
     discriminator = Discriminator(generator.channels)

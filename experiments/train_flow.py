@@ -74,7 +74,7 @@ class TrainState(NamedTuple):
 
 def main():
     minutes = training.stopwatch()
-    output = expanded(FLAGS.output_dir).absolute()
+    output = expanded(FLAGS.output_dir, "--output_dir").absolute()
     output.mkdir(parents=True, exist_ok=True)
     network = make_network()
     model = DiffusionModel(network, FlowSchedule(), DepthToSpace(FLAGS.fold))
@@ -145,7 +145,7 @@ def data_set(output):
         known = pool.stored(output)
         return lambda i: 2 * pool.batch(known, i)[1] - 1, pool.make_quality(known, output)
     if FLAGS.data_dir:
-        source = data.folder(expanded(FLAGS.data_dir), FLAGS.resolution)
+        source = data.folder(expanded(FLAGS.data_dir, "--data_dir"), FLAGS.resolution)
     else:
         source = data.photograph(FLAGS.data, FLAGS.resolution)
     draw, data_key = jax.jit(source.draw, static_argnums=2), random_key("data")

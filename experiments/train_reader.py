@@ -31,10 +31,10 @@ flags.DEFINE_integer("seed", 0, "The faces and the first weights depend on this 
 def main():
     key = jax.random.key(FLAGS.seed)
     draw = batches(FLAGS.resolution)
-    weights = stored(expanded(FLAGS.output), draw, key, FLAGS.train_steps)
+    weights = stored(expanded(FLAGS.output, "--output"), draw, key, FLAGS.train_steps)
 
     def add(folder):
-        checkpoint.add(expanded(folder), reader=(network(), compact(weights)))
+        checkpoint.add(expanded(folder, "--add_to"), reader=(network(), compact(weights)))
 
     door.one_by_one(FLAGS.add_to, add)
     for row in scores(draw, weights, jax.random.fold_in(key, FLAGS.train_steps), 2048):

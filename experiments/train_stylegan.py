@@ -167,7 +167,7 @@ class TrainState(NamedTuple):
 def main():
     minutes = training.stopwatch()
     settle()
-    output = expanded(FLAGS.output_dir).absolute()
+    output = expanded(FLAGS.output_dir, "--output_dir").absolute()
     output.mkdir(parents=True, exist_ok=True)
     channels = tuple(int(c) for c in FLAGS.channels)
     generator = StyleGAN2(FLAGS.resolution, channels, FLAGS.latent_size, FLAGS.mapping_layers)
@@ -248,7 +248,7 @@ def settle():
 
 def data_set():
     if FLAGS.data_dir:
-        return data.folder(expanded(FLAGS.data_dir), FLAGS.resolution)
+        return data.folder(expanded(FLAGS.data_dir, "--data_dir"), FLAGS.resolution)
     if FLAGS.data == "faces":
         return data.drawn_faces(FLAGS.resolution)
     return data.photograph(FLAGS.data, FLAGS.resolution)

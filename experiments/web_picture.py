@@ -60,7 +60,7 @@ def take_picture(browser, address):
     page.locator("#run iframe").wait_for()
     page.locator("#results button", has_text="★").click()
     page.get_by_text("Chosen:").wait_for()
-    path = expanded(FLAGS.output)
+    path = expanded(FLAGS.output, "--output")
     path.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=path)
 

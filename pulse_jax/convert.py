@@ -49,7 +49,7 @@ def main() -> None:
     taken = set[Path]()
 
     def one(source: str) -> None:
-        folder = choose_folder(source, values.output, several=len(sources) > 1)
+        folder = choose_folder(source, output, several=len(sources) > 1)
         if folder in taken:
             raise ValueError(f"{source}: {folder} is taken by a source of the same name")
         taken.add(folder)
@@ -57,6 +57,7 @@ def main() -> None:
 
     with ended_in_one_line("pulse_jax_convert"):
         check_devices()
+        output = values.output and expanded(values.output, "--output")
         if not one_by_one("pulse_jax_convert", sources, one):
             sys.exit(1)
 
@@ -90,7 +91,7 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     return values, sources
 
 
-def choose_folder(source: str, output: str | None, several: bool) -> Path:
+def choose_folder(source: str, output: Path | None, several: bool) -> Path:
     """Where a source's generator goes: see the flag --output."""
     if output is None and source in published.PUBLISHED:
         return published.folder(source)
@@ -98,7 +99,7 @@ def choose_folder(source: str, output: str | None, several: bool) -> Path:
     name = path.stem if os.path.isfile(path) else path.name
     if output is None:
         return Path(name)
-    return expanded(output) / (name if several else "")
+    return output / (name if several else "")
 
 
 def convert(source: str | Path, folder: str | Path, dtype: str = "float32") -> None:

@@ -41,15 +41,17 @@ def write(path: str | Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)  # there no longer, if all went well
 
 
-def expanded(path: str | Path) -> Path:
+def expanded(path: str | Path, flag: str = "") -> Path:
     """A path with the home of the user in place of `~`, or of another in place of `~name`.
 
-    What begins so and is there is taken as it is. Raises ValueError if no such home is known.
+    What begins so and is there is taken as it is. Raises ValueError if no such home is known, which
+    names the `flag` or setting that gives the path, if one does.
     """
     found = Path(os.path.expanduser(path))
     first = "".join(found.parts[:1])
     if first.startswith("~") and not os.path.lexists(first):
-        raise ValueError(f"{path}: no home is known for {first}")
+        given = f"{flag}={path}" if flag else path
+        raise ValueError(f"{given}: no home is known for {first}")
     return found
 
 

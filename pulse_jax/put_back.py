@@ -47,7 +47,8 @@ def main() -> None:
     values, named = parse(sys.argv)
     found: list[Result] = []
 
-    def look(folder: Path) -> None:
+    def look(named: str) -> None:
+        folder = expanded(named)
         result = read(folder, values.pick)
         if found and result.photograph != found[0].photograph:
             told = f"its photograph is {result.photograph}, not {found[0].photograph}"
@@ -55,9 +56,10 @@ def main() -> None:
         found.append(result)
 
     with ended_in_one_line("pulse_jax_put_back"):
-        all_found = one_by_one("pulse_jax_put_back", map(expanded, named), look)
+        output = expanded(values.output, "--output")
+        all_found = one_by_one("pulse_jax_put_back", named, look)
         if found:
-            write(found, values.output, values.outscale)
+            write(found, output, values.outscale)
         if not all_found:
             sys.exit(1)
 
@@ -113,15 +115,15 @@ def read(folder: Path, pick: int | None) -> Result:
     return Result(photograph, value_range, sha256, image, quad)
 
 
-def write(found: Sequence[Result], output: str, outscale: float) -> None:
+def write(found: Sequence[Result], output: Path, outscale: float) -> None:
     """Write the photograph with results in it. Raises ValueError, in one line, if it can't be."""
     path, value_range, sha256, *_ = found[0]
-    if os.path.exists(expanded(output)) and expanded(output).samefile(path):
+    if os.path.exists(output) and output.samefile(path):
         raise ValueError(f"--output={output} would replace the photograph: take another")
     channels = max(result.image.shape[2] for result in found)
     photograph = load_photograph(path, value_range, channels, sha256)
     whole = put_back(photograph, [(result.image, result.quad) for result in found], outscale)
-    save_image(expanded(output), whole)
+    save_image(output, whole)
     height, width, _ = whole.shape
     results = "1 result is" if len(found) == 1 else f"{len(found)} results are"
     print(one_line(f"{results} in the photograph {output}, which has {width}×{height} pixels"))

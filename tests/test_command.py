@@ -547,7 +547,11 @@ def test_bad_input_leaves_the_earlier_configuration(run, tmp_path, capsys):
         ("--num_trainable_noise_layers=-1", ["--num_trainable_noise_layers=-1"]),
         ("--output_dir=", ["--output_dir=: must not be empty"]),
         ("--cache_dir=", ["--cache_dir=: must not be empty"]),
-        ("--output_dir=~nosuch/x", ["~nosuch/x: no home is known for ~nosuch"]),
+        *(
+            (f"--{flag}=~nosuch/x", [f"--{flag}=~nosuch/x: no home is known for ~nosuch"])
+            for flag in ("output_dir", "cache_dir", "generator", "init_from")
+        ),
+        ("--operator=mask:~nosuch/x", ["--operator=mask:~nosuch/x: ", "is known for ~nosuch"]),
         ("--output_dir={file}", ["--output_dir={file}"]),
         ("--output_dir={file}/in/it", ["--output_dir={file}/in/it"]),
         ("--unknown=3", ["unknown"]),

@@ -203,6 +203,15 @@ def test_what_is_in_place_of_weights_is_told_alike_everywhere(command, capsys, r
     assert str(exit.value.code) == f"pulse_jax: {line}"
 
 
+def test_a_home_that_nobody_has_is_told_once(command, capsys):
+    told = "no home is known for ~nosuch"
+    assert command("~nosuch/a.pkl", "b.pkl", "--output=out") == 1
+    first, _ = capsys.readouterr().err.splitlines()
+    assert first == f"pulse_jax_convert: ~nosuch/a.pkl: {told}"
+    line = command("a.pkl", "b.pkl", "--output=~nosuch/out")
+    assert line == f"pulse_jax_convert: --output=~nosuch/out: {told}"
+
+
 def test_by_default_the_folder_has_the_name_of_the_source(command):
     Path("in/gan.v1").mkdir(parents=True)
     shutil.copy(DATA / "sg3R.pkl", "in/stylegan3-r.32x32.pkl")

@@ -71,6 +71,8 @@ def test_homes_are_put_in_for_tildes(tmp_path, monkeypatch):
     assert expanded("") == Path() and expanded("a/~") == Path("a/~")
     with pytest.raises(ValueError, match=r"^~nosuch/a: no home is known for ~nosuch$"):
         expanded("~nosuch/a")
+    with pytest.raises(ValueError, match=r"^--output=~nosuch: no home is known for ~nosuch$"):
+        expanded("~nosuch", "--output")
     (tmp_path / "~nosuch").mkdir()
     assert expanded("~nosuch/a") == Path("~nosuch/a")
 

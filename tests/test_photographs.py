@@ -130,13 +130,14 @@ def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
     # What can't be put back is told, and the others are.
     flags = "--pick=3", "--outscale=2", "--output=all.png"
     with pytest.raises(SystemExit) as exit:
-        call("out/nobody", "out/group_1", "out/one", "out/group_2", *flags)
+        call("out/nobody", "out/group_1", "~nosuch/a", "out/one", "out/group_2", *flags)
     assert exit.value.code == 1
     captured = capsys.readouterr()
     assert "2 results are in the photograph all.png, which has 160×120 pixels\n" in captured.out
-    first, second = captured.err.splitlines()
+    first, second, third = captured.err.splitlines()
     assert first.startswith("pulse_jax_put_back: there is no out/nobody/crop.json: name the folder")
-    assert second == f"pulse_jax_put_back: out/one: its photograph is {names[1]}, not {names[0]}"
+    assert second == "pulse_jax_put_back: ~nosuch/a: no home is known for ~nosuch"
+    assert third == f"pulse_jax_put_back: out/one: its photograph is {names[1]}, not {names[0]}"
     assert np.array_equal(np.asarray(Image.open(photographs / "all.png")), both)
     for arguments, told in (
         ([], "give the folders of results"),
@@ -151,6 +152,7 @@ def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
         (["out/group_1", f"--output={300 * 'a'}.png"], "a.png: can't be written"),
         (["out/group_1", "--output=group.png"], "--output=group.png would replace the photograph"),
         (["out/group_1", "--output="], "--output=: must not be empty"),
+        (["out/group_1", "--output=~nosuch/a.png"], "--output=~nosuch/a.png: no home is known"),
     ):
         assert told in ends(capsys, call, *arguments)
     assert np.array_equal(np.asarray(Image.open(names[0])), pixels)
@@ -210,6 +212,9 @@ def test_landmarks_may_be_in_the_home_folder(photographs, monkeypatch):
     image = other.images()[1]
     assert np.array_equal(other.put_back(image)[-1, -1], corner)
     assert not np.array_equal(picture.target, other.target)
+    nowhere = dataclasses.replace(settings, landmarks="~nosuch/marks.json")
+    with pytest.raises(ValueError, match=r"^landmarks=~nosuch/marks\.json: no home is known"):
+        pulse_jax.upsample(photographs / "one.png", None, nowhere)
 
 
 def test_what_was_cropped_is_put_back_in_memory(photographs):

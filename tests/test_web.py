@@ -361,26 +361,51 @@ def test_flags_are_refused_in_one_line(flags, told):
     assert told in str(exit.value) and "\n" not in str(exit.value)
 
 
-def test_a_server_keeps_uploads_in_a_folder_of_its_own_until_it_ends(monkeypatch, tmp_path):
-    folders = []
+@pytest.fixture
+def serve(monkeypatch, tmp_path):
+    """Run the command without its page, whose folders of uploads `serve.folders` lists."""
 
     def make_app(desk):
-        folders.append(Path(os.environ["GRADIO_TEMP_DIR"]))
-        (folders[-1] / "picture.png").touch()
+        serve.folders.append(Path(os.environ["GRADIO_TEMP_DIR"]))
+        (serve.folders[-1] / "picture.png").touch()
 
     run = SimpleNamespace(run=lambda sockets: None)
     server = SimpleNamespace(Config=lambda app, **options: app, Server=lambda config: run)
     monkeypatch.setitem(sys.modules, "uvicorn", server)
     monkeypatch.setitem(sys.modules, "pulse_jax.web.page", SimpleNamespace(make_app=make_app))
     monkeypatch.setattr(command, "used_cache", lambda cache: contextlib.nullcontext())
-    arguments = ["pulse_jax_web", "--port=0", f"--output_dir={tmp_path / 'web'}"]
-    monkeypatch.setattr(sys, "argv", arguments)
     for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "GRADIO_TEMP_DIR"):
         monkeypatch.setenv(name, "")  # so that it is restored
-    for _ in range(2):
+
+    def serve(*flags):
+        arguments = ["pulse_jax_web", "--port=0", f"--output_dir={tmp_path / 'web'}", *flags]
+        monkeypatch.setattr(sys, "argv", arguments)
         command.main()
-    first, second = folders
+
+    serve.folders = []
+    return serve
+
+
+def test_a_server_keeps_uploads_in_a_folder_of_its_own_until_it_ends(serve):
+    for _ in range(2):
+        serve()
+    first, second = serve.folders
     assert first != second and not first.exists() and not second.exists()
+
+
+@pytest.mark.parametrize(
+    "flag, told",
+    [
+        ("--output_dir=~nosuch", "--output_dir=~nosuch: no home is known for ~nosuch"),
+        ("--cache_dir=~nosuch", "--cache_dir=~nosuch: no home is known for ~nosuch"),
+        ("--generators=faces64,~nosuch/x", "generator=~nosuch/x: no home is known for ~nosuch"),
+        ("--generators=faces64,nothing", "generator 'nothing': it is no file"),
+    ],
+)
+def test_what_cannot_be_found_is_told_before_the_page_is_served(serve, flag, told):
+    with pytest.raises(SystemExit) as exit:
+        serve(flag)
+    assert str(exit.value).startswith(f"pulse_jax_web: {told}") and not serve.folders
 
 
 def test_without_gradio_a_line_tells_how_to_install_it(monkeypatch):

@@ -89,7 +89,7 @@ def run(experiment, presets):
         check_devices()
         settle(presets)
         name = Path(sys.argv[0]).stem
-        folder = Folder(expanded(FLAGS.workdir or f"runs/{name}_{FLAGS.preset}"))
+        folder = Folder(expanded(FLAGS.workdir or f"runs/{name}_{FLAGS.preset}", "--workdir"))
         experiment(folder)
         folder.write_timings()
         return folder.path
@@ -241,7 +241,7 @@ def held_out(resolution, seed=None):
     if FLAGS.images is None:
         keys = jax.random.split(jax.random.key(FLAGS.seed if seed is None else seed), count)
         return as_saved(album(keys, resolution))
-    paths, _ = images.list_images(expanded(FLAGS.images))
+    paths, _ = images.list_images(expanded(FLAGS.images, "--images"))
     if len(paths) < count:
         raise ValueError(
             f"--images={FLAGS.images} holds {counted(len(paths), 'image')}, not {count}"

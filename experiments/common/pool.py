@@ -56,7 +56,7 @@ def stored(output):
 
     Raises ValueError if others are there.
     """
-    folder = expanded(FLAGS.pool) if FLAGS.pool else output / "pool"
+    folder = expanded(FLAGS.pool, "--pool") if FLAGS.pool else output / "pool"
     count, side, key = FLAGS.pool_images, drawn_side(), random_key("data")
     paths = [folder / f"{name}.npy" for name in ("latents", "faces")]
     if not paths[0].is_file():

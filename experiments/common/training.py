@@ -168,7 +168,7 @@ def make_quality(output, train, held_out, labelled=None):
     """
     features = metrics.frechet_features
     if labelled:
-        path = expanded(FLAGS.reader) if FLAGS.reader else output / "reader.npz"
+        path = expanded(FLAGS.reader, "--reader") if FLAGS.reader else output / "reader.npz"
         weights = reader.stored(path, labelled, random_key("reader"), FLAGS.reader_steps)
         features = functools.partial(reader.features, weights)
     true = features(train)

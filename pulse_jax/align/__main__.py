@@ -36,11 +36,12 @@ def main() -> None:
     """The console script: photographs in, faces out."""
     values, named = parse(sys.argv)
     with ended_in_one_line("pulse_jax_align"):
-        given = None if values.landmarks is None else read_landmarks(expanded(values.landmarks))
+        path = values.landmarks
+        given = None if path is None else read_landmarks(expanded(path, "--landmarks"))
         if given is None:
             check_detector()
         try:
-            if not align_all(named, expanded(values.output), values.side, given):
+            if not align_all(named, expanded(values.output, "--output"), values.side, given):
                 sys.exit(1)
         except OSError as error:
             told = f"--output={values.output} can't be written: {one_line(error)}"

@@ -228,7 +228,7 @@ def find(name_or_path: str | Path) -> Path:
     name = str(name_or_path)
     if name in bundled():
         return bundled()[name]
-    path = published.folder(name) if name in published.PUBLISHED else expanded(name)
+    path = published.folder(name) if name in published.PUBLISHED else expanded(name, "generator")
     try:
         names = ("spec.json", "synthesis.pt")
         found = path.is_file() or any((path / name).is_file() for name in names)

@@ -38,7 +38,8 @@ def make_find(
         return lambda name, image: [_square(image, crop)]
     if channels == 4:
         raise ValueError(f"crop=face is for photographs, and {settings.generator} has alpha")
-    given = None if settings.landmarks is None else read_landmarks(expanded(settings.landmarks))
+    path = settings.landmarks
+    given = None if path is None else read_landmarks(expanded(path, "landmarks"))
     if given is None:
         check_detector()
 

@@ -111,7 +111,7 @@ def upsample(
     """
     with contextlib.ExitStack() as at_end:
         # Absolute, since a part that plugs in may change the current folder.
-        output = None if output_dir is None else expanded(output_dir).absolute()
+        output = None if output_dir is None else expanded(output_dir, "output_dir").absolute()
         try:
             run, failures = _prepare(pictures, output, settings, resume, at_end)
             if not run.pictures:

@@ -394,7 +394,7 @@ class Settings:
             for name in ("pick", "vary"):
                 if given := getattr(self, name):
                     raise ValueError(f"{name}={given} is for init_from=PATH")
-        elif not expanded(self.init_from).exists():
+        elif not expanded(self.init_from, "init_from").exists():
             raise ValueError(f"init_from={self.init_from}: no such file or folder")
         if self.pick and not self.vary and self.restarts > 1:
             told = f"pick={self.pick}: all restarts={self.restarts} would "

@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before the imports, which take seconds, and of whi
     console.web()  # doesn't return
 
 import contextlib
+import itertools
 import os
 import socket
 import sys
@@ -29,6 +30,7 @@ from pulse_jax.console import (
 )
 from pulse_jax.files import expanded, one_line
 from pulse_jax.generators import checkpoint
+from pulse_jax.plug_in import is_plug_in
 from pulse_jax.upsampling.settings import Settings
 from pulse_jax.web.desk import Desk
 
@@ -59,9 +61,11 @@ def main() -> None:
         try:
             use_cores()
             check_devices()
-            at_end.enter_context(used_cache(expanded(values.cache_dir)))
+            at_end.enter_context(used_cache(expanded(values.cache_dir, "--cache_dir")))
             generators = values.generators or bundled()
-            desk = Desk(expanded(values.output_dir).absolute(), generators)
+            for name in itertools.filterfalse(is_plug_in, generators):
+                checkpoint.find(name)
+            desk = Desk(expanded(values.output_dir, "--output_dir").absolute(), generators)
             # uvicorn ends at a signal, and then raises it again, which must not end the process.
             at_end.enter_context(noted_signals())
             at_end.callback(desk.close)

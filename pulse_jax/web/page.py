@@ -18,7 +18,7 @@ from fastapi.staticfiles import StaticFiles
 from PIL import Image
 from starlette.background import BackgroundTask
 
-from pulse_jax.files import one_line
+from pulse_jax.files import expanded, one_line
 from pulse_jax.generators import checkpoint
 from pulse_jax.upsampling.settings import RECIPES
 from pulse_jax.web.desk import (
@@ -375,7 +375,8 @@ def embedded(folders: Sequence[Path]) -> str:
 
 def examples(generators: Sequence[str]) -> list[list[Any]]:
     """The pictures that come with generators, and what to choose for them."""
-    folders = {name: checkpoint.bundled().get(name, Path(name)) / "examples" for name in generators}
+    bundled = checkpoint.bundled()
+    folders = {name: bundled.get(name, expanded(name)) / "examples" for name in generators}
     return [
         [str(path), name, "whole", _side(path)]
         for name, folder in folders.items()

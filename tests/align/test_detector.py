@@ -133,6 +133,15 @@ def test_nothing_that_is_there_is_lost(call, tmp_path, capsys):
     }
 
 
+@pytest.mark.parametrize("flag", ["landmarks", "output"])
+def test_a_home_that_nobody_has_is_told(call, tmp_path, flag):
+    (tmp_path / "marks.json").write_text("{}")
+    with pytest.raises(SystemExit) as exit:
+        call("a.png", "--landmarks=marks.json", f"--{flag}=~nosuch/x")
+    told = "no home is known for ~nosuch"
+    assert exit.value.code == f"pulse_jax_align: --{flag}=~nosuch/x: {told}"
+
+
 def test_what_holds_no_picture_spares_the_others(call, tmp_path, capsys):
     long = f"{300 * 'a'}.png"
     (tmp_path / "empty").mkdir()

@@ -33,13 +33,17 @@ def test_a_map_is_cut_into_crops(tmp_path):
     save_image(tmp_path / "sea.png", np.broadcast_to(np.eye(3)[2], (256, 512, 3)))
     save_image(tmp_path / "other.png", np.zeros((200, 300, 3)))
     of_sea = "--map=sea.png --resolution=32 --output_dir=none"
-    bad = f"{of_sea} --latitude=10", f"{of_sea} --land=0.5", "--map=other.png --output_dir=none"
+    nowhere = "--map=~nosuch/map.png", "--map=map.png --output_dir=~nosuch"
+    bad = f"{of_sea} --latitude=10", f"{of_sea} --land=0.5", *nowhere
+    bad = *bad, "--map=other.png --output_dir=none"
     *lines, last = complaints("crop_earth", "--map=map.png", *bad, cwd=tmp_path)
     rows = "28.4 rows of the map are up to there, and crops have 32"
     assert lines == [
         "crop_earth: runs/earth/train isn't empty",
         f"crop_earth: --latitude=10: {rows}",
         "crop_earth: --land=0.5: none of 778 crops has so much",
+        "crop_earth: --map=~nosuch/map.png: no home is known for ~nosuch",
+        "crop_earth: --output_dir=~nosuch: no home is known for ~nosuch",
     ]
     assert "--map=other.png: 300×200 is no map of all of the Earth" in last
     assert not (tmp_path / "none").exists()
