@@ -19,7 +19,7 @@ pictures.png: the samples that are nearest to the data, and below each the crop 
 from functools import partial
 
 from common import harness
-from common.data import PHOTOGRAPHS, held_out_crops, photograph
+from common.data import PHOTOGRAPHS, held_out_crops, photograph, read_all
 from common.metrics import bracketed, nearest_crops, nearest_pictures
 
 import jax
@@ -61,11 +61,14 @@ def against(side):
     if FLAGS.data:
         area = photograph(FLAGS.data, side).train[0] / np.float32(255)
         return partial(nearest_crops, area=area), held_out_crops(FLAGS.data, side)
-    paths, _ = images.list_images(expanded(FLAGS.data_dir, "--data_dir"))
-    pictures = [images.load_image(path) for path in paths]
-    for path, picture in zip(paths, pictures, strict=True):
+
+    def read(path):
+        picture = images.load_image(path)
         if picture.shape != (side, side, 3):
             raise ValueError(f"{path} is no colour picture of {side}×{side} pixels")
+        return picture
+
+    pictures = read_all(expanded(FLAGS.data_dir, "--data_dir"), read)
     return partial(nearest_pictures, pictures=np.stack(pictures)), harness.held_out(side)
 
 

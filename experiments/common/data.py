@@ -8,7 +8,9 @@ The photographs come with scikit-image and are in the public domain: `galaxies` 
 eXtreme Deep Field (NASA, ESA), and `tissue` a section of colon with an antibody's stain.
 """
 
+import math
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from common import door, faces
@@ -66,22 +68,30 @@ def folder(path, resolution):
     """The images of a folder, cropped to squares of one size, mirrored or not; kept in memory.
 
     The last tenth in the order of their names is held out. If there are fewer than ten, all serve
-    as both. Of a file that can't be read, a line says so. Raises ValueError if none can.
+    as both. Files that can't be read are left out, as by `read_all`.
     """
-    pictures = []
 
     def read(path):
         picture = Image.fromarray(images.to_uint8(images.load_image(path)))
-        side = (resolution, resolution)
-        pictures.append(ImageOps.fit(picture, side, Image.Resampling.LANCZOS))
+        return ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
 
-    door.one_by_one(images.list_images(path)[0], read)
-    if not pictures:
-        raise ValueError(f"{path}: holds no image that can be read")
-    data = np.stack(pictures)
+    data = np.stack(read_all(path, read))
     held_out = len(data) // 10
     train, rest = (data[:-held_out], data[-held_out:]) if held_out else (data, data)
     return DataSet(train, rest, crops(resolution, 2))
+
+
+def read_all(folder, read, most=math.inf):
+    """`read(path)` of the images in a folder, or of the first that it can take, at `most` so many.
+
+    Of one that it can't take, a line says so. Raises ValueError if it can take none.
+    """
+    found = []
+    paths = takewhile(lambda _: len(found) < most, images.list_images(folder)[0])
+    door.one_by_one(paths, lambda path: found.append(read(path)))
+    if not found:
+        raise ValueError(f"{folder}: holds no image that can be read")
+    return found
 
 
 def crops(side, symmetries):

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import door, finite
+from common.data import read_all
 from common.faces import album
 from common.metrics import as_saved
 
@@ -234,27 +235,27 @@ def held_out(resolution, seed=None):
     """Images (N, R, R, 3) in [0, 1], with 8 bits, that the generator has never seen.
 
     These are freshly drawn faces, which for one seed, by default --seed, are the same at every
-    resolution. With --images, they are the first of its images, averaged to that side. Raises
-    ValueError if there are fewer.
+    resolution. With --images, they are the first of its images, averaged to that side. Those that
+    can't be are left out, as by `read_all`. Raises ValueError if there are fewer.
     """
     count = FLAGS.inputs
     if FLAGS.images is None:
         keys = jax.random.split(jax.random.key(FLAGS.seed if seed is None else seed), count)
         return as_saved(album(keys, resolution))
-    paths, _ = images.list_images(expanded(FLAGS.images, "--images"))
-    if len(paths) < count:
-        raise ValueError(
-            f"--images={FLAGS.images} holds {counted(len(paths), 'image')}, not {count}"
-        )
-    pictures = []
-    for path in paths[:count]:
+
+    def read(path):
         picture = images.load_image(path)
         height, width, _ = picture.shape
         if height != width or height % resolution:
             raise ValueError(
                 f"{path}: {width}×{height} pixels, not a square multiple of {resolution}"
             )
-        pictures.append(pulse_jax.operators.area(height // resolution)(jnp.asarray(picture)))
+        return pulse_jax.operators.area(height // resolution)(jnp.asarray(picture))
+
+    pictures = read_all(expanded(FLAGS.images, "--images"), read, count)
+    if len(pictures) < count:
+        found = counted(len(pictures), "image")
+        raise ValueError(f"--images={FLAGS.images} holds {found} that can be taken, not {count}")
     return as_saved(np.stack(pictures))
 
 
