@@ -87,7 +87,12 @@ flags.DEFINE_integer(
     "mapping_width", 256, "Each layer of the mapping network has this many units.", lower_bound=1
 )
 flags.DEFINE_float("learning_rate", 2e-3, "Adam has this learning rate.")
-flags.DEFINE_float("noise_rate", 0.1, "Noise strengths learn at this share of the learning rate.")
+flags.DEFINE_float(
+    "noise_rate",
+    0.1,
+    "Noise strengths learn at this share of the learning rate. With 0, there is no noise.",
+    0,
+)
 flags.DEFINE_float(
     "r1_gamma", 0.001, "The gradient penalty has this weight, as in train_stylegan.py.", 0
 )
@@ -287,6 +292,8 @@ def layers(names):
     for name in reversed(names):
         _, params = checkpoint.read_network(checkpoint.find(name))
         found |= flatten_dict(params)
+    if not FLAGS.noise_rate:  # strengths stay where they begin, which is 0
+        found = {path: leaf for path, leaf in found.items() if path[-1] != "noise_strength"}
     return found
 
 

@@ -133,13 +133,16 @@ for names in ([], ["small", "large"], ["large", "small"]):
     for layer in ("8x8_conv", "16x16_to_rgb"):
         kernels = synthesis[layer]["kernel"], synthesis[layer]["style"]["bias"]
         found.append([float(x.mean()) for x in kernels])
+at("--noise_rate=0")
+synthesis = t.taken_over(t.layers(["small"]), own)["synthesis"]
+found.append(float(synthesis["8x8_conv"]["noise_strength"]))
 json.dump(found, open("found.json", "w"))
 """
     result = python("-c", SCRIPT + code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    # With 5 channels at side 16, not 6, that side's ToRGB is new.
-    assert found == [[3, 3], [3, 3], [1, 1], [0, 3], [2, 2], [0, 3]]
+    # With 5 channels at side 16, not 6, that side's ToRGB is new. Without noise, so are strengths.
+    assert found == [[3, 3], [3, 3], [1, 1], [0, 3], [2, 2], [0, 3], 3]
 
 
 def test_batches_and_bad_settings(tmp_path):
