@@ -27,7 +27,7 @@ from pulse_jax.align import put_back
 from pulse_jax.align.ffhq import Quad
 from pulse_jax.console import ended_in_one_line, one_by_one, parsed
 from pulse_jax.files import expanded, one_line, read_json
-from pulse_jax.images import ValueRange, load_image, save_image
+from pulse_jax.images import load_image, save_image
 from pulse_jax.upsampling.pictures import image_path, load_photograph
 from pulse_jax.upsampling.results import CROP, rank, read_table
 
@@ -35,9 +35,8 @@ from pulse_jax.upsampling.results import CROP, rank, read_table
 class Result(NamedTuple):
     """An image that a folder holds, and where it was in which photograph."""
 
-    photograph: Path
-    value_range: ValueRange | None  # with which the photograph is read
-    sha256: str | None  # of the photograph
+    path: Path  # of the photograph
+    photograph: Float32[np.ndarray, "_ _ _"]
     image: Float32[np.ndarray, "r r c"]
     quad: Quad
 
@@ -50,8 +49,8 @@ def main() -> None:
     def look(named: str) -> None:
         folder = expanded(named)
         result = read(folder, values.pick)
-        if found and result.photograph != found[0].photograph:
-            told = f"its photograph is {result.photograph}, not {found[0].photograph}"
+        if found and result.path != found[0].path:
+            told = f"its photograph is {result.path}, not {found[0].path}"
             raise ValueError(f"{folder}: {told}")
         found.append(result)
 
@@ -110,18 +109,16 @@ def read(folder: Path, pick: int | None) -> Result:
         raise ValueError(f"{folder}: it has no result {pick}, which would be {path.name}")
     image = load_image(path, channels=4)
     image = image if (image[..., 3] < 1).any() else image[..., :3]
-    sha256 = place.get("SHA-256")
-    load_photograph(photograph, value_range, image.shape[2], sha256)
-    return Result(photograph, value_range, sha256, image, quad)
+    whole = load_photograph(photograph, value_range, image.shape[2], place.get("SHA-256"))
+    return Result(photograph, whole, image, quad)
 
 
 def write(found: Sequence[Result], output: Path, outscale: float) -> None:
     """Write the photograph with results in it. Raises ValueError, in one line, if it can't be."""
-    path, value_range, sha256, *_ = found[0]
-    if os.path.exists(output) and output.samefile(path):
+    if os.path.exists(output) and output.samefile(found[0].path):
         raise ValueError(f"--output={output} would replace the photograph: take another")
-    channels = max(result.image.shape[2] for result in found)
-    photograph = load_photograph(path, value_range, channels, sha256)
+    # With alpha, if a result has it.
+    photograph = max((result.photograph for result in found), key=lambda image: image.shape[2])
     whole = put_back(photograph, [(result.image, result.quad) for result in found], outscale)
     save_image(output, whole)
     height, width, _ = whole.shape

@@ -177,6 +177,28 @@ def test_a_photograph_is_read_as_it_was(run, photographs, call, capsys):
     assert "crop.json: can't be read: 'photograph'" in ends(capsys, call, "out/deep")
 
 
+def test_a_photograph_is_read_once(photographs, call, capsys, monkeypatch):
+    """Also where folders of other photographs, which are told, come in between."""
+    names, quad = ["group", "one", "nobody"], [[0, 0], [0, 16], [16, 16], [16, 0]]
+    for name in names:
+        write_picture(photographs / name / "hr_01.png", side=16)
+        path = str(photographs / f"{name}.png")
+        place = {"photograph": path, "value_range": None, "quad": quad}
+        (photographs / name / "crop.json").write_text(json.dumps(place))
+    read, load_image = [], images.load_image
+
+    def noted(path, *others, **options):
+        read.append(path.stem)
+        return load_image(path, *others, **options)
+
+    load_photograph.cache_clear()
+    monkeypatch.setattr(images, "load_image", noted)
+    with pytest.raises(SystemExit):
+        call(*names, "--pick=1")
+    assert "1 result is in the photograph put_back.png" in capsys.readouterr().out
+    assert read == names
+
+
 def test_a_photograph_keeps_its_alpha(run, photographs, call):
     """Wherever a result is put back, it is as transparent as it was, and is measured so."""
     pixels = np.random.default_rng(0).integers(0, 256, (50, 50, 4), np.uint8)
