@@ -41,7 +41,7 @@ import numpy as np
 from absl import flags
 
 import pulse_jax
-from pulse_jax import calibration, chains, likelihoods, operators, posterior
+from pulse_jax import calibration, chains, diagnostics, likelihoods, operators, posterior
 from pulse_jax.generators import checkpoint
 
 FLAGS = flags.FLAGS
@@ -123,7 +123,7 @@ def make_sample():
         state, sampler = chains.warm_up(keys[3], density, *inputs, starts, transitions=FLAGS.steps)
         _, positions, _ = chains.draw(keys[4], sampler, *inputs, state, FLAGS.draws)
         drawn = np.asarray(images(params, positions))  # (chains, draws, R, R, C)
-        rhat = chains.rhat(np.tensordot(drawn, directions, ((2, 3, 4), (1, 2, 3)))).max()
+        rhat = diagnostics.rhat(np.tensordot(drawn, directions, ((2, 3, 4), (1, 2, 3)))).max()
         drawn = drawn.reshape(-1, *shape)
         kept = np.arange(len(drawn)) % FLAGS.thinning == FLAGS.thinning - 1
         return {

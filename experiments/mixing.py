@@ -39,7 +39,7 @@ import numpy as np
 from absl import flags
 
 import pulse_jax
-from pulse_jax import chains, likelihoods, operators, posterior, samplers
+from pulse_jax import chains, diagnostics, likelihoods, operators, posterior, samplers
 
 FLAGS = flags.FLAGS
 flags.DEFINE_float("style_spread", 0.5, "Layers share their styles but for this part.", 0, 1)
@@ -172,14 +172,14 @@ def tune_pcn(key, density, inputs, positions):
 def measure(found):
     """Figures of a sampler's chains, of the slowest projection."""
     values, seconds = found["projections"], float(found["seconds"])
-    figures = chains.diagnose(values)
+    figures = diagnostics.diagnose(values)
     evaluations = FLAGS.evaluations // CHUNK * CHUNK  # of each chain
     jumps = np.mean(np.diff(values, axis=1) ** 2, axis=(0, 1)) / (2 * values.var((0, 1)))
     ess = float(np.minimum(figures.ess_bulk, figures.ess_tail).min())
     needed = np.inf
     for share in (8, 4, 2, 1):
         part = values[:, : values.shape[1] // share]
-        if part.shape[1] >= 8 and chains.rhat(part).max() <= LARGEST_RHAT:
+        if part.shape[1] >= 8 and diagnostics.rhat(part).max() <= LARGEST_RHAT:
             needed = min(needed, float(found["warm-up"]) + evaluations / share)
     return {
         "acceptance": float(found["acceptance"]),
@@ -199,7 +199,7 @@ def compare(cells):
     for found in (own, other):
         values = found["projections"]
         means.append(values.mean((0, 1)))
-        errors.append(values.std((0, 1)) / np.sqrt(chains.diagnose(values).ess_bulk))
+        errors.append(values.std((0, 1)) / np.sqrt(diagnostics.diagnose(values).ess_bulk))
     apart = (means[0] - means[1]) / np.hypot(*errors)
     return {
         "largest difference of means": float(np.abs(apart).max()),

@@ -3,6 +3,7 @@
 from pulse_jax import (
     calibration,
     chains,
+    diagnostics,
     generators,
     images,
     likelihoods,
@@ -12,6 +13,7 @@ from pulse_jax import (
     posterior,
     samplers,
     schemes,
+    smc,
     sphere,
 )
 from pulse_jax.driver import Slots, run, stream
@@ -49,6 +51,7 @@ __all__ = [
     "build",
     "calibration",
     "chains",
+    "diagnostics",
     "generators",
     "images",
     "interpolate",
@@ -63,6 +66,7 @@ __all__ = [
     "run",
     "samplers",
     "schemes",
+    "smc",
     "sphere",
     "status",
     "stream",

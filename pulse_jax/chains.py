@@ -1,19 +1,15 @@
-"""Many chains of a sampler: warm-up, draws, their diagnostics, and sequential Monte Carlo.
+"""Many chains of a sampler: where they begin, their warm-up, and their draws.
 
     positions = starts(keys, posterior, params, target)
     state, sampler = warm_up(key, posterior, params, target, positions)
     state, draws, info = draw(key, sampler, params, target, state, 200)
-    print(diagnose(statistic(draws)))
 
-Axis 0 of positions and states counts chains, and axis 1 of starts those of a chain. Dual averaging,
-diagnostics and the schedule of temperatures are blackjax's, which `pip install
+Axis 0 of positions and states counts chains, and axis 1 of starts those of a chain. `diagnostics`
+says whether chains have met. Dual averaging is blackjax's, which `pip install
 "pulse_jax[posterior]"` installs.
 """
 
 import functools
-import importlib
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Integer, Key, PRNGKeyArray
 
+from pulse_jax.extras import blackjax
 from pulse_jax.losses import Image, Scalar
 from pulse_jax.posterior import Position, Posterior
 from pulse_jax.samplers import (
@@ -40,7 +37,7 @@ from pulse_jax.samplers import (
     times,
 )
 from pulse_jax.static import argument
-from pulse_jax.types import AnyArray, Params
+from pulse_jax.types import Params
 
 STARTS = 4  # of a chain, which goes on from one of them
 DRAWS = 64  # of the prior, of which each start is one
@@ -67,6 +64,14 @@ def draw(
     return state, positions, info
 
 
+def _step(
+    key: PRNGKeyArray, sampler: Sampler, params: Params, target: Image, state: State
+) -> tuple[State, Info]:
+    """A transition of each chain."""
+    keys = jax.random.split(key, state.count.size)
+    return jax.vmap(sampler.step, (0, None, None, 0))(keys, params, target, state)
+
+
 def placements(number: int) -> tuple[NamedSharding, NamedSharding]:
     """How arrays lie on this process's devices: whole on each, and so many chains in equal shares.
 
@@ -76,41 +81,6 @@ def placements(number: int) -> tuple[NamedSharding, NamedSharding]:
     count = next(k for k in range(len(devices), 0, -1) if number % k == 0)
     mesh = Mesh(devices[:count], "chains")
     return NamedSharding(mesh, P()), NamedSharding(mesh, P("chains"))
-
-
-class Diagnostics(NamedTuple):
-    """Whether chains have met, for each statistic (Vehtari et al., Bayesian Analysis 16, 2021).
-
-    Quantiles of chains that have not met describe nothing: above an R-hat of 1.01, or 1.05 for a
-    picture to look at, draw more.
-    """
-
-    rhat: Float[np.ndarray, "*statistics"]  # rank-normalised, of split chains, bulk or tail
-    ess_bulk: Float[np.ndarray, "*statistics"]  # independent draws that would tell as much
-    ess_tail: Float[np.ndarray, "*statistics"]  # of the quantiles 5% and 95%
-
-
-def diagnose(values: Float[AnyArray, "chains draws *statistics"]) -> Diagnostics:
-    """R-hat and effective sample sizes of each statistic of the draws, by blackjax.
-
-    Raises ValueError for fewer than two chains or four draws.
-    """
-    names = "rhat", "ess_bulk", "ess_tail"
-    return Diagnostics(*(_figures(name, values) for name in names))
-
-
-def rhat(values: Float[AnyArray, "chains draws *statistics"]) -> Float[np.ndarray, "*statistics"]:
-    """The R-hat of `diagnose` alone, which is found sooner. Raises ValueError as that does."""
-    return _figures("rhat", values)
-
-
-def _figures(
-    name: str, values: Float[AnyArray, "chains draws *statistics"]
-) -> Float[np.ndarray, "*statistics"]:
-    if values.shape[0] < 2 or values.shape[1] < 4:
-        found = f"{values.shape[0]} and {values.shape[1]}"
-        raise ValueError(f"diagnostics take 2 chains and 4 draws at least, got {found}")
-    return np.asarray(jax.jit(getattr(_blackjax("diagnostics"), name))(values))
 
 
 class _Plan(NamedTuple):
@@ -127,9 +97,6 @@ def _kernel(
     if plan.spheres:
         return geodesic_hmc(loglikelihood, step_size, plan.leapfrogs)
     return hmc(loglikelihood, step_size, plan.leapfrogs, learned)
-
-
-# --- Warm-up. ---
 
 
 @functools.partial(jax.jit, static_argnames=("number", "draws"))
@@ -150,7 +117,8 @@ def starts(
     """
 
     def value(key: PRNGKeyArray) -> Scalar:
-        return _no_nan(posterior.loglikelihood(params, target, posterior.sample(key)))
+        value = posterior.loglikelihood(params, target, posterior.sample(key))
+        return jnp.where(jnp.isnan(value), -jnp.inf, value)  # which is never chosen
 
     split = jax.vmap(lambda key: jax.random.split(key, (number, draws + 1)))(keys)
     drawn = split[..., 1:].reshape(len(keys), -1)
@@ -410,7 +378,7 @@ def _first_weight(
 
 
 def _dual_averaging(plan: _Plan) -> Any:
-    adaptation = _blackjax("adaptation.step_size")
+    adaptation = blackjax("adaptation.step_size")
     return adaptation.dual_averaging_adaptation(plan.acceptance_rate)
 
 
@@ -476,112 +444,3 @@ def _weighted(
     loglikelihood: LogLikelihood, weight: Scalar, params: Params, target: Image, position: Position
 ) -> Scalar:
     return times(weight, loglikelihood(params, target, position))
-
-
-# --- Sequential Monte Carlo. ---
-
-
-class SMCInfo(NamedTuple):
-    """What sequential Monte Carlo did at each weight of the likelihood."""
-
-    weights: Float[np.ndarray, "temperatures"]  # from 0 to 1
-    acceptance_rates: Float[np.ndarray, "temperatures"]
-    log_evidence: float  # log p(y), with all constants of the likelihood
-
-
-def smc(
-    key: PRNGKeyArray,
-    posterior: Posterior,
-    params: Params,
-    target: Image,
-    particles: Position,
-    *,
-    transitions: int = 5,
-    leapfrogs: int = 8,
-    acceptance_rate: float = 0.7,
-) -> tuple[Position, SMCInfo]:
-    """Particles that go from the prior to the posterior, by adaptive tempering of the likelihood.
-
-    For posteriors with several modes, between which chains don't go: particles are shared out to
-    modes as these are likely, while the likelihood is still flat. `particles`: a few hundred draws
-    of the prior. The likelihood's weight rises to 1 so that the effective number of particles is
-    half of theirs each time; then they are resampled, and moved by `hmc`, or `geodesic_hmc` on
-    spheres (Del Moral, Doucet and Jasra, JRSS B 68, 2006; by blackjax). Each weight takes
-    `transitions` of so many leapfrogs. The step size follows the acceptance rate and the weight.
-
-    Returns particles that count alike, and `SMCInfo`.
-    """
-    step_size, evidence, now = 0.1, 0.0, 0.0
-    weights: list[float] = []
-    rates: list[float] = []
-    state = _blackjax("smc.tempered").init(particles)
-    while now < 1:
-        now = float(state.tempering_param)  # at which particles are moved, before it rises
-        key, step_key = jax.random.split(key)
-        plan = _Plan(posterior.prior == "spheres", leapfrogs, acceptance_rate)
-        state, increment, rate = _smc_step(
-            step_key, plan, transitions, posterior, params, target, state, step_size
-        )
-        evidence += float(increment)
-        weights.append(now)
-        rates.append(float(rate))
-        narrower = math.sqrt(now / state.tempering_param) if now else 1.0  # of what is determined
-        step_size = min(step_size * narrower * math.exp(rate - acceptance_rate), LONGEST_STEP)
-    return state.particles, SMCInfo(np.array(weights), np.array(rates), evidence)
-
-
-@functools.partial(jax.jit, static_argnames=("plan", "transitions"))
-def _smc_step(
-    key: PRNGKeyArray,
-    plan: _Plan,
-    transitions: int,
-    posterior: Posterior,
-    params: Params,
-    target: Image,
-    state: Any,
-    step_size: Number,
-) -> tuple[Any, Scalar, Scalar]:
-    """blackjax's step of all particles, with a kernel of ours."""
-
-    def kernel(logdensity: Callable[[Position], Scalar]) -> Sampler:
-        """blackjax's density is that of the posterior: the prior is in our sampler's flow."""
-
-        def loglikelihood(params: Params, target: Image, position: Position) -> Scalar:
-            return logdensity(position) - posterior.logprior(position)
-
-        return _kernel(plan, loglikelihood, step_size, None)
-
-    step = _blackjax("smc.adaptive_tempered").build_kernel(
-        posterior.logprior,
-        lambda position: _no_nan(posterior.loglikelihood(params, target, position)),
-        lambda key, state, logdensity: kernel(logdensity).step(key, params, target, state),
-        lambda position, logdensity: kernel(logdensity).init(params, target, position),
-        _blackjax("smc.resampling").systematic,
-        target_ess=0.5,
-    )
-    state, info = step(key, state, transitions, {})
-    return state, info.log_likelihood_increment, jnp.mean(info.update_info.acceptance_rate)
-
-
-def _no_nan(value: Scalar) -> Scalar:
-    """A particle whose density isn't a number weighs nothing."""
-    return jnp.where(jnp.isnan(value), -jnp.inf, value)
-
-
-# --- What they share. ---
-
-
-def _step(
-    key: PRNGKeyArray, sampler: Sampler, params: Params, target: Image, state: State
-) -> tuple[State, Info]:
-    """A transition of each chain."""
-    keys = jax.random.split(key, state.count.size)
-    return jax.vmap(sampler.step, (0, None, None, 0))(keys, params, target, state)
-
-
-def _blackjax(module: str) -> Any:
-    try:
-        return importlib.import_module(f"blackjax.{module}")
-    except ImportError as error:
-        install = 'pip install "pulse_jax[posterior]"'
-        raise ImportError(f"posterior samples take blackjax: {install}") from error

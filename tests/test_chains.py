@@ -1,15 +1,11 @@
-"""Many chains: warm-up, draws, diagnostics."""
-
-import math
-import sys
+"""Many chains: starts, warm-up, draws."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 
-from pulse_jax import Generator, chains, likelihoods, posterior, samplers
+from pulse_jax import Generator, chains, diagnostics, likelihoods, posterior, samplers
 
 needs_blackjax = pytest.mark.skipif(
     "not __import__('importlib').util.find_spec('blackjax')", reason="takes blackjax"
@@ -125,7 +121,7 @@ def test_a_warm_up_finds_the_posterior_and_the_step_size(prior):
     state, draws, info = chains.draw(jax.random.key(3), sampler, params, TARGET, state, 200)
     assert info.acceptance_rate.shape == (64, 200)
     assert 0.55 < info.acceptance_rate.mean() < 0.9 or step_size == 1  # radian: enough
-    figures = chains.diagnose(draws[0]["z"])
+    figures = diagnostics.diagnose(draws[0]["z"])
     assert figures.rhat.shape == (2, 3) and figures.rhat.max() < 1.2
 
 
@@ -173,61 +169,6 @@ def test_chains_from_one_point_are_not_one_chain():
     assert len(np.unique(draws[0]["z"][:, -1, 0, 0])) == 4
 
 
-@needs_blackjax
-def test_diagnostics_tell_chains_that_have_met():
-    values = np.random.default_rng(0).standard_normal((4, 500, 2), np.float32)
-    met = chains.diagnose(values)
-    assert met.rhat.max() < 1.01 and met.ess_bulk.min() > 1500 and met.ess_tail.min() > 1000
-    values[0, :, 1] += 3
-    apart = chains.diagnose(values)
-    assert apart.rhat[0] < 1.01 and apart.rhat[1] > 1.3 and apart.ess_bulk[1] < 50
-
-
-@pytest.mark.parametrize("shape", [(1, 100), (4, 3)])
-def test_diagnostics_of_too_little(shape):
-    for diagnose in (chains.diagnose, chains.rhat):
-        with pytest.raises(ValueError, match=f"got {shape[0]} and {shape[1]}"):
-            diagnose(np.zeros(shape))
-
-
-@needs_blackjax
-@pytest.mark.parametrize("prior", posterior.PRIORS)
-def test_particles_are_shared_out_to_modes(prior):
-    """Of a latent whose absolute value alone is seen: no chain goes from one mode to the other."""
-
-    def synthesize(params, latents, frozen):
-        return jnp.abs(latents["z"][0, 0] + params).reshape(1, 1, 1)
-
-    generator = Generator(1, lambda key: ({"z": jax.random.normal(key, (1, 3))}, {}), synthesize)
-    made = posterior.build(generator, lambda x: x, likelihoods.gaussian(0.1), prior=prior)
-    particles = starts(made, 2000)
-    offset, target = 0.2, jnp.full((1, 1, 1), 1.0)  # modes at 0.8 and -1.2
-    found, info = chains.smc(jax.random.key(2), made, offset, target, particles)
-    z = np.asarray(found[0]["z"])[:, 0, 0]
-    # The prior of one coordinate is N(0, 1), or even on a sphere of three (Archimedes).
-    grid = np.linspace(-math.sqrt(3), math.sqrt(3), 20001) * (1 if prior == "spheres" else 3)
-    prior_density = np.ones_like(grid) if prior == "spheres" else stats.norm().pdf(grid)
-    prior_density /= prior_density.sum()
-    joint = prior_density * stats.norm(np.abs(grid + offset), 0.1).pdf(1.0)
-    share = joint[grid > 0].sum() / joint.sum()
-    assert np.mean(z > 0) == pytest.approx(share, abs=0.06)
-    assert info.log_evidence == pytest.approx(math.log(joint.sum()), abs=0.15)
-    above = z[z > 0]
-    weights = joint[grid > 0] / joint[grid > 0].sum()
-    assert above.mean() == pytest.approx(weights @ grid[grid > 0], abs=0.01)
-    assert above.std() == pytest.approx(0.1, rel=0.1)
-    assert info.weights[-1] == 1 and np.all(np.diff(info.weights) >= 0)
-    assert np.all(info.acceptance_rates > 0.1)
-
-
-def test_without_blackjax(monkeypatch):
-    for name in [name for name in sys.modules if name.split(".")[0] == "blackjax"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "blackjax", None)
-    with pytest.raises(ImportError, match=r'pip install "pulse_jax\[posterior\]"'):
-        chains.diagnose(np.zeros((4, 10)))
-
-
 def test_too_short_a_warm_up():
     made = density()
     with pytest.raises(ValueError, match="transitions must be at least 2, got 1"):
@@ -253,15 +194,6 @@ def test_a_chain_without_a_density_spares_the_others(bad):
     everywhere = jax.tree.map(lambda leaf: jnp.full_like(leaf, bad), positions)
     with pytest.raises(ValueError, match="finite at none of the positions"):
         chains.warm_up(jax.random.key(2), made, MATRIX, TARGET, single(everywhere))
-
-
-@needs_blackjax
-def test_a_particle_without_a_density_weighs_nothing():
-    made = density(0.3)
-    particles = jax.tree.map(lambda leaf: leaf.at[0].set(np.nan), starts(made, 200))
-    found, info = chains.smc(jax.random.key(2), made, MATRIX, TARGET, particles)
-    assert np.isfinite(found[0]["z"]).all() and np.isfinite(info.log_evidence)
-    assert len(info.weights) > 2
 
 
 @needs_blackjax

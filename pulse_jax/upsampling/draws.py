@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Shaped
 
-from pulse_jax import chains
+from pulse_jax import chains, diagnostics
 from pulse_jax.chains import Warming, WarmUp
 from pulse_jax.files import counted, load_arrays, npz, one_line, write
 from pulse_jax.generators.reader import Reader
@@ -182,7 +182,7 @@ class Chains:
             looked = self.reader, self.reader_params, directions
             self.note(positions, info, measure(self.density, *self.inputs, *looked, positions))
             if self.made in looks and self.made >= 20:  # each takes a program of its own
-                rhat = f", R-hat {chains.rhat(self.all('statistics')).max():.2f}"
+                rhat = f", R-hat {diagnostics.rhat(self.all('statistics')).max():.2f}"
             rate = self.all("acceptance_rate").mean()
             told = f"{self.made} of {total} draws, acceptance {rate:.2f}{rhat}"
             yield Now(number, spared, told, partial(self.underway, warming))
@@ -241,7 +241,7 @@ class Chains:
         images = images[np.isfinite(images).all((1, 2, 3))]
         if not len(images):
             raise ValueError("none of the draws' images is finite")
-        figures = chains.diagnose(statistics)
+        figures = diagnostics.diagnose(statistics)
         judged = judge(figures)
         found = maps.summarise(images)
         picture.kept_maps = found
@@ -367,7 +367,7 @@ def as_placed(array: AnyArray, like: Array) -> Array:
     return jax.device_put(array, like.sharding) if like.committed else jnp.asarray(array)
 
 
-def judge(figures: chains.Diagnostics) -> dict[str, Any]:
+def judge(figures: diagnostics.Diagnostics) -> dict[str, Any]:
     """Whether chains have met, in the columns of results.csv: the worst of all statistics."""
     rhat = float(figures.rhat.max())
     ess = float(np.minimum(figures.ess_bulk, figures.ess_tail).min())
