@@ -5,11 +5,11 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import optax
 
-from pulse_jax import likelihoods, losses, operators, optimizers, plug_in, schemes
+from pulse_jax import likelihoods, losses, operators, optimizers, schemes
 from pulse_jax.files import expanded
 from pulse_jax.generators import NOISE_TYPES, SPACES
 from pulse_jax.generators.diffusion import solvers
@@ -19,85 +19,25 @@ from pulse_jax.optimizers import OPTIMIZERS, SCHEDULES
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.schemes import SCHEMES
 from pulse_jax.types import misfit
+from pulse_jax.upsampling.notation import (
+    CROP,
+    LAYERS,
+    MANY,
+    NOISE,
+    RANGE,
+    SEEDS,
+    SLOTS,
+    Notation,
+    as_flag,
+)
 
 # A search aims a little below eps: clipping to [0, 1] and rounding to 8 bits may raise the error of
 # what is saved, and it is what is saved that has to meet eps.
 HEADROOM = 0.8
 LOSS = "100*L2+0.05*GEOCROSS"  # PULSE's
-MANY = 1_000_000  # more restarts, slots, seeds or draws than this are a slip of the pen
 SHOWN = 32  # draws of a picture, about, that are kept as images
 # Settings of other groups that a sampler has no use for.
 OF_A_SEARCH = "eps", "batch_size", "save_intermediate", "save_video"
-
-
-class Notation(NamedTuple):
-    """How a value is written as text, on a command line and in JSON, if these have no type for it.
-
-    `read` raises ValueError for text of another `form`.
-    """
-
-    form: str
-    read: Callable[[str], Any]
-    write: Callable[[Any], str]
-
-
-def _split(text: str, separator: str, number: type) -> tuple[Any, ...]:
-    return tuple(number(part) for part in text.split(separator) if part)
-
-
-def _read_seeds(text: str) -> tuple[int, ...]:
-    first, colon, end = text.partition(":")
-    if colon and not 0 < int(end) - int(first) <= MANY:
-        raise ValueError
-    return tuple(range(int(first), int(end))) if colon else _split(text, ",", int)
-
-
-def _read_range(text: str) -> tuple[float, float] | str:
-    low, high = (0.0, 1.0) if text == "auto" else _split(text, ",", float)
-    if not (math.isfinite(high - low) and low < high):
-        raise ValueError
-    return text if text == "auto" else (low, high)
-
-
-def _read_crop(text: str) -> tuple[int, ...] | str:
-    if text in ("center", "face"):
-        return text
-    x, y, side = _split(text, ",", int)
-    return x, y, side
-
-
-def _shortest(value: float) -> str:
-    """A number with as many digits as it takes to read the same."""
-    return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
-
-
-SEEDS = Notation(
-    f"1 to {MANY} numbers, as in 0,1,2 or 0:3",
-    _read_seeds,
-    lambda seeds: ",".join(map(str, seeds)),
-)
-SLOTS = Notation(
-    "auto or a number of at least 1",
-    lambda text: None if text == "auto" else int(text),
-    lambda slots: "auto" if slots is None else str(slots),
-)
-LAYERS = Notation(
-    "numbers with dots between, such as 3.17",
-    lambda text: _split(text, ".", int),
-    lambda layers: ".".join(map(str, layers)),
-)
-RANGE = Notation(
-    "auto or LOW,HIGH, with LOW below HIGH",
-    _read_range,
-    lambda given: given if given == "auto" else ",".join(map(_shortest, given)),
-)
-NOISE = Notation("a number or a likelihood", plug_in.number, str)
-
-CROP = Notation(
-    "center, face or X,Y,SIDE",
-    _read_crop,
-    lambda given: given if isinstance(given, str) else ",".join(map(str, given)),
-)
 
 
 def _setting(
@@ -538,13 +478,6 @@ def _blaming(**settings: Any) -> Iterator[None]:
     except ValueError as error:
         told = ", ".join(f"{name}={value}" for name, value in settings.items())
         raise ValueError(f"{told}: {error}") from error
-
-
-def as_flag(name: str, value: Any) -> str:
-    """A setting as a command line has it."""
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no{name}"
-    return f"--{name}={value}"
 
 
 # Ways to search, and samples of the posterior instead. The original's search always makes all
