@@ -59,44 +59,68 @@ def run_experiment(name, *arguments, cwd):
     return run_python(ROOT / "experiments" / f"{name}.py", *arguments, cwd=cwd)
 
 
-# A process that runs experiments one after another, and says what each ends with. It imports them
-# anew, and takes back the flags that they define.
-ENDS = """
-import importlib, json, os, sys
-answers, sys.stdout = sys.stdout, sys.stderr
+# A process that runs code of experiments, one piece after another, and tells what each prints and
+# whether it ends well. It imports them anew, and takes back the flags that they define.
+SHARED = """
+import contextlib, io, json, os, sys, traceback
 from absl import flags
-from absl.testing import flagsaver
+experiments, answers, main = sys.argv[1], sys.stdout, sys.modules["__main__"]
 
 for line in sys.stdin:
-    folder, name, always, given = json.loads(line)
+    folder, code = json.loads(line)
     os.chdir(folder)
-    sys.path[0], ends = folder, []
-    from common import door
-    script = sys.modules["__main__"] = importlib.import_module(name)
-    for words in given:
-        sys.argv = [f"{name}.py", *always, *words.split()]
+    sys.path[0], status = folder, 0
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            with flagsaver.flagsaver():
-                if hasattr(script, "harness"):
-                    script.harness.run(script.main, script.PRESETS)
-                door.run(script.main)
-        except SystemExit as end:
-            ends.append(end.code)
-    print(json.dumps(ends), file=answers, flush=True)
-    own = {name} | {module for module in sys.modules if module.split(".")[0] == "common"}
+            exec(code, {"__name__": "__main__"})
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+    print(json.dumps([status, out.getvalue(), err.getvalue()]), file=answers, flush=True)
+    sys.modules["__main__"] = main
+    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    own = {name for name in files if (files[name] or "").startswith((folder, experiments))}
     for flag in [f for f in flags.FLAGS if flags.FLAGS.find_module_defining_flag(f) in own]:
         delattr(flags.FLAGS, flag)
-    for module in own:
-        del sys.modules[module]
+    for name in own:
+        del sys.modules[name]
 """
 
 
 @functools.cache
-def experiments():
+def shared():
     """That process, for all tests."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    command = [sys.executable, "-c", ENDS]
+    command = [sys.executable, "-c", SHARED, ROOT / "experiments"]
     return subprocess.Popen(command, env=environment(), text=True, **pipes)
+
+
+def run_code(code, cwd):
+    """Code that imports experiments, as `python -c` runs it, but in a process for all tests."""
+    process = shared()
+    print(json.dumps([str(cwd), code]), file=process.stdin, flush=True)
+    return subprocess.CompletedProcess(code, *json.loads(process.stdout.readline()))
+
+
+ENDS = """
+import importlib, json, sys
+from absl.testing import flagsaver
+from common import door
+
+script = sys.modules["__main__"] = importlib.import_module(name)
+ends = []
+for words in given:
+    sys.argv = [f"{name}.py", *always, *words.split()]
+    try:
+        with flagsaver.flagsaver():
+            if hasattr(script, "harness"):
+                script.harness.run(script.main, script.PRESETS)
+            door.run(script.main)
+    except SystemExit as end:
+        ends.append(end.code)
+print(json.dumps(ends))
+"""
 
 
 def complaints(name, *flags, cwd, always=()):
@@ -104,9 +128,10 @@ def complaints(name, *flags, cwd, always=()):
 
     Each is a flag, or several with spaces between. The flags that it gets `always` go before.
     """
-    process = experiments()
-    print(json.dumps([str(cwd), name, always, flags]), file=process.stdin, flush=True)
-    ends = json.loads(process.stdout.readline())
+    inputs = f"name, always, given = {name!r}, {always!r}, {flags!r}"
+    result = run_code(inputs + ENDS, cwd)
+    assert result.returncode == 0, result.stderr
+    ends = json.loads(result.stdout.splitlines()[-1])
     assert len(ends) == len(flags)
     return ends
 

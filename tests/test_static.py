@@ -1,39 +1,39 @@
 """Functions that equal those made alike, and searches that therefore share what is compiled."""
 
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 from beartype import beartype
+from experiment_helpers import run_code
 
 from pulse_jax.static import Static
 
 # Prints how often a search's program has been compiled, after builds of equal and of other parts.
-# In a process of its own, as users have it: without checks of signatures.
+# In another process, as users have it: without checks of signatures.
 ALIKE = """
-import sys
 import jax, numpy as np, optax
 import pulse_jax
 from pulse_jax.operators import area, blur, compose, mask
 from pulse_jax.driver import advance
 
 holes = np.random.default_rng(0).uniform(size=(2, 8, 8)) < 0.3
+sample = pulse_jax.load(folder)[0].sample
+samples = jax.jit(jax.vmap(sample))(jax.random.split(jax.random.key(0)))
+before = advance._cache_size()
 
 def langevin(rate):
     return pulse_jax.SAMPLERS["langevin"](rate, 0.1, jax.random.key(3))
 
 def search(rate=0.1, base=optax.adam, share=0.5, hole=0):
-    generator, params = pulse_jax.load(sys.argv[1])
+    generator, params = pulse_jax.load(folder)
     operator = compose(mask(share), mask(holes[hole]), blur(0.5), area(4))
     optimizer = base(pulse_jax.SCHEDULES["linear1cycledrop"](rate, 20))
     optimizer = pulse_jax.SCHEMES["geodesic"](optimizer)
     search = pulse_jax.build(generator, operator, pulse_jax.Loss(), optimizer)
-    state = jax.vmap(search.init)(*jax.vmap(generator.sample)(jax.random.split(jax.random.key(0))))
+    state = jax.jit(jax.vmap(search.init))(*samples)
     _, info = pulse_jax.run(search, params, np.ones((2, 2, 3), np.float32), state, 5)
-    print(advance._cache_size(), f"{info.loss[0, 0]:.3f}", end=" ")
+    print(advance._cache_size() - before, f"{info.loss[0, 0]:.3f}", end=" ")
 
 for change in {}, {}, {"hole": 1}, {"rate": 0.2}, {"share": 0.25}, {"base": langevin}:
     search(**change)
@@ -41,10 +41,11 @@ for change in {}, {}, {"hole": 1}, {"rate": 0.2}, {"share": 0.25}, {"base": lang
 """
 
 
-def test_searches_built_alike_share_what_is_compiled(generator):
+def test_searches_built_alike_share_what_is_compiled(generator, tmp_path):
     """Also with other masks, and samplers with equal keys; not with another learning rate."""
-    command = [sys.executable, "-c", ALIKE, generator]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    result = run_code(f"folder = {str(generator)!r}" + ALIKE, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = result.stdout.split()
     assert found[::2] == [*"111111223344"]
     losses = found[1::2]
     assert losses[::2] == losses[1::2]

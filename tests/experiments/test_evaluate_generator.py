@@ -1,12 +1,9 @@
 """The model card's tables of attributes, from readings made by hand."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from experiment_helpers import run_code
+
 CODE = """
 import json, evaluate_generator as e
 
@@ -25,11 +22,8 @@ print(json.dumps([groups, list(e.by_attribute_left_open(rows))]))
 """
 
 
-def test_groups_of_faces_and_what_varies():
-    environment = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "experiments")))}
-    result = subprocess.run(
-        [sys.executable, "-c", CODE], env=os.environ | environment, capture_output=True, text=True
-    )
+def test_groups_of_faces_and_what_varies(tmp_path):
+    result = run_code(CODE, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     groups, variety = json.loads(result.stdout)
     lines = {line["faces"]: line for line in groups}

@@ -4,8 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from experiment_helpers import complaints
-from test_train_stylegan import python
+from experiment_helpers import complaints, run_code
 
 from pulse_jax.images import save_image
 
@@ -32,7 +31,7 @@ def found(tmp_path_factory):
     save_image(folder / "data" / "d.png", np.zeros((8, 9, 3)))
     for place in ("data", "held_out"):
         (folder / place / "b.png").write_bytes(b"")
-    result = python("-c", CODE, cwd=folder)
+    result = run_code(CODE, cwd=folder)
     assert result.returncode == 0, result.stderr
     return *json.loads((folder / "found.json").read_text()), result.stderr
 

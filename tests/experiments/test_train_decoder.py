@@ -1,7 +1,7 @@
 """The trainer of decoders: what it learns, writes, takes over and refuses.
 
-Faces here are quick to compile: the skin tone is their brightness, glasses a bright row. Each test
-is a process of its own, since the scripts define flags of the same names.
+Faces here are quick to compile: the skin tone is their brightness, glasses a bright row. No test
+runs in this process, since the scripts define flags of the same names.
 """
 
 import json
@@ -9,6 +9,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from experiment_helpers import run_code
 from test_train_stylegan import python
 
 import pulse_jax
@@ -138,7 +139,7 @@ synthesis = t.taken_over(t.layers(["small"]), own)["synthesis"]
 found.append(float(synthesis["8x8_conv"]["noise_strength"]))
 json.dump(found, open("found.json", "w"))
 """
-    result = python("-c", SCRIPT + code, cwd=tmp_path)
+    result = run_code(SCRIPT + code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     # With 5 channels at side 16, not 6, that side's ToRGB is new. Without noise, so are strengths.
@@ -163,7 +164,7 @@ for flag in ("batch_size=6", "batch_size=48", "finish", "channels=6,4", "percept
         complaints.append(str(error))
 json.dump([[list(o) for o in orders], complaints], open("found.json", "w"))
 """
-    result = python("-c", SCRIPT + code, cwd=tmp_path)
+    result = run_code(SCRIPT + code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     orders, complaints = json.loads((tmp_path / "found.json").read_text())
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(64)) and orders[0] != orders[1]

@@ -1,6 +1,6 @@
 """The trainer: what it writes, that a resumed run is the uninterrupted one, and so on all devices.
 
-Each run is a process of its own, since the scripts and the command define flags of the same names.
+No test runs in this process, since the scripts and the command define flags of the same names.
 """
 
 import csv
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_helpers import write_picture
+from experiment_helpers import run_code
 
 import pulse_jax
 from pulse_jax import images
@@ -205,7 +206,7 @@ json.dump(found, open("found.json", "w"))
 """
     write_picture(tmp_path / "pictures" / "whole.png")
     (tmp_path / "pictures" / "damaged.png").write_bytes(b"")
-    result = python("-c", code, cwd=tmp_path)
+    result = run_code(code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (line,) = [line for line in result.stderr.splitlines() if "damaged.png" in line]
     assert result.stdout == f"{tmp_path / 'other'} has the results\n"
