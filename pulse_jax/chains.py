@@ -37,7 +37,7 @@ from pulse_jax.samplers import (
     times,
 )
 from pulse_jax.static import argument
-from pulse_jax.types import Params
+from pulse_jax.types import AnyArray, Params
 
 STARTS = 4  # of a chain, which goes on from one of them
 DRAWS = 64  # of the prior, of which each start is one
@@ -81,6 +81,11 @@ def placements(number: int) -> tuple[NamedSharding, NamedSharding]:
     count = next(k for k in range(len(devices), 0, -1) if number % k == 0)
     mesh = Mesh(devices[:count], "chains")
     return NamedSharding(mesh, P()), NamedSharding(mesh, P("chains"))
+
+
+def as_placed(array: AnyArray, like: Array) -> Array:
+    """An array on the devices of another, or on any."""
+    return jax.device_put(array, like.sharding) if like.committed else jnp.asarray(array)
 
 
 class _Plan(NamedTuple):
@@ -258,7 +263,9 @@ class WarmUp:
         move_key, choice_key = jax.random.split(jax.random.fold_in(key, part))
         keys = jax.random.split(move_key, parts[part])[now]
         inputs = params, target, warming.state, keys, weights[:-1][now], jnp.diff(weights)[now]
-        adapted = warming.tuning, warming.learned
+        # On all devices from the first transition on, which is else compiled anew for each place.
+        placed = functools.partial(as_placed, like=warming.first)
+        adapted = jax.tree.map(placed, (warming.tuning, warming.learned))
         state, tuning, score = _tune(self._plan, self.posterior, *inputs, *adapted)
         warming = warming._replace(
             state=state,

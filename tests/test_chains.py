@@ -197,11 +197,15 @@ def test_a_chain_without_a_density_spares_the_others(bad):
 
 
 @needs_blackjax
-def test_a_warm_up_compiles_its_transitions_once():
-    made = density()
+@pytest.mark.parametrize("placed", [False, True])
+def test_a_warm_up_compiles_its_transitions_once(placed):
+    made, inputs = density(), (MATRIX, TARGET)
     chains._tune.clear_cache()
     positions = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), starts(made, 4))
-    chains.warm_up(jax.random.key(2), made, MATRIX, TARGET, positions, transitions=6)
+    if placed:
+        whole, split = chains.placements(2)
+        inputs, positions = jax.device_put(inputs, whole), jax.device_put(positions, split)
+    chains.warm_up(jax.random.key(2), made, *inputs, positions, transitions=6)
     assert chains._tune._cache_size() == 1
 
 

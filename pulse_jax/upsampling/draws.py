@@ -350,7 +350,7 @@ class Chains:
         shapes = {name: array.shape for name, array in arrays.items() if name.isdigit()}
         if shapes != {name: like.shape for name, like in named.items()}:
             raise ValueError(f"{path}: of another version; remove {folder} to begin anew")
-        leaves = [as_placed(arrays[name], like) for name, like in named.items()]
+        leaves = [chains.as_placed(arrays[name], like) for name, like in named.items()]
         warming = jax.tree.unflatten(structure, leaves)._replace(learned=start.learned)
         total = int(arrays["made"])
         while self.made < total:
@@ -360,11 +360,6 @@ class Chains:
             self.made += chunk["l2"].shape[1]
         self.saved = len(self.found)
         return warming._replace(learned=self.warm_up.learned(*self.inputs, warming))
-
-
-def as_placed(array: AnyArray, like: Array) -> Array:
-    """An array on the devices of another, or on any."""
-    return jax.device_put(array, like.sharding) if like.committed else jnp.asarray(array)
 
 
 def judge(figures: diagnostics.Diagnostics) -> dict[str, Any]:
