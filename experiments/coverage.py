@@ -12,16 +12,17 @@ measures (see `pulse_jax.calibration`):
 - The ranks of the truth among its draws, by four random projections of the image.
 - Expected coverage with random reference points (TARP), in all pixels at once.
 - Δcal, the draws' variance over the squared error of their mean. Below 1 the error bars are too
-  short. Brackets hold it with 95%.
+  short. Brackets hold it with 95%. Draws of a chain are alike, and it takes them for as many as
+  their effective sample size says, of twenty projections of the image together.
 - Reliability, where the generator comes with a reader: of the faces for which glasses, a kind of
   hair or any other attribute is said to be 70% likely, seven in ten should have it. All kinds
   count. Where two are about equally likely, one of them is right, so that the middle of the scale
   tells little. Brackets take predictions as independent. Those of one face aren't, so brackets are
   too short.
 
-Draws count as independent. They nearly are if the chains have met, and a column has the median of
-the R-hats. Writes table.csv, reliability.csv and coverage.png, with the shares of truths below each
-rank.
+For the other measures, draws count as independent. They nearly are if the chains have met, and a
+column has the median of the R-hats. Writes table.csv, reliability.csv and coverage.png, with the
+shares of truths below each rank.
 
 --inputs is the number of truths of each kind, --restarts that of chains for each, --steps that of
 transitions to warm up, twice, and --draws that of transitions after that, of which every
@@ -50,8 +51,8 @@ flags.DEFINE_float("noise", 0.03, "The noise has this width, for values from 0 t
 flags.DEFINE_integer("draws", 60, "Each chain makes this many transitions after the warm-up.", 4)
 flags.DEFINE_integer("thinning", 10, "Every so many transitions, a draw is kept.", 1)
 PRESETS = {
-    "quick": {"inputs": 4, "restarts": 4, "steps": 10, "draws": 10, "thinning": 5},
-    "full": {"inputs": 64, "restarts": 8, "steps": 50},
+    "quick": {"inputs": 4, "restarts": 4, "steps": 10, "draws": 20, "thinning": 5},
+    "full": {"inputs": 64, "restarts": 4, "steps": 50, "draws": 240},
 }
 OWN, OTHERS = "drawn by the generator", "others"
 PROJECTIONS = 4
@@ -64,6 +65,11 @@ def main(folder):
         raise ValueError(f"--restarts={FLAGS.restarts}: R-hat takes at least 2")
     if FLAGS.draws % FLAGS.thinning:
         raise ValueError(f"--draws={FLAGS.draws} is no multiple of --thinning={FLAGS.thinning}")
+    if FLAGS.draws < 4 * FLAGS.thinning:
+        raise ValueError(
+            f"--draws={FLAGS.draws} --thinning={FLAGS.thinning}: an effective sample size takes at "
+            "least 4 draws of a chain"
+        )
     found = {}
     sample = make_sample()
     for kind in (OWN, OTHERS):
@@ -144,7 +150,7 @@ def judge(found):
     directions = rng.standard_normal((truths.shape[-1], PROJECTIONS), np.float32)
     ranks = calibration.ranks(rng, truths @ directions, draws @ directions)
     coverage = calibration.tarp(rng, truths, draws)
-    value, low, high = calibration.delta_cal(rng, truths, draws)
+    value, low, high = calibration.delta_cal(rng, truths, draws, effective(rng, draws))
     line = {
         "p-value of ranks": calibration.uniformity(ranks),
         "p-value of coverage": calibration.uniformity(coverage),
@@ -152,6 +158,18 @@ def judge(found):
         "R-hat": float(np.median(found["R-hat"])),
     }
     return line, np.column_stack([ranks[:, 0], coverage])
+
+
+def effective(rng, draws):
+    """The effective sample size (N,) of draws (N, draws, d), in all of an image together.
+
+    1 over it is the mean over projections. Chains don't know of each other, so that there are at
+    least as many as chains.
+    """
+    directions = rng.standard_normal((draws.shape[-1], 20), np.float32)
+    values = (draws @ directions).reshape(len(draws), FLAGS.restarts, -1, 20)
+    sizes = diagnostics.diagnose(np.moveaxis(values, 0, 2)).ess_bulk
+    return 1 / (1 / np.maximum(sizes, FLAGS.restarts)).mean(axis=1)
 
 
 def reliability(reader, truths, draws):

@@ -99,20 +99,25 @@ def delta_cal(
     rng: np.random.Generator,
     truths: Float[AnyArray, "simulations *shape"],
     draws: Float[AnyArray, "simulations draws *shape"],
+    effective: Float[AnyArray, "simulations"] | None = None,
 ) -> DeltaCal:
     """The posteriors' variance over the squared error of their means: 1 if they are calibrated.
 
-    Below 1 the error bars are too short. Variances are unbiased. The mean of N independent draws is
-    off by another share 1/N of the variance, so the squared error is divided by 1 + 1/N: calibrated
-    draws have 1 for any N, and others come nearer to it as N falls. The interval is a bootstrap
-    over simulations. Raises ValueError for fewer than 2 draws.
+    Below 1 the error bars are too short. The mean of N independent draws has the variance σ²/N, so
+    that their mean square about it is short of σ² by this, and the squared error exceeds σ² by
+    this. So they are divided by 1 − 1/N and 1 + 1/N: calibrated draws have 1 for any N, and others
+    come nearer to it as N falls. Where draws come from chains, N is their `effective` number, which
+    tells the variance of their mean. The interval is a bootstrap over simulations. Raises
+    ValueError for fewer than 2 draws, or for an effective number of at most 1.
     """
     truths, draws = np.asarray(truths, np.float64), np.asarray(draws, np.float64)
-    count = draws.shape[1]
-    _check_number("draws", count)
+    _check_number("draws", draws.shape[1])
+    number = np.float64(draws.shape[1] if effective is None else effective)
+    if not (number > 1).all():
+        raise ValueError(f"effective numbers of draws must be above 1, got {number.min():g}")
     axes = tuple(range(1, truths.ndim))
-    variance = draws.var(1, ddof=1).mean(axes)  # (simulations,)
-    error = ((draws.mean(1) - truths) ** 2).mean(axes) / (1 + 1 / count)
+    variance = draws.var(1).mean(axes) / (1 - 1 / number)  # (simulations,)
+    error = ((draws.mean(1) - truths) ** 2).mean(axes) / (1 + 1 / number)
     picked = rng.integers(len(truths), size=(2000, len(truths)))
     again = variance[picked].mean(1) / error[picked].mean(1)
     low, high = np.quantile(again, [0.025, 0.975])

@@ -59,6 +59,21 @@ def test_delta_cal_knows_the_number_of_draws():
     assert narrow.value < few.value == pytest.approx(0.25 * 1.5 / (1 + 0.25 / 2), rel=0.15)
 
 
+def test_delta_cal_knows_how_alike_draws_of_a_chain_are():
+    rng, again = np.random.default_rng(0), 0.8
+    truths = rng.standard_normal((SIMULATIONS, 3))
+    draws = rng.standard_normal((SIMULATIONS, DRAWS, 3))  # each posterior is the prior
+    for t in range(1, DRAWS):
+        draws[:, t] = again * draws[:, t - 1] + np.sqrt(1 - again**2) * draws[:, t]
+    lags = np.arange(1, DRAWS)
+    number = DRAWS / (1 + 2 * ((1 - lags / DRAWS) * again**lags).sum())
+    assert calibration.delta_cal(rng, truths, draws).high < 1
+    known = calibration.delta_cal(rng, truths, draws, np.full(SIMULATIONS, number))
+    assert known.low < 1 < known.high and known.high - known.low < 0.25
+    with pytest.raises(ValueError, match="above 1, got 1"):
+        calibration.delta_cal(rng, truths, draws, np.ones(SIMULATIONS))
+
+
 def test_reliability_counts_what_came_true():
     probabilities = np.repeat([0.05, 0.7, 1.0], [40, 20, 30])
     outcomes = np.repeat([True, False, True, False, True], [2, 38, 14, 6, 30])

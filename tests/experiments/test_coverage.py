@@ -32,3 +32,5 @@ def test_both_kinds_of_truths_are_judged_and_a_second_run_computes_nothing(tmp_p
 def test_too_little_is_told_before_the_work(tmp_path):
     result = run_experiment("coverage", "--inputs=1", cwd=tmp_path)
     assert result.stderr == "coverage: --inputs=1: TARP takes at least 2\n"
+    result = run_experiment("coverage", "--draws=15", "--thinning=5", cwd=tmp_path)
+    assert result.stderr.startswith("coverage: --draws=15 --thinning=5: an effective sample size")
