@@ -273,12 +273,13 @@ def trained(name_or_path, generator):
 
     Raises ValueError for other sizes than `generator` has, or without its last layers.
     """
-    found, params = checkpoint.read_network(checkpoint.find(name_or_path))
+    path = checkpoint.find(name_or_path, "--start_from")
+    found, params = checkpoint.read_network(path)
     half = generator.clone(resolution=generator.resolution // 2, channels=generator.channels[:-1])
     if found not in (generator, half):
         raise ValueError(f"--start_from={name_or_path} is {found}, but the flags say {generator}")
     params = {name: leaf for name, leaf in params.items() if name != "latent_fit"}
-    _, judge = checkpoint.load_discriminator(name_or_path)
+    _, judge = checkpoint.load_discriminator(path)
     return {"generator": params, "discriminator": judge}, found.resolution
 
 

@@ -8,6 +8,8 @@ The photographs come with scikit-image and are in the public domain: `galaxies` 
 eXtreme Deep Field (NASA, ESA), and `tissue` a section of colon with an antibody's stain.
 """
 
+import contextlib
+import hashlib
 import math
 from collections.abc import Callable
 from itertools import takewhile
@@ -20,11 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import skimage.data
+from absl import flags
 from jax import lax
 from PIL import Image, ImageOps
 
 from pulse_jax import images
+from pulse_jax.files import expanded
 
+FLAGS = flags.FLAGS
 PHOTOGRAPHS = {
     "galaxies": skimage.data.hubble_deep_field,
     "tissue": skimage.data.immunohistochemistry,
@@ -91,6 +96,24 @@ def read_all(folder, read, most=math.inf):
     door.one_by_one(paths, lambda path: found.append(read(path)))
     if not found:
         raise ValueError(f"{folder}: holds no image that can be read")
+    return found
+
+
+def checksums(*names):
+    """Of the images in each folder that these flags give, by the name that settings have for it.
+
+    A damaged image may be mended, and then it is another setting. Who reads the images tells what
+    can't be read.
+    """
+    found = {}
+    for name in names:
+        if name in FLAGS and FLAGS[name].value is not None:
+            sha256 = hashlib.sha256()
+            with contextlib.suppress(ValueError):  # there is no such folder
+                for path in images.list_images(expanded(FLAGS[name].value))[0]:
+                    with contextlib.suppress(OSError):
+                        sha256.update(path.read_bytes())
+            found[f"SHA-256 of --{name}"] = sha256.hexdigest()
     return found
 
 

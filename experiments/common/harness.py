@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import door, finite
-from common.data import read_all
+from common.data import checksums, read_all
 from common.faces import album
 from common.metrics import as_saved
 
@@ -194,6 +194,7 @@ def configuration():
         "flags": values,
         WEIGHTS: fingerprint(FLAGS.generator),
         "SHA-256 of plug-ins": sources(),
+        **checksums("images", "data_dir"),
         "device": jax.devices()[0].device_kind,
         "machine": platform.machine(),
         "versions": versions
@@ -213,7 +214,7 @@ def fingerprint(name):
     """A checksum of the weights as stored, which needs no latent fit. A plug-in has none."""
     if is_plug_in(name):
         return None
-    return checkpoint.digest(checkpoint.read_network(checkpoint.find(name))[1])
+    return checkpoint.digest(checkpoint.read_network(checkpoint.find(name, "--generator"))[1])
 
 
 def markdown(rows):

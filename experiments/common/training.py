@@ -7,6 +7,7 @@ import time
 from collections import deque
 
 from common import finite, metrics, reader
+from common.data import checksums
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +81,7 @@ def claim(path, module):
     own = FLAGS.get_key_flags_for_module(module)
     finite.check({flag.name: flag.value for flag in own})
     config = {flag.name: flag.value for flag in own if flag.name not in OPEN}
+    config |= checksums("data_dir")
     earlier = read_json(path) if path.is_file() else config
     if told := difference(earlier, config):
         raise ValueError(f"--output_dir={path.parent} holds a run of {told}")

@@ -9,14 +9,19 @@ from experiment_helpers import complaints, run_code
 from pulse_jax.images import save_image
 
 CODE = """
-import json, memorisation, numpy as np
+import json, memorisation, numpy as np, shutil
 from common import door
 samples, crops = np.array([0.1, 0.2, 0.9]), np.array([0.5, 0.6, 0.7, 0.8])
 lines = memorisation.summarise(samples, crops)
 memorisation.FLAGS(["", "--data_dir=data", "--images=held_out", "--inputs=2"])
 nearest, crops = memorisation.against(8)
 distances = nearest(crops)["distance"].tolist()
-json.dump([lines, distances, door.failed], open("found.json", "w"))
+memorisation.harness.fingerprint = str  # instead of reading a generator
+before = memorisation.harness.configuration()
+shutil.copy("data/a.png", "data/b.png")
+now = memorisation.harness.configuration()
+changed = [name for name in now if now[name] != before[name]]
+json.dump([lines, distances, door.failed, changed], open("found.json", "w"))
 """
 
 
@@ -44,11 +49,16 @@ def test_copies_are_told_from_held_out_crops(found):
 
 
 def test_a_damaged_image_keeps_none_of_the_others(found):
-    _, (copy, other), failed, told = found
+    _, (copy, other), failed, _, told = found
     assert copy == 0 and other > 0 and failed
     damaged, other_size, held_out = told.splitlines()
     assert "data/b.png: can't be read" in damaged and "held_out/b.png: can't be read" in held_out
     assert "data/d.png is no colour picture of 8×8 pixels" in other_size
+
+
+def test_a_mended_image_is_another_setting(found):
+    *_, changed, _ = found
+    assert changed == ["SHA-256 of --data_dir"]
 
 
 def test_a_missing_photograph_is_told(tmp_path):

@@ -157,7 +157,7 @@ assert traced == [8], traced
 
 def test_schedules_and_bad_settings(tmp_path):
     code = """
-import json, pathlib, sys, jax
+import json, pathlib, shutil, sys, jax
 from common import door, style_training, training
 import train_stylegan as t
 def at(*flags):
@@ -181,6 +181,7 @@ optimizer = style_training.make_optimizer(0.0, t.FLAGS.mapping_rate)
 updates, _ = optimizer.update(params, optimizer.init(params))
 complaints = []
 bad = "--batch_size=6", "--path_interval=32", "--channels=6,4", "--data_dir=nowhere", "--finish"
+bad += ("--start_from=~nosuch/x",)
 for flags in bad:
     at(flags)
     try:
@@ -196,10 +197,12 @@ for flags in (["--data=tissue"], ["--data=tissue", "--images=9"], ["--data=galax
 at()
 sys.argv = ["train_stylegan.py", "--data_dir=pictures", "--output_dir=other"]
 training.last_step = lambda: 0  # it has only to read its data
-try:
-    door.run(t.main)
-except SystemExit as end:
-    complaints.append(f"exit status {end.code}")
+for _ in range(2):
+    try:
+        door.run(t.main)
+    except SystemExit as end:
+        complaints.append(f"exit status {end.code}")
+    shutil.copy("pictures/whole.png", "pictures/damaged.png")
 updates = jax.tree.map(lambda x: round(float(x), 4), updates)
 found = [kinds, rates, settings, updates, complaints]
 json.dump(found, open("found.json", "w"))
@@ -226,8 +229,11 @@ json.dump(found, open("found.json", "w"))
             "2 channel counts (6, 4) don't fit resolution 64",
             "nowhere: ",
             "--finish takes --stop_minutes",
+            "--start_from=~nosuch/x: no home is known for ~nosuch",
             "--output_dir=. holds a run of other settings: data was tissue, not galaxies",
             "exit status 1",
+            f"exit status train_stylegan: --output_dir={tmp_path / 'other'} holds a run of other "
+            "settings: SHA-256 of --data_dir was ",
         ),
         strict=True,
     ):
