@@ -10,7 +10,6 @@ minutes on one core.
 """
 
 import json
-from pathlib import Path
 
 from common import door
 
@@ -36,7 +35,7 @@ flags.DEFINE_integer("seed", 0, "They depend on this number.", lower_bound=0)
 
 def main():
     settings = pulse_jax.Settings(generator=FLAGS.generator, seeds=(FLAGS.seed,))
-    path = Path(find(FLAGS.generator)) / familiarity.FILE
+    path = find(FLAGS.generator, "--generator") / familiarity.FILE
     judged = comes_with(FLAGS.generator, "discriminator")
     score = familiarity.make_score(FLAGS.generator) if judged else None
     found = json.loads(path.read_text()) if path.is_file() else {}

@@ -228,7 +228,8 @@ def make_steps(generator, discriminator):
     optimizer = style_training.make_optimizer(0.0 if FLAGS.discriminator else 0.9, MAPPING_RATE)
     given = layers(FLAGS.start_from)
     if FLAGS.discriminator:
-        _, judges = checkpoint.load_discriminator(FLAGS.discriminator)
+        judge_folder = checkpoint.find(FLAGS.discriminator, "--discriminator")
+        _, judges = checkpoint.load_discriminator(judge_folder)
     gamma = FLAGS.r1_gamma * FLAGS.resolution**2 / FLAGS.batch_size
 
     def judge(params, x):
@@ -290,7 +291,7 @@ def layers(names):
     """Parameters of generators, flat; where several have one, the first's."""
     found = {}
     for name in reversed(names):
-        _, params = checkpoint.read_network(checkpoint.find(name))
+        _, params = checkpoint.read_network(checkpoint.find(name, "--start_from"))
         found |= flatten_dict(params)
     if not FLAGS.noise_rate:  # strengths stay where they begin, which is 0
         found = {path: leaf for path, leaf in found.items() if path[-1] != "noise_strength"}

@@ -138,7 +138,7 @@ def run(words: list[str]) -> None:
             check_devices()
             # Absolute before the settings import parts, which may change the current folder.
             output = expanded(FLAGS.output_dir, "--output_dir").absolute()
-            at_end.enter_context(used_cache(expanded(FLAGS.cache_dir, "--cache_dir")))
+            at_end.enter_context(used_cache(FLAGS.cache_dir))
             at_end.enter_context(compilation_told())
             names = [field.name for field in dataclasses.fields(Settings)]
             settings = Settings.from_json({name: FLAGS[name].value for name in names})

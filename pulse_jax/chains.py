@@ -84,7 +84,7 @@ def placements(number: int) -> tuple[NamedSharding, NamedSharding]:
 
 
 def as_placed(array: AnyArray, like: Array) -> Array:
-    """An array on the devices of another, or on any."""
+    """An array on the devices that hold another, or on any if that isn't bound to some."""
     return jax.device_put(array, like.sharding) if like.committed else jnp.asarray(array)
 
 

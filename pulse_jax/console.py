@@ -215,14 +215,15 @@ def noted_signals() -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def used_cache(cache: Path) -> Iterator[None]:
+def used_cache(cache: str | Path) -> Iterator[None]:
     """Keep compiled programs in a folder, even those that compile quickly, since they are many.
 
-    If that fails, it only costs time, and one line says so for all programs.
+    If that fails, it only costs time, and one line says so for all programs. That holds for a user
+    without a home, too. Raises ValueError for the home of another that isn't known.
     """
     import jax
 
-    from pulse_jax.files import one_line
+    from pulse_jax.files import expanded, one_line
 
     failed = False
 
@@ -242,11 +243,16 @@ def used_cache(cache: Path) -> Iterator[None]:
     with warnings.catch_warnings():
         shown, warnings.showwarning = warnings.showwarning, show
         try:
-            cache.mkdir(parents=True, exist_ok=True)
+            folder = expanded(cache, "--cache_dir")
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             tell(error)
+        except ValueError:
+            if Path(cache).parts[0] != "~":
+                raise
+            tell("no home is known for ~")
         else:
-            jax.config.update("jax_compilation_cache_dir", str(cache))
+            jax.config.update("jax_compilation_cache_dir", str(folder))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         yield
 

@@ -167,6 +167,16 @@ def test_a_file_in_the_place_of_the_cache_costs_one_line(run, tmp_path, capsys):
     assert f"pulse_jax: --cache_dir={tmp_path / 'cache'} can't be used: File exists" in told
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="homes are told by other variables")
+def test_who_has_no_home_keeps_no_programs(monkeypatch, caplog):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # as in a container of a user's own
+    with console.used_cache("~/.cache/pulse_jax"):
+        assert jax.config.jax_compilation_cache_dir != "~/.cache/pulse_jax"
+    line = "--cache_dir=~/.cache/pulse_jax can't be used: no home is known for ~"
+    assert caplog.messages == [line]
+
+
 def test_other_warnings_are_shown_as_ever():
     with console.used_cache(Path("/proc")), pytest.warns(UserWarning, match="of something else"):
         warnings.warn("of something else", stacklevel=1)

@@ -1,6 +1,5 @@
 """The web page: what its form may ask for, and searches one after another, each on its own."""
 
-import contextlib
 import itertools
 import os
 import sys
@@ -9,6 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from command_helpers import read_rows, write_picture
@@ -373,13 +373,13 @@ def serve(monkeypatch, tmp_path):
     server = SimpleNamespace(Config=lambda app, **options: app, Server=lambda config: run)
     monkeypatch.setitem(sys.modules, "uvicorn", server)
     monkeypatch.setitem(sys.modules, "pulse_jax.web.page", SimpleNamespace(make_app=make_app))
-    monkeypatch.setattr(command, "used_cache", lambda cache: contextlib.nullcontext())
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # the tests' cache stays
     for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "GRADIO_TEMP_DIR"):
         monkeypatch.setenv(name, "")  # so that it is restored
 
     def serve(*flags):
-        arguments = ["pulse_jax_web", "--port=0", f"--output_dir={tmp_path / 'web'}", *flags]
-        monkeypatch.setattr(sys, "argv", arguments)
+        places = f"--output_dir={tmp_path / 'web'}", f"--cache_dir={tmp_path / 'cache'}"
+        monkeypatch.setattr(sys, "argv", ["pulse_jax_web", "--port=0", *places, *flags])
         command.main()
 
     serve.folders = []
@@ -398,8 +398,8 @@ def test_a_server_keeps_uploads_in_a_folder_of_its_own_until_it_ends(serve):
     [
         ("--output_dir=~nosuch", "--output_dir=~nosuch: no home is known for ~nosuch"),
         ("--cache_dir=~nosuch", "--cache_dir=~nosuch: no home is known for ~nosuch"),
-        ("--generators=faces64,~nosuch/x", "generator=~nosuch/x: no home is known for ~nosuch"),
-        ("--generators=faces64,nothing", "generator 'nothing': it is no file"),
+        ("--generators=faces64,~nosuch/x", "--generators=~nosuch/x: no home is known for ~nosuch"),
+        ("--generators=faces64,nothing", "--generators=nothing: it is no file"),
     ],
 )
 def test_what_cannot_be_found_is_told_before_the_page_is_served(serve, flag, told):

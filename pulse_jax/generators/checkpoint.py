@@ -220,26 +220,29 @@ def entry_digest(name_or_path: str | Path, network: str) -> str:
     return _sha256(json.dumps(read_json(find(name_or_path) / "spec.json")[network]).encode())
 
 
-def find(name_or_path: str | Path) -> Path:
+def find(name_or_path: str | Path, flag: str = "") -> Path:
     """The folder or file of a generator, from its name or a path, which may begin with `~`.
 
-    Raises ValueError, in one line, if there is none or the system refuses the path.
+    Raises ValueError, in one line, if there is none or the system refuses the path. The line names
+    the `flag` that gives it, if one does.
     """
     name = str(name_or_path)
+    given = f"{flag}={name}" if flag else f"generator {name!r}"
     if name in bundled():
         return bundled()[name]
-    path = published.folder(name) if name in published.PUBLISHED else expanded(name, "generator")
+    of_published = name in published.PUBLISHED
+    path = published.folder(name) if of_published else expanded(name, flag or "generator")
     try:
         names = ("spec.json", "synthesis.pt")
         found = path.is_file() or any((path / name).is_file() for name in names)
         found = found or official.is_diffusers(path)
     except OSError as error:  # a name too long, a folder that can't be entered
-        raise ValueError(f"generator {name!r}: {one_line(error)}") from error
-    if not found and name in published.PUBLISHED:
-        raise ValueError(f"generator {name!r} isn't here yet: run `pulse_jax_convert {name}`")
+        raise ValueError(f"{given}: {one_line(error)}") from error
+    if not found and of_published:
+        raise ValueError(f"{given} isn't here yet: run `pulse_jax_convert {name}`")
     if not found:
         raise ValueError(
-            f"generator {name!r}: it is no file, no folder with a spec.json, synthesis.pt or "
+            f"{given}: it is no file, no folder with a spec.json, synthesis.pt or "
             f"model_index.json, "
             f"none of the bundled {', '.join(bundled())}, and no published one's name"
             f"{near(name, [*bundled(), *published.PUBLISHED])}"

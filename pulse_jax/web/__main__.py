@@ -61,10 +61,10 @@ def main() -> None:
         try:
             use_cores()
             check_devices()
-            at_end.enter_context(used_cache(expanded(values.cache_dir, "--cache_dir")))
+            at_end.enter_context(used_cache(values.cache_dir))
             generators = values.generators or bundled()
             for name in itertools.filterfalse(is_plug_in, generators):
-                checkpoint.find(name)
+                checkpoint.find(name, "--generators")
             desk = Desk(expanded(values.output_dir, "--output_dir").absolute(), generators)
             # uvicorn ends at a signal, and then raises it again, which must not end the process.
             at_end.enter_context(noted_signals())

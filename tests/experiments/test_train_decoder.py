@@ -156,7 +156,9 @@ orders = [np.concatenate([z for z, _ in batches])[:, 0] for batches in epochs]
 for z, x in epochs[0]:
     assert x.shape == (16, 8, 8, 3) and (x * 255 == z[..., None, None]).all()
 complaints = []
-for flag in ("batch_size=6", "batch_size=48", "finish", "channels=6,4", "perceptual_weight=nan"):
+bad = "batch_size=6", "batch_size=48", "finish", "channels=6,4", "perceptual_weight=nan"
+paths = "start_from=~nosuch/x", "start_from=nothing", "discriminator=~nosuch/x"
+for flag in bad + paths:
     at("--output_dir=run", f"--{flag}")
     try:
         t.main()
@@ -176,6 +178,9 @@ json.dump([[list(o) for o in orders], complaints], open("found.json", "w"))
             "--finish takes --stop_minutes",
             "2 channel counts (6, 4) don't fit resolution 64",
             "--perceptual_weight=nan: not finite",
+            "--start_from=~nosuch/x: no home is known for ~nosuch",
+            "--start_from=nothing: it is no file",
+            "--discriminator=~nosuch/x: no home is known for ~nosuch",
         ),
         strict=True,
     ):
