@@ -221,7 +221,10 @@ def learning_rates():
 def set_up(name, recipe, dtype=None):
     """A search, from the names of a generator and a recipe."""
     random = re.fullmatch(r"stylegan(\d+)", name)
-    network, params = random_stylegan(int(random[1])) if random else checkpoint.load_network(name)
+    if random:
+        network, params = random_stylegan(int(random[1]))
+    else:
+        network, params = checkpoint.load_network(checkpoint.find(name, "--generators"))
     settings = RECIPES[recipe]
     base = pulse_jax.OPTIMIZERS[settings.opt_name](learning_rates())
     optimizer = pulse_jax.SCHEMES["rescale"](base)

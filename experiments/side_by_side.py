@@ -65,6 +65,7 @@ def main(folder):
     harness.check_not_empty("generators")
     if FLAGS.restarts < 2:
         raise ValueError(f"--restarts={FLAGS.restarts}: diversity takes at least 2")
+    digests = {name: str(harness.fingerprint(name, "--generators")) for name in FLAGS.generators}
     sides = {name: pulse_jax.load(name)[0].resolution for name in FLAGS.generators}
     for name, own in sides.items():
         if own % min(sides.values()) or own % SMALL:
@@ -74,9 +75,7 @@ def main(folder):
     inputs, truth = as_saved(harness.degraded(bicubic, large)), averaged(large, side)
 
     found = {
-        name: folder.arrays(
-            f"search {i} {str(harness.fingerprint(name))[:8]}", partial(search, name, inputs, side)
-        )
+        name: folder.arrays(f"search {i} {digests[name][:8]}", partial(search, name, inputs, side))
         for i, name in enumerate(sides)
     }
     reader = folder.arrays("reader", partial(train, batches(side), numbered(0), FLAGS.train_steps))

@@ -228,8 +228,7 @@ def make_steps(generator, discriminator):
     optimizer = style_training.make_optimizer(0.0 if FLAGS.discriminator else 0.9, MAPPING_RATE)
     given = layers(FLAGS.start_from)
     if FLAGS.discriminator:
-        judge_folder = checkpoint.find(FLAGS.discriminator, "--discriminator")
-        _, judges = checkpoint.load_discriminator(judge_folder)
+        judges = trained(discriminator)
     gamma = FLAGS.r1_gamma * FLAGS.resolution**2 / FLAGS.batch_size
 
     def judge(params, x):
@@ -285,6 +284,18 @@ def make_steps(generator, discriminator):
 
     kinds = ("plain", "r1") if FLAGS.discriminator else ("plain",)
     return start, {kind: jax.jit(partial(step, kind=kind), donate_argnums=0) for kind in kinds}
+
+
+def trained(discriminator):
+    """The parameters of --discriminator's. Raises ValueError for other sizes."""
+    folder = checkpoint.find(FLAGS.discriminator, "--discriminator")
+    _, params = checkpoint.load_discriminator(folder)
+    image = jnp.zeros((1, FLAGS.resolution, FLAGS.resolution, 3))
+    own = jax.eval_shape(discriminator.init, random_key("start"), image)["params"]
+    if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, own):
+        told = "its sizes are others than --resolution and --channels give"
+        raise ValueError(f"--discriminator={FLAGS.discriminator}: {told}")
+    return params
 
 
 def layers(names):

@@ -46,8 +46,8 @@ def main() -> None:
     values, named = parse(sys.argv)
     found: list[Result] = []
 
-    def look(named: str) -> None:
-        folder = expanded(named)
+    def look(given: str) -> None:
+        folder = expanded(given)
         result = read(folder, values.pick)
         if found and result.path != found[0].path:
             told = f"its photograph is {result.path}, not {found[0].path}"

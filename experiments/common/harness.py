@@ -210,11 +210,14 @@ def sources():
     return {text.partition(":")[0]: source_digest(text) for text in own}
 
 
-def fingerprint(name):
-    """A checksum of the weights as stored, which needs no latent fit. A plug-in has none."""
+def fingerprint(name, flag="--generator"):
+    """A checksum of the weights as stored, which needs no latent fit. A plug-in has none.
+
+    Raises ValueError, which names the `flag`, if there is no such generator.
+    """
     if is_plug_in(name):
         return None
-    return checkpoint.digest(checkpoint.read_network(checkpoint.find(name, "--generator"))[1])
+    return checkpoint.digest(checkpoint.read_network(checkpoint.find(name, flag))[1])
 
 
 def markdown(rows):

@@ -128,4 +128,4 @@ def test_the_start_is_compared_with_the_import_of_jax(tmp_path):
 def test_bad_lists_end_in_one_line(tmp_path):
     flags = "--dtypes=float7", "--generators=nothing", "--restarts=0", "--recipes=slow"
     for flag, line in zip(flags, complaints("benchmark", *flags, cwd=tmp_path), strict=True):
-        assert line.startswith("benchmark: ") and flag.partition("=")[2] in line
+        assert line.startswith(f"benchmark: {flag}")

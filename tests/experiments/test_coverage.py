@@ -1,14 +1,41 @@
 """The experiment about coverage, in small."""
 
+import json
+
 import numpy as np
 import pytest
-from experiment_helpers import read_table, run_experiment, save_small_generator
+from experiment_helpers import (
+    complaints,
+    read_table,
+    run_code,
+    run_experiment,
+    save_small_generator,
+)
+from test_chains import needs_blackjax
 
 from pulse_jax import images
 
-pytestmark = pytest.mark.slow  # compiles a warm-up
+EFFECTIVE = """
+import json, coverage, numpy as np
+coverage.FLAGS(["", "--restarts=4"])
+rng = np.random.default_rng(0)
+alone = rng.standard_normal((4, 50, 8), np.float32)
+alike = np.broadcast_to(alone[:, :1], alone.shape)
+draws = np.stack([alone, alike + 1e-3 * alone, alike]).reshape(3, 200, 8)
+print(json.dumps(coverage.effective(rng, draws).tolist()))
+"""
 
 
+@needs_blackjax
+def test_draws_of_a_chain_count_as_they_differ(tmp_path):
+    result = run_code(EFFECTIVE, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    alone, alike, stuck = json.loads(result.stdout)
+    assert 100 < alone < 300
+    assert 4 <= alike < 6 and stuck == 4
+
+
+@pytest.mark.slow  # compiles a warm-up
 def test_both_kinds_of_truths_are_judged_and_a_second_run_computes_nothing(tmp_path):
     save_small_generator(tmp_path / "small")
     arguments = (
@@ -30,7 +57,6 @@ def test_both_kinds_of_truths_are_judged_and_a_second_run_computes_nothing(tmp_p
 
 
 def test_too_little_is_told_before_the_work(tmp_path):
-    result = run_experiment("coverage", "--inputs=1", cwd=tmp_path)
-    assert result.stderr == "coverage: --inputs=1: TARP takes at least 2\n"
-    result = run_experiment("coverage", "--draws=15", "--thinning=5", cwd=tmp_path)
-    assert result.stderr.startswith("coverage: --draws=15 --thinning=5: an effective sample size")
+    first, second = complaints("coverage", "--inputs=1", "--draws=15 --thinning=5", cwd=tmp_path)
+    assert first == "coverage: --inputs=1: TARP takes at least 2"
+    assert second.startswith("coverage: --draws=15 --thinning=5: an effective sample size")

@@ -9,7 +9,7 @@ from pulse_jax import images
 def test_what_can_not_be_compared_is_told(tmp_path):
     ends = {
         "--generators=": "--generators= names nothing",
-        "--generators=faces63": "faces63",
+        "--generators=faces63": "--generators=faces63: it is no file",
         "--restarts=1": "--restarts=1: diversity takes at least 2",
     }
     each = (f"{flag} --workdir={number}" for number, flag in enumerate(ends))

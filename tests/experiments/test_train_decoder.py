@@ -158,7 +158,7 @@ for z, x in epochs[0]:
 complaints = []
 bad = "batch_size=6", "batch_size=48", "finish", "channels=6,4", "perceptual_weight=nan"
 paths = "start_from=~nosuch/x", "start_from=nothing", "discriminator=~nosuch/x"
-for flag in bad + paths:
+for flag in (*bad, *paths, "discriminator=faces128"):
     at("--output_dir=run", f"--{flag}")
     try:
         t.main()
@@ -181,6 +181,7 @@ json.dump([[list(o) for o in orders], complaints], open("found.json", "w"))
             "--start_from=~nosuch/x: no home is known for ~nosuch",
             "--start_from=nothing: it is no file",
             "--discriminator=~nosuch/x: no home is known for ~nosuch",
+            "--discriminator=faces128: its sizes are others than",
         ),
         strict=True,
     ):
