@@ -217,6 +217,8 @@ class WarmUp:
     def init(self, params: Params, target: Image, positions: Position) -> Warming:
         """The starts of chains. Raises ValueError if the density is finite at none of them."""
         starts = _starts(self.posterior, params, target, positions)
+        # Their counts, too, which depend on nothing and would else begin whole on each device.
+        starts = jax.tree.map(functools.partial(as_placed, like=starts.loglikelihood), starts)
         if not jnp.isfinite(starts.loglikelihood).any():
             raise ValueError("the density is finite at none of the positions")
         state = _nth(starts, 0)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from test_chains import needs_blackjax
 
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan2 import StyleGAN2
@@ -108,6 +109,23 @@ expected = search(TARGETS, start(5))
 for device in jax.devices():
     print(same_bytes(search(TARGETS, jax.device_put(start(5), device)), expected))
     print(same_bytes(search(jax.device_put(TARGETS, device), start(5)), expected))
+"""
+
+# Prints how many programs the transitions of a warm-up on all devices take, and those of the draws.
+WARM_UP = """
+import jax
+from pulse_jax import chains
+from test_chains import MATRIX, TARGET, density, starts
+
+made, (whole, split) = density(), chains.placements(4)
+inputs = jax.device_put((MATRIX, TARGET), whole)
+positions = jax.tree.map(lambda leaf: leaf.reshape(4, 1, *leaf.shape[1:]), starts(made, 4))
+positions = jax.device_put(positions, split)
+key = jax.random.key(2)
+state, sampler = chains.warm_up(key, made, *inputs, positions, transitions=2)
+for _ in range(2):
+    state, _, _ = chains.draw(key, sampler, *inputs, state, 2)
+print(chains._tune._cache_size(), chains.draw._cache_size())
 """
 
 # Prints the scores of three images by one device, and by two, of which one then has none to score.
@@ -255,6 +273,12 @@ def test_slots_are_filled_again_from_another_device():
 @pytest.mark.slow
 def test_run_takes_what_any_device_holds():
     assert printed(HELD, devices=3) == 6 * "True\n"
+
+
+@needs_blackjax
+@pytest.mark.slow
+def test_chains_on_several_devices_compile_once():
+    assert printed(WARM_UP, devices=2) == "1 1\n"
 
 
 @pytest.mark.slow
