@@ -39,11 +39,19 @@ one CPU core; its card has what came of it:
         --start_from=runs/third32/generator,runs/second64/generator \\
         --perceptual_weight=4 --reader_steps=8000 --stop_minutes=64 --finish
 
-And this was `decoder128`, which has one block more than `decoder64`:
+And this was `decoder128`, which has one block more than `decoder64`. Its second stage has no noise,
+so that sharpness has to come from elsewhere:
 
-    $start --output_dir=runs/decoder128 --resolution=128 --channels=128,128,96,64,32,16 \\
-        --start_from=runs/decoder64/generator,faces128 --discriminator=faces128 \\
-        --pool_images=16384 --perceptual_weight=4 --reader_steps=8000 --stop_minutes=104 --finish
+    whole="--resolution=128 --channels=128,128,96,64,32,16 --reader_steps=8000"
+    $start $whole --output_dir=runs/first128 --start_from=runs/decoder64/generator,faces128 \\
+        --discriminator=faces128 --pool_images=16384 --perceptual_weight=4 \\
+        --stop_minutes=104 --finish
+    $start $whole --output_dir=runs/decoder128 --start_from=runs/first128/generator --noise_rate=0 \\
+        --discriminator=runs/first128/generator --pool_images=32768 --seed=1 \\
+        --perceptual_weight=5 --stop_minutes=53
+
+The last run went on twice, with an edited config.json: with --perceptual_weight=4 and
+--regression_weight=10 for 12 minutes, and with --regression_weight=4 for 43 minutes and --finish.
 
 --stop_minutes and --finish end a stage by the clock; an interrupted one goes on with the same
 command. Stages of the same side can share their --pool. One core computes 60 images of 32 pixels a
