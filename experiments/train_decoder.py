@@ -46,8 +46,8 @@ so that sharpness has to come from elsewhere:
     $start $whole --output_dir=runs/first128 --start_from=runs/decoder64/generator,faces128 \\
         --discriminator=faces128 --pool_images=16384 --perceptual_weight=4 \\
         --stop_minutes=104 --finish
-    $start $whole --output_dir=runs/decoder128 --start_from=runs/first128/generator --noise_rate=0 \\
-        --discriminator=runs/first128/generator --pool_images=32768 --seed=1 \\
+    $start $whole --output_dir=runs/decoder128 --start_from=runs/first128/generator \\
+        --discriminator=runs/first128/generator --noise_rate=0 --pool_images=32768 --seed=1 \\
         --perceptual_weight=5 --stop_minutes=53
 
 The last run went on twice, with an edited config.json: with --perceptual_weight=4 and
