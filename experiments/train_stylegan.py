@@ -63,7 +63,7 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pulse_jax import images
-from pulse_jax.files import expanded
+from pulse_jax.files import counted, expanded
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 
@@ -237,7 +237,7 @@ def settle():
     if FLAGS.batch_size % unit:
         raise ValueError(
             f"--batch_size={FLAGS.batch_size} must be a multiple of {unit}, for groups of images "
-            f"and {jax.local_device_count()} devices"
+            f"and {counted(jax.local_device_count(), 'device')}"
         )
     intervals = FLAGS.path_interval, FLAGS.r1_interval
     if FLAGS.path_weight and FLAGS.path_interval // 2 % np.gcd(*intervals) == 0:

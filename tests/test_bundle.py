@@ -91,7 +91,7 @@ def test_without_flags_the_examples_are_upsampled(tmp_path, monkeypatch):
 def test_the_three_figures_of_faces64s_model_card(tmp_path, recipe):
     """Sharpness last: by the original's recipe, it misses the bar."""
     flags = ["--generator=faces64", f"--recipe={recipe}", "--inputs=16", "--restarts=8"]
-    flags += ["--train_steps=1", "--workdir=."]
+    flags += ["--train_steps=100", "--samples=128", "--workdir=."]
     result = run_experiment("evaluate_generator", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     means = {row["quantity"]: float(row["mean"]) for row in read_table(tmp_path / "summary.csv")}
