@@ -155,7 +155,7 @@ class _Budget:
     def spend(self, memory: int = 0, views: int = 0) -> None:
         self.memory -= memory
         self.views -= views
-        if min(self.memory, self.views) < 0:
+        if self.memory < 0 or self.views < 0:
             raise pickle.UnpicklingError("it would take too much memory for a file of its size")
 
 
