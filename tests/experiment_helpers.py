@@ -90,10 +90,11 @@ for line in sys.stdin:
 
 @functools.cache
 def shared():
-    """That process, for all tests."""
+    """That process, for all tests. It has one device, whatever ran in it before."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     command = [sys.executable, "-c", SHARED, ROOT / "experiments"]
-    return subprocess.Popen(command, env=environment(), text=True, **pipes)
+    one = environment(JAX_NUM_CPU_DEVICES="1")
+    return subprocess.Popen(command, env=one, text=True, **pipes)
 
 
 def run_code(code, cwd):
