@@ -27,7 +27,7 @@ from jax import lax
 from PIL import Image, ImageOps
 
 from pulse_jax import images
-from pulse_jax.files import expanded
+from pulse_jax.files import expanded, file_digest
 
 FLAGS = flags.FLAGS
 PHOTOGRAPHS = {
@@ -111,8 +111,8 @@ def checksums(*names):
             sha256 = hashlib.sha256()
             with contextlib.suppress(ValueError):  # there is no such folder
                 for path in images.list_images(expanded(FLAGS[name].value))[0]:
-                    with contextlib.suppress(OSError):
-                        sha256.update(path.read_bytes())
+                    with contextlib.suppress(ValueError):
+                        sha256.update(file_digest(path).encode())
             found[f"SHA-256 of --{name}"] = sha256.hexdigest()
     return found
 
