@@ -48,7 +48,12 @@ from pulse_jax.generators import checkpoint
 FLAGS = flags.FLAGS
 flags.DEFINE_float("style_spread", 0.5, "Layers share their styles but for this part.", 0, 1)
 flags.DEFINE_float("noise", 0.03, "The noise has this width, for values from 0 to 1.", 0)
-flags.DEFINE_integer("draws", 60, "Each chain makes this many transitions after the warm-up.", 4)
+flags.DEFINE_integer(
+    "draws",
+    None,
+    "Each chain makes this many transitions after the warm-up. Without it, the preset chooses.",
+    4,
+)
 flags.DEFINE_integer("thinning", 10, "Every so many transitions, a draw is kept.", 1)
 PRESETS = {
     "quick": {"inputs": 4, "restarts": 4, "steps": 10, "draws": 20, "thinning": 5},
