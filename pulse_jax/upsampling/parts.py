@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 import pulse_jax
 from pulse_jax import posterior
+from pulse_jax.extras import TAKES_BLACKJAX
 from pulse_jax.generators import Generator, checkpoint, style_generator
 from pulse_jax.generators.diffusion import DiffusionModel, diffusion_generator
 from pulse_jax.generators.plug_in import plug_in
@@ -136,8 +137,7 @@ def completed(settings: Settings, generator: Generator) -> Settings:
         loss = _choose_loss(settings, generator)
         return dataclasses.replace(settings, loss_str=loss, scheme=settings.chosen_scheme)
     if not importlib.util.find_spec("blackjax"):
-        install = 'pip install "pulse_jax[posterior]"'
-        raise ValueError(f"noise={settings.noise}: posterior samples take blackjax: {install}")
+        raise ValueError(f"noise={settings.noise}: {TAKES_BLACKJAX}")
     if generator.classes and settings.label is None:
         known = f"{settings.generator} has {generator.classes}: choose one with label"
         raise ValueError(f"noise={settings.noise}: a posterior is of one class, and {known}")
