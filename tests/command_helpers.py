@@ -1,10 +1,28 @@
 """What tests of the command share: pictures for it, and what it leaves."""
 
 import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_module(name, *arguments, cwd):
+    """`python -m` with no variable set but those by which tests compile lightly."""
+    light = {name: os.environ[name] for name in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")}
+    return subprocess.run(
+        [sys.executable, "-m", name, *arguments],
+        cwd=cwd,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(cwd)} | light,
+        capture_output=True,
+        text=True,
+    )
 
 
 def fails(run, capsys, *arguments):

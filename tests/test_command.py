@@ -3,12 +3,9 @@
 import csv
 import itertools
 import json
-import os
 import re
 import secrets
 import shutil
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import flagsaver
-from command_helpers import contents, fails, read_rows, write_picture
+from command_helpers import contents, fails, read_rows, run_module, write_picture
 from PIL import Image
 
 import pulse_jax
@@ -621,14 +618,7 @@ def test_the_module_runs_from_another_folder(generator, compiled, tmp_path):
     write_picture(tmp_path / "input" / "a.png")
     arguments = [f"--generator={generator}", f"--cache_dir={compiled}", "--input_dir=input"]
     arguments += ["--recipe=original", "--steps=1", "--restarts=1"]
-    light = {name: os.environ[name] for name in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")}
-    result = subprocess.run(
-        [sys.executable, "-m", "pulse_jax", *arguments],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)} | light,
-        capture_output=True,
-        text=True,
-    )
+    result = run_module("pulse_jax", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "runs" / "a" / "hr_01.png").exists()
     assert "Traceback" not in result.stderr and "Warning" not in result.stderr

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from command_helpers import run_module
 from helpers import DATA, relative_error
 
 import pulse_jax
@@ -345,14 +346,7 @@ def test_help_lists_what_there_is(command, capsys):
 
 def test_the_module_runs_from_another_folder(tmp_path):
     shutil.copy(DATA / "sg3R.pkl", tmp_path)
-    light = {name: os.environ[name] for name in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")}
-    result = subprocess.run(
-        [sys.executable, "-m", "pulse_jax.convert", "sg3R.pkl"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)} | light,
-        capture_output=True,
-        text=True,
-    )
+    result = run_module("pulse_jax.convert", "sg3R.pkl", cwd=tmp_path)
     assert result.returncode == 0 and not result.stderr, result.stderr
     assert "sg3R: " not in result.stdout and "in sg3R" in result.stdout
     checkpoint.load(tmp_path / "sg3R")
