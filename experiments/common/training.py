@@ -106,9 +106,10 @@ def restored(manager, step, state):
 def run(manager, minutes, first, state, step, names, report):
     """Train from step `first` to the last, or as far as the time allows. Save every few minutes.
 
-    `step(i, state, rate) → state, losses` gets a factor of the learning rate. After each save,
+    `step(i, state, rate) → state, losses` gets a factor of the learning rate. Before each save,
     `report(state, row, final)` gets a row for metrics.csv, which says where the run is, and has the
-    mean of each loss in `names` over the last steps that have it.
+    mean of each loss in `names` over the last steps that have it. So a run that is killed in its
+    last report isn't taken for a finished one: it trains its last steps again.
     """
     last, recent, saved = last_step(), deque(maxlen=RECENT), (first, minutes())
     for i in tqdm(range(first, last), initial=first, total=last, unit="step", mininterval=1):
@@ -124,10 +125,10 @@ def run(manager, minutes, first, state, step, names, report):
 
         jax.block_until_ready(state)
         rate = (i + 1 - saved[0]) * FLAGS.batch_size / (60 * (minutes() - saved[1]))
-        manager.save(i + 1, args=ocp.args.StandardSave(state))
-        manager.wait_until_finished()
         row = {"images": (i + 1) * FLAGS.batch_size, "minutes": now, "images_per_second": rate}
         report(state, row | means(names, recent), stop)
+        manager.save(i + 1, args=ocp.args.StandardSave(state))
+        manager.wait_until_finished()
         saved = i + 1, minutes()
         if stop:
             break

@@ -157,7 +157,7 @@ assert traced == [8], traced
 
 def test_schedules_and_bad_settings(tmp_path):
     code = """
-import json, pathlib, shutil, sys, jax
+import json, pathlib, shutil, sys, types, jax
 from common import door, style_training, training
 import train_stylegan as t
 def at(*flags):
@@ -203,6 +203,18 @@ for _ in range(2):
     except SystemExit as end:
         complaints.append(f"exit status {end.code}")
     shutil.copy("pictures/whole.png", "pictures/damaged.png")
+def killed(*_):
+    raise KeyboardInterrupt
+saved = []
+manager = types.SimpleNamespace(
+    save=lambda *_, **__: saved.append("a state"), wait_until_finished=lambda: None
+)
+at()
+training.last_step = lambda: 1
+try:
+    training.run(manager, training.stopwatch(), 0, {}, lambda i, state, rate: (state, {}), (), killed)
+except KeyboardInterrupt:
+    complaints.append(f"{saved} at a kill in the last report")
 updates = jax.tree.map(lambda x: round(float(x), 4), updates)
 found = [kinds, rates, settings, updates, complaints]
 json.dump(found, open("found.json", "w"))
@@ -234,6 +246,7 @@ json.dump(found, open("found.json", "w"))
             "exit status 1",
             f"exit status train_stylegan: --output_dir={tmp_path / 'other'} holds a run of other "
             "settings: SHA-256 of --data_dir was ",
+            "[] at a kill in the last report",
         ),
         strict=True,
     ):
