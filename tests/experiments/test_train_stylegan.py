@@ -212,7 +212,8 @@ manager = types.SimpleNamespace(
 at()
 training.last_step = lambda: 1
 try:
-    training.run(manager, training.stopwatch(), 0, {}, lambda i, state, rate: (state, {}), (), killed)
+    step = lambda i, state, rate: (state, {})
+    training.run(manager, training.stopwatch(), 0, {}, step, (), killed)
 except KeyboardInterrupt:
     complaints.append(f"{saved} at a kill in the last report")
 updates = jax.tree.map(lambda x: round(float(x), 4), updates)
