@@ -515,7 +515,7 @@ def test_bad_input_leaves_the_earlier_configuration(run, tmp_path, capsys):
         ("--input_dir=nowhere", ["nowhere"]),
         ("--input_dir={empty}", ["{empty}: holds no image"]),
         ("--input_dir=~nosuch_of_that_name", ["~nosuch_of_that_name"]),
-        ("--generator=nothing", ["'nothing'"]),
+        ("--generator=nothing", ["pulse_jax: --generator=nothing: "]),
         ("--generator=" + 300 * "x", [300 * "x"]),
         ("--operator=cube", ["--operator=cube", "bicubic"]),
         ("--scheme=cube", ["--scheme=cube", "rescale"]),

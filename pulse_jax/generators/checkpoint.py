@@ -106,7 +106,7 @@ def load(
     """
     if is_plug_in(name_or_path):
         for name in [*latent_space, *(["solver"] if solver else [])]:
-            raise ValueError(f"generator {name_or_path!r} has its own latents, without {name}")
+            raise ValueError(f"generator={name_or_path} has its own latents, without {name}")
         return plug_in(str(name_or_path))
     network, params = load_network(name_or_path, latent_space.get("space", "w"))
     try:
@@ -117,7 +117,7 @@ def load(
         if solver is not None:
             raise ValueError(f"solver={solver} is for diffusion models, and this is a StyleGAN")
     except ValueError as error:
-        raise ValueError(f"generator {name_or_path!r}: {error}") from error
+        raise ValueError(f"generator={name_or_path}: {error}") from error
     return style_generator(network, **latent_space), params
 
 
@@ -133,7 +133,7 @@ def load_network(
     if isinstance(network, DiffusionModel):
         return network, params
     if space != "w" and "mapping" not in params:
-        raise ValueError(f"generator {name_or_path!r} has no mapping network: space must be w")
+        raise ValueError(f"generator={name_or_path} has no mapping network: space must be w")
     if space == "z":
         return network, params
     if "latent_fit" not in params:
@@ -220,18 +220,18 @@ def entry_digest(name_or_path: str | Path, network: str) -> str:
     return _sha256(json.dumps(read_json(find(name_or_path) / "spec.json")[network]).encode())
 
 
-def find(name_or_path: str | Path, flag: str = "") -> Path:
+def find(name_or_path: str | Path, flag: str = "generator") -> Path:
     """The folder or file of a generator, from its name or a path, which may begin with `~`.
 
     Raises ValueError, in one line, if there is none or the system refuses the path. The line names
-    the `flag` that gives it, if one does.
+    the `flag` that gives it.
     """
     name = str(name_or_path)
-    given = f"{flag}={name}" if flag else f"generator {name!r}"
+    given = f"{flag}={name}"
     if name in bundled():
         return bundled()[name]
     of_published = name in published.PUBLISHED
-    path = published.folder(name) if of_published else expanded(name, flag or "generator")
+    path = published.folder(name) if of_published else expanded(name, flag)
     try:
         names = ("spec.json", "synthesis.pt")
         found = path.is_file() or any((path / name).is_file() for name in names)

@@ -25,7 +25,7 @@ def plug_in(name: str) -> tuple[Generator, Params]:
             )
         _check(*made)
     except ValueError as error:
-        raise ValueError(f"generator {name!r}: {error}") from error
+        raise ValueError(f"generator={name}: {error}") from error
     return made
 
 

@@ -196,9 +196,9 @@ def test_bundled_generators_have_names(saved, tmp_path, monkeypatch):
     assert_same(checkpoint.load("second")[1], saved[1]["generator"][1])
     shutil.move(tmp_path / "checkpoints", tmp_path / "pulse_jax" / "checkpoints")  # as in a wheel
     assert checkpoint.find("first") == tmp_path / "pulse_jax" / "checkpoints" / "first"
-    with pytest.raises(ValueError, match=r"'third': .* the bundled first, second, "):
+    with pytest.raises(ValueError, match=r"generator=third: .* the bundled first, second, "):
         checkpoint.load("third")
-    with pytest.raises(ValueError, match=f"'{tmp_path}': "):
+    with pytest.raises(ValueError, match=f"generator={tmp_path}: "):
         checkpoint.load(tmp_path)
 
 
@@ -208,14 +208,14 @@ def test_a_path_may_start_at_home(saved, monkeypatch):
 
 
 def test_a_path_that_the_system_refuses(monkeypatch):
-    with pytest.raises(ValueError, match=r"^generator 'a{300}': [^\n]+$"):
+    with pytest.raises(ValueError, match=r"^generator=a{300}: [^\n]+$"):
         checkpoint.find(300 * "a")
 
     def denied(path):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(checkpoint.Path, "is_file", denied)
-    with pytest.raises(ValueError, match=r"^generator 'locked/a': Permission denied$"):
+    with pytest.raises(ValueError, match=r"^generator=locked/a: Permission denied$"):
         checkpoint.find("locked/a")
 
 
@@ -231,7 +231,7 @@ def test_every_file_counts(saved, copied):
         refused(copied, load)
         path.unlink()
         if path.name == "spec.json":
-            with pytest.raises(ValueError, match=rf"'{copied}': .*no folder with a spec\.json"):
+            with pytest.raises(ValueError, match=rf"={copied}: .*no folder with a spec\.json"):
                 load(copied)
         else:
             assert path.name in refused(copied, load)

@@ -375,7 +375,7 @@ def test_an_error_names_the_generator(arguments, message):
     folder = str(MODERN / "ddpm_pipeline")
     with pytest.raises(ValueError) as error:
         pulse_jax.load(folder, **arguments)
-    assert str(error.value) == f"generator {folder!r}: {message}"
+    assert str(error.value) == f"generator={folder}: {message}"
 
 
 def test_a_class_is_drawn_and_frozen():

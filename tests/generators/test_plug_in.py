@@ -140,7 +140,7 @@ def test_a_callable_in_the_current_folder_is_loaded(folder, name):
     ],
 )
 def test_what_breaks_the_contract_is_told_in_one_line(folder, name, message):
-    with pytest.raises(ValueError, match=rf"^generator '{name}': [^\n]*{message}$"):
+    with pytest.raises(ValueError, match=rf"^generator={name}: [^\n]*{message}$"):
         pulse_jax.load(name)
 
 
