@@ -26,7 +26,10 @@ With the bundled faces64 and --preset=full, 99.6% of the restarts meet 1e-3, res
 the truth (0.96), and glasses are kept on two faces of three and invented on half of the others.
 
 What an input leaves open should differ between its restarts. variety.csv tells whether glasses,
-facial hair, hair style and expression do.
+facial hair, hair style and expression do, and whether they are left open: each is changed alone on
+the true faces, and the share is counted of those that still downscale to their inputs within --eps.
+Glasses and facial hair come or go, another style is the next one, and a number moves by half its
+range.
 
 No search finds what a generator never makes. So quality.csv compares samples of the network's own,
 which come out of its mapping network, with as many drawn faces: by the Fréchet distance, precision
@@ -126,7 +129,8 @@ def main(folder):
         reader = folder.arrays("reader", partial(train, draw, reader_key, FLAGS.train_steps))
         readings = folder.rows("readings", partial(read, reader, truth, found))
         folder.table("groups.csv", by_group(readings))
-        folder.table("variety.csv", list(by_attribute_left_open(readings)))
+        changed = folder.rows("changed", partial(change, operator, generator.resolution, inputs))
+        folder.table("variety.csv", list(by_attribute_left_open(readings, changed)))
         folder.figure("skin.png", draw_skin(readings))
         quality = folder.rows("quality", partial(compare_samples, reader, generator.resolution))
         folder.table("quality.csv", quality)
@@ -215,10 +219,7 @@ def summarise(rows, others, found):
 
 def read(weights, truth, found):
     """A row for each restart, and for each true face one with restart 0."""
-    keys = jax.random.split(
-        jax.random.key(FLAGS.seed), len(truth)
-    )  # as `harness.held_out` has them
-    attributes = jax.device_get(jax.vmap(faces.sample_attributes)(keys))
+    attributes = jax.device_get(true_attributes(len(truth)))
     for i, batch in enumerate(found["images"]):
         pictures = np.stack([truth[i], *batch])
         readings = by_attribute(read_images(weights, pictures))
@@ -235,7 +236,35 @@ def read(weights, truth, found):
             yield row
 
 
+def true_attributes(count):
+    """Those of the faces that `harness.held_out` draws, leaves (N,)."""
+    keys = jax.random.split(jax.random.key(FLAGS.seed), count)
+    return jax.vmap(faces.sample_attributes)(keys)
+
+
+def change(operator, resolution, inputs):
+    """A row for each true face and attribute: its l2 once that is changed alone."""
+    draw = jax.jit(lambda attributes: operator(faces.draw(attributes, resolution)))
+    attributes = true_attributes(len(inputs))
+    for i, small in enumerate(inputs):
+        own = jax.tree.map(lambda leaf, i=i: leaf[i], attributes)
+        for name in SMALL:
+            found = draw(own._replace(**{name: other(name, getattr(own, name))}))
+            yield {"input": i, "attribute": name, "l2": float(np.mean((found - small) ** 2))}
+
+
+def other(name, value):
+    """Another value of an attribute."""
+    if name in OPTIONAL:
+        return (value == 0).astype(value.dtype)  # none is 0
+    if name in faces.KINDS:
+        return (value + 1) % len(faces.KINDS[name])
+    low, high = faces.RANGES[name]
+    return low + (value - low + (high - low) / 2) % (high - low)
+
+
 OPTIONAL = "glasses", "facial_hair"
+SMALL = *OPTIONAL, "hair_style", "smile", "mouth_open"  # so a small image may leave them open
 GROUPS = {
     "all": lambda row: True,
     "dark skin": lambda row: row["skin"] >= 2 / 3,
@@ -281,12 +310,13 @@ def by_group(readings):
     return lines
 
 
-def by_attribute_left_open(readings):
+def by_attribute_left_open(readings, changed):
     """A line for each attribute that a small image hardly tells: does it vary between restarts?
 
     For kinds, it has the share of inputs whose restarts differ (Wilson's interval). For
     expressions, it has the standard deviation within an input, over that between the true faces,
-    both as they are read.
+    both as they are read. For all, it has the share of true faces that still have their inputs when
+    the attribute is changed.
     """
     inputs = sorted({row["input"] for row in readings})
 
@@ -296,16 +326,22 @@ def by_attribute_left_open(readings):
         return np.array(values)[:, restarts]
 
     results, truth = slice(1, None), slice(0, 1)
-    differ = {name: column(name, results) != "none" for name in OPTIONAL}
-    differ["hair_style"] = column("hair_style", results)
-    for name, values in differ.items():
-        share = mean_share((values != values[:, :1]).any(axis=1))
-        line = {"attribute": name.replace("_", " ")}
-        yield line | {"inputs whose restarts differ": bracketed(*share), "spread": ""}
-    for name in ("smile", "mouth_open"):
-        spread = column(name, results).std(axis=1, ddof=1) / column(name, truth).std(ddof=1)
-        line = {"attribute": name.replace("_", " "), "inputs whose restarts differ": ""}
-        yield line | {"spread": bracketed(*mean_interval(spread))}
+    for name in SMALL:
+        within = [row["l2"] <= FLAGS.eps for row in changed if row["attribute"] == name]
+        line = {
+            "attribute": name.replace("_", " "),
+            "left open": bracketed(*mean_share(np.array(within))),
+            "inputs whose restarts differ": "",
+            "spread": "",
+        }
+        values = column(name, results)
+        if name in faces.KINDS:
+            values = values != "none" if name in OPTIONAL else values
+            share = mean_share((values != values[:, :1]).any(axis=1))
+            yield line | {"inputs whose restarts differ": bracketed(*share)}
+        else:
+            spread = values.std(axis=1, ddof=1) / column(name, truth).std(ddof=1)
+            yield line | {"spread": bracketed(*mean_interval(spread))}
 
 
 def compare_samples(weights, resolution):
