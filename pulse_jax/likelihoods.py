@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import gammaln, logsumexp
 from jax.tree_util import register_dataclass
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from pulse_jax import plug_in
 from pulse_jax.losses import Image, Scalar, Styles, check_same_shape
@@ -97,6 +97,14 @@ def poisson(gain: Width) -> Likelihood:
     """
     _check("gain", gain, most=LARGEST_FACTOR)
     return _Poisson(gain)
+
+
+def of_values(likelihood: Likelihood, which: Bool[np.ndarray, "h w c"]) -> Likelihood:
+    """A likelihood of some of a picture's values: the others are no data, as in the hole of a mask.
+
+    A width must then be one number, since those values come to it as a picture (n, 1, 1).
+    """
+    return _OfValues(likelihood, np.flatnonzero(which))
 
 
 LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
@@ -212,6 +220,31 @@ class _Poisson:
     def precision(self, lr: Image, target: Image) -> Image:
         gain = _map("gain", self.gain, lr, target)
         return jnp.where(lr > 1e-4, gain / jnp.maximum(lr, 1e-4), 0)  # where the rate follows x
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class _OfValues:
+    likelihood: Likelihood
+    which: Int[AnyArray, "n"]  # among all values, as `ravel` has them
+
+    def _of(self, picture: Image) -> Float[AnyArray, "n 1 1"]:
+        return jnp.ravel(picture)[self.which, None, None]
+
+    def _among(self, others: Image, values: Float[AnyArray, "n 1 1"]) -> Image:
+        return jnp.ravel(others).at[self.which].set(values[:, 0, 0]).reshape(others.shape)
+
+    def logpdf(self, lr: Image, target: Image) -> Scalar:
+        check_same_shape(lr, target)
+        return self.likelihood.logpdf(self._of(lr), self._of(target))
+
+    def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
+        """What is no data stays as in x."""
+        return self._among(lr, self.likelihood.sample(key, self._of(lr)))
+
+    def precision(self, lr: Image, target: Image) -> Image:
+        values = self.likelihood.precision(self._of(lr), self._of(target))
+        return self._among(jnp.zeros_like(lr), values)
 
 
 @dataclass(frozen=True)

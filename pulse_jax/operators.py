@@ -325,13 +325,31 @@ def discard_unseen(
     colour becomes grey. So any picture can be the y that is searched for.
     """
     height, width, channels = picture.shape
-    shape = height * operator.factor, width * operator.factor, channels
+    seen, is_grey = _seen(operator, (height, width, channels))
+    return np.where(seen, np.asarray(grey()(picture)) if is_grey else picture, 0)
+
+
+def shown(operator: Operator, shape: tuple[int, int, int]) -> Bool[np.ndarray, "h w c"]:
+    """Which values of a picture of this shape are data, each counted once.
+
+    Those of pixels that are 0 in every D(x) are none. If every D(x) is grey, its three channels
+    hold each value three times, and the first one counts.
+    """
+    seen, is_grey = _seen(operator, shape)
+    return seen & np.array([True, not is_grey, not is_grey, True])[: shape[2]]
+
+
+def _seen(
+    operator: Operator, shape: tuple[int, int, int]
+) -> tuple[Bool[np.ndarray, "h w 1"], bool]:
+    """Which pixels aren't 0 in every D(x), and whether every D(x) is grey."""
+    height, width, channels = shape
+    image_shape = height * operator.factor, width * operator.factor, channels
     # Noise, since a high-pass hides an image of one colour. And its negative, for one that rounds.
-    noise = np.asarray(np.random.default_rng(0).random(shape), np.float32)
+    noise = np.asarray(np.random.default_rng(0).random(image_shape), np.float32)
     seen, other = np.asarray(operator(noise)), np.asarray(operator(1 - noise))
-    if channels > 1 and np.allclose(seen[..., :3], seen[..., :1], atol=1e-6):
-        picture = np.asarray(grey()(picture))
-    return np.where(((seen != 0) | (other != 0)).any(-1, keepdims=True), picture, 0)
+    is_grey = channels > 1 and np.allclose(seen[..., :3], seen[..., :1], atol=1e-6)
+    return ((seen != 0) | (other != 0)).any(-1, keepdims=True), is_grey
 
 
 def variance(operator: Operator, picture: Float[AnyArray, "h w c"]) -> float:

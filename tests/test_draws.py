@@ -17,7 +17,7 @@ from command_helpers import fails, read_rows, write_picture
 from experiment_helpers import linear
 
 import pulse_jax
-from pulse_jax import chains, images, operators
+from pulse_jax import chains, images, likelihoods, operators
 from pulse_jax.files import load_arrays, npz
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.reader import Reader
@@ -224,6 +224,30 @@ def test_the_same_in_memory(whole):
     assert all((picture.images()[number] == image).all() for number, image in saved.items())
     errors = {number: row["l2_put_back"] for number, row in picture.rows.items()}
     assert errors == {number: picture.l2_put_back(image) for number, image in saved.items()}
+
+
+@pytest.mark.parametrize(("operator", "channels"), [("bicubic", 3), ("bicubic,grey", 1)])
+def test_a_grey_value_counts_once(operator, channels):
+    settings = replace(SETTINGS, operator=operator)
+    (generator, params), degrade = linear(), settings.degradation()(8)
+    density = build_posterior(generator, degrade, settings)
+    position = density.sample(jax.random.key(0))
+    lr = degrade(density.image(params, position))
+    target = degrade(density.image(params, density.sample(jax.random.key(1))))
+    expected = likelihoods.gaussian(SIGMA).logpdf(lr[..., :channels], target[..., :channels])
+    np.testing.assert_allclose(density.loglikelihood(params, target, position), expected, rtol=1e-5)
+
+
+def test_an_unknown_sigma_is_that_of_what_a_mask_leaves():
+    settings = replace(SETTINGS, operator="mask:0.5", noise="unknown_sigma")
+    (generator, params), degrade = linear(), settings.degradation()(1)
+    density = build_posterior(generator, degrade, settings)
+    position = density.sample(jax.random.key(0))
+    lr = degrade(density.image(params, position))
+    target = degrade(density.image(params, density.sample(jax.random.key(1))))
+    seen = np.asarray((lr != 0).any(-1))
+    expected = likelihoods.unknown_sigma().logpdf(lr[seen][None], target[seen][None])
+    np.testing.assert_allclose(density.loglikelihood(params, target, position), expected, rtol=1e-5)
 
 
 def test_a_density_that_is_0_everywhere_is_told_with_its_picture(whole, monkeypatch):

@@ -25,6 +25,7 @@ from pulse_jax.operators import (
     motion,
     parse,
     psf,
+    shown,
     variance,
 )
 
@@ -437,6 +438,19 @@ def test_bad_texts(unchecked, text, line):
 def test_factors_that_do_not_fit(text, given):
     with pytest.raises(ValueError, match=f"factors multiply to {given}, and 8 is needed"):
         parse(text)(8)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [("bicubic:2", 192), ("blur:1", 192), ("bicubic:2,grey", 64), ("mask:0.5", 144)],
+)
+def test_values_are_shown_once(text, values):
+    operator = parse(text)(2 if ":2" in text else 1)
+    found = shown(operator, (8, 8, 3))
+    assert found.shape == (8, 8, 3) and found.sum() == values
+    assert shown(operator, (8, 8, 4))[..., 3].sum() == (48 if "mask" in text else 64)
+    if "grey" not in text:
+        assert shown(operator, (8, 8, 1)).sum() == values / 3
 
 
 def test_what_is_not_seen_is_discarded():

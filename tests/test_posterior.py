@@ -62,6 +62,23 @@ def test_poissons_density_of_counts():
     assert found == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize("name", set(LIKELIHOODS) - {"map"})
+def test_values_that_are_no_data_do_not_count(name):
+    which = np.zeros(SHAPE, bool)
+    which[0] = [True, False, True]
+    likelihood, found = LIKELIHOODS[name], likelihoods.of_values(LIKELIHOODS[name], which)
+    lr, target = LR[0, :, ::2], TARGET[0, :, ::2]
+    part = likelihood.logpdf(lr[None], target[None])
+    np.testing.assert_allclose(found.logpdf(LR, TARGET), part, rtol=1e-6)
+    precision = found.precision(LR, TARGET)
+    np.testing.assert_allclose(
+        precision[0, :, ::2], likelihood.precision(lr[None], target[None])[0], rtol=1e-6
+    )
+    assert (np.asarray(precision)[~which] == 0).all()
+    drawn = found.sample(jax.random.key(0), LR)
+    np.testing.assert_array_equal(drawn == LR, ~which)
+
+
 @each
 def test_its_draws_have_its_density(name):
     """Scores of draws have mean 0, and their covariance is Fisher's information."""

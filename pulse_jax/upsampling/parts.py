@@ -20,7 +20,8 @@ from pulse_jax.generators import Generator, checkpoint, style_generator
 from pulse_jax.generators.diffusion import DiffusionModel, diffusion_generator
 from pulse_jax.generators.plug_in import plug_in
 from pulse_jax.generators.reader import Reader
-from pulse_jax.operators import Operator, is_flat, plug_ins
+from pulse_jax.likelihoods import of_values
+from pulse_jax.operators import Operator, is_flat, plug_ins, shown
 from pulse_jax.plug_in import attempt, is_plug_in
 from pulse_jax.posterior import Posterior
 from pulse_jax.search import Search, SearchState
@@ -218,11 +219,16 @@ def build_posteriors(run: Run) -> dict[int, Posterior]:
 
 
 def build_posterior(generator: Generator, operator: Operator, settings: Settings) -> Posterior:
-    """The density that settings name. Noise maps are drawn too, unless they are left out."""
+    """The density that settings name. Noise maps are drawn too, unless they are left out.
+
+    Its likelihood counts what the operator shows, and that once, as where its pictures are grey.
+    """
+    side, likelihood = generator.resolution // operator.factor, settings.likelihood()
+    which = shown(operator, (side, side, generator.channels))
     return posterior.build(
         generator,
         operator,
-        settings.likelihood(),
+        likelihood if which.all() else of_values(likelihood, which),
         prior="spheres" if settings.exact_radius else "gaussian",
         noise="zero" if settings.noise_type == "zero" else "sampled",
         label=settings.label,
