@@ -15,8 +15,6 @@ import contextlib
 import dataclasses
 import re
 import sys
-import types
-import typing
 from typing import Any
 
 import jax
@@ -33,7 +31,7 @@ from pulse_jax.console import (
 from pulse_jax.files import expanded, one_line
 from pulse_jax.upsampling.bar import Bar, compilation_told
 from pulse_jax.upsampling.run import upsample
-from pulse_jax.upsampling.settings import HEADINGS, KEPT, MOST, RECIPES, Settings
+from pulse_jax.upsampling.settings import HEADINGS, KEPT, MOST, RECIPES, Settings, kind
 from pulse_jax.upsampling.summary import summary
 
 FLAGS = flags.FLAGS
@@ -98,8 +96,7 @@ def define(field: dataclasses.Field[Any]) -> None:
         return
     kinds: dict[Any, Any] = {str: flags.DEFINE_string, int: flags.DEFINE_integer}
     kinds |= {float: flags.DEFINE_float, bool: flags.DEFINE_bool}
-    (kind,) = set(typing.get_args(field.type) or (field.type,)) - {types.NoneType}
-    kinds[kind](name, default, told)
+    kinds[kind(field)](name, default, told)
 
 
 for _field in dataclasses.fields(Settings):

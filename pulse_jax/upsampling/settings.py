@@ -3,10 +3,15 @@
 import contextlib
 import dataclasses
 import math
+import numbers
+import types
+import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import optax
 
 from pulse_jax import likelihoods, losses, operators, optimizers, schemes
@@ -35,6 +40,13 @@ from pulse_jax.upsampling.notation import (
 # what is saved, and it is what is saved that has to meet eps.
 HEADROOM = 0.8
 LOSS = "100*L2+0.05*GEOCROSS"  # PULSE's
+# What a setting of each type is made from, beside its notation, and how messages call it.
+TAKEN = {
+    bool: (bool | np.bool_, "true or false"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    str: (str | Path, "text"),
+}
 SHOWN = 32  # draws of a picture, about, that are kept as images
 # Settings of other groups that a sampler has no use for.
 OF_A_SEARCH = "eps", "batch_size", "save_intermediate", "save_video"
@@ -292,15 +304,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+            value = _typed(field, getattr(self, field.name))
+            _check(field, value)
+            object.__setattr__(self, field.name, value)
         self._check_pictures()
         self._check_search()
         self._check_start()
         self._check_posterior()
 
     def _check_pictures(self) -> None:
-        if isinstance(self.crop, str) and self.crop not in ("center", "face"):
-            raise ValueError(f"crop={self.crop} is not {CROP.form}")
         if isinstance(self.crop, tuple) and self.crop[2] < 1:
             raise ValueError(f"crop={CROP.write(self.crop)}: SIDE must be at least 1")
         if self.crop == "face" and self.input_size is None:
@@ -363,15 +375,8 @@ class Settings:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Settings":
         """Settings from values as `as_json` returns them, and as flags have them."""
-        notations = {field.name: field.metadata["notation"] for field in dataclasses.fields(cls)}
-        read = dict(values)
-        for name, text in values.items():
-            if isinstance(text, str) and notations.get(name):
-                try:
-                    read[name] = notations[name].read(text)
-                except (ValueError, TypeError):
-                    raise ValueError(f"{name}={text} is not {notations[name].form}") from None
-        return cls(**read)
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        return cls(**{name: _typed(fields[name], value) for name, value in values.items()})
 
     def as_json(self) -> dict[str, Any]:
         """The values by their names: numbers, and text where JSON has no type for them."""
@@ -445,6 +450,32 @@ class Settings:
     def _suited_schemes(self) -> list[str]:
         _, suited = schemes.SUITED.get(self.opt_name, (None, list(SCHEMES)))
         return suited
+
+
+def kind(field: dataclasses.Field[Any]) -> Any:
+    """The type of a setting without a notation: bool, int, float or str. Some may be None, too."""
+    (found,) = set(typing.get_args(field.type) or (field.type,)) - {types.NoneType}
+    return found
+
+
+def _typed(field: dataclasses.Field[Any], value: Any) -> Any:
+    """A value in the setting's own type. Raises ValueError if it is of no such type.
+
+    NumPy's numbers become Python's, and paths become text. A notation reads text, and reads what it
+    writes of any other value.
+    """
+    if value is None and field.default is None:
+        return None
+    notation, shown = field.metadata["notation"], repr(value)
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        if notation is not None:
+            shown = value if isinstance(value, str) else notation.write(value)
+            return notation.read(shown)
+        own = kind(field)
+        if isinstance(value, TAKEN[own][0]) and (own is bool or not isinstance(value, bool)):
+            return own(value)
+    form = TAKEN[kind(field)][1] if notation is None else notation.form
+    raise ValueError(f"{field.name}={shown} is not {form}")
 
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
