@@ -73,10 +73,13 @@ def stream(
     `program` makes the steps of a chunk, in place of `pulse_jax.driver.advance`, as which it is
     called.
 
-    Raises ValueError for fewer than one restart, step, slot or step in a chunk.
+    Raises ValueError for fewer than one restart, step, slot or step in a chunk, and for a target of
+    integers.
     """
     counts = {"restarts": restarts, "steps": steps, "slots": slots, "chunk": chunk}
     for name, count in counts.items():
+        if not isinstance(count, int | np.integer):
+            raise ValueError(f"{name} must be a whole number, got {count!r}")
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
     mesh, replicated, split = _placements(devices)

@@ -20,7 +20,7 @@ from jax.tree_util import register_dataclass
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from pulse_jax import plug_in
-from pulse_jax.losses import Image, Scalar, Styles, check_same_shape
+from pulse_jax.losses import Image, Scalar, Styles, check_target
 from pulse_jax.types import LARGEST_FACTOR, AnyArray, misfit
 
 Width: TypeAlias = float | Float[AnyArray, "..."]  # for all values, or a map of the picture's shape
@@ -164,7 +164,7 @@ class _UnknownSigma:
 
     def _logpdfs(self, lr: Image, target: Image) -> tuple[Float[Array, "k"], Float[Array, "k"]]:
         """The sigmas, and log N(y; x, σ² I) for each."""
-        check_same_shape(lr, target)
+        check_target(lr, target)
         sigmas, square = self._sigmas(lr.size), pairwise_sum((target - lr) ** 2)
         constant = lr.size * math.log(2 * math.pi) / 2
         return sigmas, -square / (2 * sigmas**2) - lr.size * jnp.log(sigmas) - constant
@@ -279,7 +279,7 @@ def pairwise_sum(values: Float[AnyArray, "..."]) -> Scalar:
 
 def _map(name: str, width: Width, lr: Image, target: Image) -> Float[Array, "h w c"]:
     """A width for each value of the picture."""
-    check_same_shape(lr, target)
+    check_target(lr, target)
     width = jnp.asarray(width, float)
     if width.ndim > 3 or any(
         a not in (1, b) for a, b in zip(width.shape[::-1], lr.shape[::-1], strict=False)

@@ -27,9 +27,9 @@ def l2(lr: Image, target: Image, eps: float = 0.0) -> Scalar:
     """Mean squared error over pixels and channels, at least eps: PULSE's L2 of one image.
 
     max(mean((lr − target)²), eps). Below eps the gradient is 0. Raises ValueError if the shapes
-    differ.
+    differ, and for a target of integers.
     """
-    check_same_shape(lr, target)
+    check_target(lr, target)
     return _at_least(eps, jnp.mean((lr - target) ** 2))
 
 
@@ -37,9 +37,9 @@ def l1(lr: Image, target: Image, eps: float = 0.0) -> Scalar:
     """Ten times the mean absolute error, itself at least eps: PULSE's L1 of one image.
 
     10 max(mean |lr − target|, eps). Below eps the gradient is 0. Raises ValueError if the shapes
-    differ.
+    differ, and for a target of integers.
     """
-    check_same_shape(lr, target)
+    check_target(lr, target)
     return 10 * _at_least(eps, jnp.mean(jnp.abs(lr - target)))
 
 
@@ -172,7 +172,12 @@ def _at_least(eps: float, value: Scalar) -> Scalar:
     return jnp.where(value < eps, eps, value)
 
 
-def check_same_shape(lr: Image, target: Image) -> None:
-    """Raises ValueError if a degraded image and its target are not of one shape."""
+def check_target(lr: Image, target: Image) -> None:
+    """Raises ValueError if a target isn't of the degraded image's shape, or isn't of floats.
+
+    Integers are those of a picture's file, such as 0 to 255, and no image in [0, 1] comes near.
+    """
     if lr.shape != target.shape:
         raise ValueError(f"the target's shape {target.shape} is not the image's {lr.shape}")
+    if not jnp.issubdtype(target.dtype, jnp.floating):
+        raise ValueError(f"the target must be of floats in [0, 1], not of {target.dtype}")

@@ -123,5 +123,8 @@ def test_bad_losses(arguments, told):
 def test_bad_shapes(unchecked):
     with pytest.raises(ValueError, match=r"\(4, 4, 1\).*\(4, 4, 3\)"):
         l2(np.zeros((4, 4, 3)), np.zeros((4, 4, 1)))
+    for loss in (l2, l1):
+        with pytest.raises(ValueError, match=r"floats in \[0, 1\], not of uint8"):
+            loss(np.zeros((4, 4, 3)), np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(ValueError, match=r"\(2, 18, 512\)"):
         geocross(np.zeros((2, 18, 512)))

@@ -273,6 +273,13 @@ def test_pictures_are_drawn_with_maps_that_fit(make):
         make(np.ones((5, *SHAPE), "f4")).sample(jax.random.key(0), LR)
 
 
+@pytest.mark.parametrize("name", likelihoods.LIKELIHOODS)
+def test_pictures_are_of_floats(unchecked, name):
+    likelihood = likelihoods.parse(name if name == "unknown_sigma" else f"{name}:0.1")
+    with pytest.raises(ValueError, match=r"floats in \[0, 1\], not of uint8"):
+        likelihood.logpdf(LR, np.zeros(LR.shape, np.uint8))
+
+
 def test_widths_may_be_traced_and_must_be_numbers(unchecked):
     found = jax.jit(lambda sigma: likelihoods.gaussian(sigma).logpdf(LR, TARGET))(0.1)
     np.testing.assert_allclose(found, likelihoods.gaussian(0.1).logpdf(LR, TARGET), rtol=1e-6)

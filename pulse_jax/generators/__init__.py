@@ -81,8 +81,8 @@ def style_generator(
     (1, H, W), for each noise map i that is searched. The other noise maps are frozen.
 
     Raises ValueError for an unknown noise type or space, for a layer to zero that doesn't exist,
-    for a negative number of layers, and for a `style_spread` outside [0, 1] or together with
-    `tile_latent`, `equal_start` or `joint_sphere`.
+    for a negative number of layers, for a `dtype` that isn't of floats, and for a `style_spread`
+    outside [0, 1] or together with `tile_latent`, `equal_start` or `joint_sphere`.
     """
     noise_layers = len(network.noise_shapes)
     zero = frozenset(range(noise_layers)[-1:] if zero_noise_layers is None else zero_noise_layers)
@@ -94,6 +94,8 @@ def style_generator(
         raise ValueError(f"noise layers are numbered 0 to {noise_layers - 1}, got {max(unknown)}")
     if trainable_noise_layers < 0:
         raise ValueError(f"trainable_noise_layers must be at least 0, got {trainable_noise_layers}")
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype must be a type of floats, got {dtype!r}")
     if style_spread is not None:
         if not 0 <= style_spread <= 1:
             raise ValueError(f"style_spread must be in [0, 1], got {style_spread}")

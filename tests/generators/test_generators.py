@@ -65,6 +65,7 @@ def test_stylegan_1_has_a_noise_map_more():
         ({"space": "v"}, "w, w_full, z, got 'v'"),
         ({"style_spread": 1.5}, r"\[0, 1\], got 1.5"),
         ({"style_spread": float("nan")}, r"\[0, 1\], got nan"),
+        ({"dtype": "int32"}, "dtype must be a type of floats, got 'int32'"),
         ({"style_spread": 0.5, "tile_latent": True}, "=0.5 excludes tile_latent$"),
         ({"style_spread": 0.5, "equal_start": True}, "=0.5 excludes equal_start$"),
         ({"style_spread": 0.5, "joint_sphere": True}, "=0.5 excludes joint_sphere$"),
