@@ -33,9 +33,9 @@ def ranks(
     (k + u) / (N + 1), where k of the N draws are below the truth and u is uniform, so that the
     share is too; draws that equal it are below or above at random. This is simulation-based
     calibration (Talts, Betancourt, Simpson, Vehtari and Gelman, arXiv 1804.06788). Raises
-    ValueError for NaN, which has no rank.
+    ValueError for NaN, which has no rank, and for draws that aren't of these truths.
     """
-    truths, draws = np.asarray(truths), np.asarray(draws)
+    truths, draws = _matched(truths, draws)
     for name, values in (("truths", truths), ("draws", draws)):
         if missing := np.isnan(values).sum():
             raise ValueError(f"{missing} of the {values.size} {name} are NaN, which has no rank")
@@ -51,12 +51,13 @@ def uniformity(shares: Float[AnyArray, "simulations *statistics"]) -> float:
     Two tests of Cramér and von Mises for each statistic: of the share u, which sees a bias, and of
     |2u − 1|, which sees samples that are too narrow or too wide. The least p-value counts, times
     the number of tests (Bonferroni), at most 1: of calibrated samples, at most a share α has one
-    below α. Raises ValueError for fewer than 2 simulations.
+    below α. Raises ValueError for fewer than 2 simulations, and for shares outside [0, 1].
     """
     from scipy import stats  # here, since each start of the command would wait for it
 
     _check_number("simulations", len(shares))
-    columns = np.asarray(shares).reshape(len(shares), -1).T
+    _check_shares("shares", shares := np.asarray(shares))
+    columns = shares.reshape(len(shares), -1).T
     tested = [u for column in columns for u in (column, np.abs(2 * column - 1))]
     least = min(stats.cramervonmises(u, "uniform").pvalue for u in tested)
     return float(min(1, least * len(tested)))
@@ -73,9 +74,9 @@ def tarp(
     share of truths with a rank below α is the coverage of regions of credibility α, in all
     dimensions at once (Lemos, Coogan, Hezaveh and Perreault-Levasseur, ICML 2023). Coordinates
     count relative to the truths' standard deviations. Raises ValueError for fewer than 2
-    simulations, and for NaN.
+    simulations, and as `ranks` does.
     """
-    truths, draws = np.asarray(truths), np.asarray(draws)
+    truths, draws = _matched(truths, draws)
     _check_number("simulations", len(truths))
     scale = truths.std(0)
     scale = np.where(scale > 0, scale, 1)
@@ -108,9 +109,10 @@ def delta_cal(
     this. So they are divided by 1 − 1/N and 1 + 1/N: calibrated draws have 1 for any N, and others
     come nearer to it as N falls. Where draws come from chains, N is their `effective` number, which
     tells the variance of their mean. The interval is a bootstrap over simulations. Raises
-    ValueError for fewer than 2 draws, or for an effective number of at most 1.
+    ValueError for fewer than 2 draws, for draws that aren't of these truths, or for an effective
+    number of at most 1.
     """
-    truths, draws = np.asarray(truths, np.float64), np.asarray(draws, np.float64)
+    truths, draws = _matched(np.asarray(truths, np.float64), np.asarray(draws, np.float64))
     _check_number("draws", draws.shape[1])
     number = np.float64(draws.shape[1] if effective is None else effective)
     if not (number > 1).all():
@@ -148,9 +150,7 @@ def reliability(
     Raises ValueError for probabilities outside [0, 1].
     """
     probabilities, outcomes = np.asarray(probabilities, np.float64), np.asarray(outcomes)
-    outside = probabilities[~((probabilities >= 0) & (probabilities <= 1))]
-    if outside.size:
-        raise ValueError(f"probabilities must be from 0 to 1, got {outside[0]}")
+    _check_shares("probabilities", probabilities)
     places = np.minimum((probabilities * bins).astype(int), bins - 1)
     counts = np.bincount(places, minlength=bins)
     filled = counts > 0
@@ -199,6 +199,27 @@ def through_truth(
 
     numbers = jnp.arange(draws * thinning).reshape(draws, thinning)
     return jax.lax.scan(draw, start, numbers)[1]
+
+
+def _matched(truths: AnyArray, draws: AnyArray) -> tuple[np.ndarray, np.ndarray]:
+    """Both on the host. Raises ValueError if the draws aren't (simulations, draws, ...) of them.
+
+    NumPy would stretch what has fewer statistics, and compare it with others.
+    """
+    truths, draws = np.asarray(truths), np.asarray(draws)
+    simulations, *shape = truths.shape
+    if draws.ndim < 2 or draws.shape != (simulations, draws.shape[1], *shape):
+        told = f"draws of truths {truths.shape} have an axis more, behind the first"
+        raise ValueError(f"{told}, got {draws.shape}")
+    if not draws.shape[1]:
+        raise ValueError("there are no draws")
+    return truths, draws
+
+
+def _check_shares(name: str, values: np.ndarray) -> None:
+    outside = values[~((values >= 0) & (values <= 1))]  # NaN is, too
+    if outside.size:
+        raise ValueError(f"{name} must be from 0 to 1, got {outside[0]}")
 
 
 def _check_number(name: str, number: int) -> None:

@@ -150,7 +150,7 @@ def test_truths_have_uniform_ranks_in_chains_that_pass_through_them(kind):
     assert p_value(0.15) < 1e-4
 
 
-def test_what_cannot_be_judged_is_told():
+def test_what_cannot_be_judged_is_told(unchecked):
     rng, (truths, draws) = np.random.default_rng(0), simulate()
     with pytest.raises(ValueError, match=r"^1 of the 37200 draws are NaN, which has no rank$"):
         calibration.ranks(rng, truths, np.where(draws == draws.max(), np.nan, draws))
@@ -160,6 +160,15 @@ def test_what_cannot_be_judged_is_told():
         calibration.uniformity(truths[:1])
     with pytest.raises(ValueError, match=r"^at least 2 draws are needed, got 1$"):
         calibration.delta_cal(rng, truths, draws[:, :1])
+    for measure in (calibration.ranks, calibration.tarp, calibration.delta_cal):
+        for others in (draws.swapaxes(0, 1), draws[..., :1], draws[0]):
+            with pytest.raises(ValueError, match=r"^draws of truths \(.*\) have an axis more"):
+                measure(rng, truths, others)
+        with pytest.raises(ValueError, match=r"^there are no draws$"):
+            measure(rng, truths, draws[:, :0])
+    for wrong in (np.nan, 1.5):
+        with pytest.raises(ValueError, match=rf"^shares must be from 0 to 1, got {wrong}$"):
+            calibration.uniformity(np.array([0.5, wrong, 0.2]))
 
 
 def test_the_command_does_not_wait_for_the_tests_of_uniformity():
