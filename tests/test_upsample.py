@@ -3,6 +3,7 @@
 import ast
 import csv
 import dataclasses
+import json
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from command_helpers import contents, write_picture
 from experiment_helpers import linear
+from PIL import Image
 
 import pulse_jax
 from pulse_jax import images, losses, operators
@@ -143,6 +145,20 @@ def test_what_cannot_be_upsampled_is_told_and_spares_the_others(folder):
     assert [picture.name for picture in found.pictures] == ["a.png"]
     assert len(found.failures) == 2 and "c.png" in found.failures[0]
     assert found.failures[1] == "picture 03: it has values outside [0, 1]"
+
+
+def test_what_is_no_picture_is_told_once(unchecked):
+    for given, told in (
+        (np.zeros((4, 4)), "(4, 4) of float64"),
+        (np.zeros((0, 0, 3)), "(0, 0, 3) of float64"),
+        (np.zeros((4, 4, 3), np.uint8), "(4, 4, 3) of uint8"),
+        (Image.new("RGB", (4, 4)), "(4, 4, 3) of uint8"),
+        (5, "() of int64"),
+    ):
+        found = pulse_jax.upsample(given, None, SETTINGS)
+        assert not found.pictures
+        line = f"picture 01: a picture is an array (h, w, 3) of floats, not {told}"
+        assert found.failures == (line,)
     with pytest.raises(ValueError, match=r"generator=experiment_helpers:linear has no examples"):
         pulse_jax.upsample(None, None, SETTINGS)
 
@@ -274,6 +290,22 @@ def test_what_is_under_way_is_saved_less_often_where_that_takes_long(monkeypatch
         ({"loss_str": "L2+1e30*L1"}, "weight of L1 must be a number from 0 to 1e+15, got '1e30'"),
         ({"batch_size": 10**9}, "batch_size=1000000000: must be at least 1 and at most 1000000"),
         ({"solver": "heun:1000000000"}, "there are from 1 to 100000 steps, not 1000000000"),
+        ({"restarts": 2.5}, "restarts=2.5 is not a whole number"),
+        ({"restarts": "4"}, "restarts='4' is not a whole number"),
+        ({"restarts": True}, "restarts=True is not a whole number"),
+        ({"steps": None}, "steps=None is not a whole number"),
+        ({"eps": "0.1"}, "eps='0.1' is not a number"),
+        ({"eps": np.float32("nan")}, "eps=nan: not finite"),
+        ({"stop_at_eps": 1}, "stop_at_eps=1 is not true or false"),
+        ({"save_video": "no"}, "save_video='no' is not true or false"),
+        ({"operator": None}, "operator=None is not text"),
+        ({"seeds": 0}, "seeds=0 is not 1 to 1000000 numbers, as in 0,1,2 or 0:3"),
+        ({"seeds": (0.5,)}, "seeds=0.5 is not 1 to 1000000 numbers"),
+        ({"batch_size": 2.0}, "batch_size=2.0 is not auto or a number of at least 1"),
+        ({"crop": (0, 0)}, "crop=0,0 is not center, face or X,Y,SIDE"),
+        ({"crop": "middle"}, "crop=middle is not center, face or X,Y,SIDE"),
+        ({"value_range": (1, 0)}, "value_range=1,0 is not auto or LOW,HIGH, with LOW below HIGH"),
+        ({"learning_rate": 10**400}, "0 is not a number"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_when_they_are_made(unchecked, given, told):
@@ -317,6 +349,35 @@ def test_settings_come_back_from_json_and_flags():
     for name, text in (("seeds", "one"), ("value_range", "5,2"), ("bad_noise_layers", "1,2")):
         with pytest.raises(ValueError, match=f"{name}={text} is not "):
             Settings.from_json({name: text})
+
+
+def test_settings_take_numbers_of_numpy_and_paths(unchecked, tmp_path):
+    """And what they hold can be written: a run that can't write its settings comes to nothing."""
+    given = Settings(
+        generator=tmp_path,
+        restarts=np.int64(4),
+        eps=np.float32(0.25),
+        seeds=np.arange(2),
+        stop_at_eps=np.bool_(False),
+        crop=[0, np.int32(0), 16],
+        bad_noise_layers=range(2),
+        value_range=(np.float32(0.5), 2),
+    )
+    plain = Settings(
+        generator=str(tmp_path),
+        restarts=4,
+        eps=0.25,
+        seeds=(0, 1),
+        stop_at_eps=False,
+        crop=(0, 0, 16),
+        bad_noise_layers=(0, 1),
+        value_range=(0.5, 2.0),
+    )
+    assert given == plain
+    assert json.dumps(given.as_json()) == json.dumps(plain.as_json())
+    assert Settings(seeds="0:2", crop="0,0,16", noise="0.03") == (
+        Settings(seeds=(0, 1), crop=(0, 0, 16), noise=0.03)
+    )
 
 
 # --- The house. ---

@@ -192,8 +192,10 @@ def list_sources(
         pictures = examples
     if isinstance(pictures, str | Path):
         pictures = [pictures]
-    if isinstance(pictures, np.ndarray | jax.Array) and pictures.ndim == 3:
-        return [pictures], []
+    # What is no picture is told as one thing, and not as the rows of it.
+    if not isinstance(pictures, Iterable) or getattr(pictures, "ndim", 4) < 4:
+        alone: Any = pictures
+        return [alone], []
     sources: list[Source] = []
     complaints = [attempt(lambda given=given: sources.extend(_of(given))) for given in pictures]
     if not complaints:
@@ -398,7 +400,7 @@ def _checked_array(
     """A picture that is given as an array."""
     array = np.asarray(image)
     floats = np.issubdtype(array.dtype, np.floating)
-    if not (array.ndim == 3 and array.shape[2] == channels and floats):
+    if not (array.ndim == 3 and array.shape[2] == channels and array.size and floats):
         raise ValueError(
             f"{told_as}: a picture is an array (h, w, {channels}) of floats, not {array.shape} of "
             f"{array.dtype}"
