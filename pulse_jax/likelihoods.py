@@ -235,7 +235,7 @@ class _OfValues:
         return jnp.ravel(others).at[self.which].set(values[:, 0, 0]).reshape(others.shape)
 
     def logpdf(self, lr: Image, target: Image) -> Scalar:
-        check_same_shape(lr, target)
+        check_target(lr, target)
         return self.likelihood.logpdf(self._of(lr), self._of(target))
 
     def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
