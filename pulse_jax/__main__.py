@@ -61,7 +61,8 @@ flags.DEFINE_enum(
     "fast",
     list(RECIPES),
     "A recipe sets the defaults of other flags. With original, they are "
-    f"{' '.join(RECIPES['original'].as_flags())}.",
+    f"{' '.join(RECIPES['original'].as_flags())}. With posterior, it is "
+    f"{' '.join(RECIPES['posterior'].as_flags())}.",
 )
 flags.DEFINE_bool(
     "resume",

@@ -205,8 +205,8 @@ class Settings:
     noise: float | str | None = _setting(
         None,
         POSTERIOR,
-        "Samples of what the picture may show are drawn, instead of searches. The picture is taken "
-        "to have this noise: the standard deviation of Gaussian noise, for values from 0 to 1, or "
+        "In place of a search, samples of what the picture may show are drawn. It is taken to have "
+        "this noise: the standard deviation of Gaussian noise, for values from 0 to 1, or "
         "unknown_sigma, student_t:SIGMA, poisson:GAIN. Each restart is then a chain, which half of "
         "--steps transitions bring into the posterior, from each of four starts. It goes on from "
         "one of them, and one and a half times --steps tune it.",
