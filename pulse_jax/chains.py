@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding
@@ -434,19 +435,15 @@ def _tune(
         step_size = jnp.minimum(jnp.exp(tuning.log_step_size), LONGEST_STEP)
         sampler = _kernel(plan, loglikelihood, step_size, learned)
         state, info = _step(key, sampler, params, target, weighted(state, weight))
-        tuning = update(tuning, _mean(info.acceptance_rate, state))
         state = weighted(state, 1 / weight)
         usable = jnp.isfinite(state.loglikelihood)
+        adapted = update(tuning, jnp.mean(info.acceptance_rate, where=usable))
+        tuning = optax.tree.where(usable.any(), adapted, tuning)
         return (state, tuning), jnp.where(usable, rise * state.loglikelihood, -jnp.inf)
 
     inputs = keys, weights, rises
     (state, tuning), scores = jax.lax.scan(transition, (state, tuning), inputs)
     return state, tuning, scores.sum(0)
-
-
-def _mean(values: Float[Array, "chains"], state: State) -> Scalar:
-    """Over the chains whose density is finite."""
-    return jnp.mean(values, where=jnp.isfinite(state.loglikelihood))
 
 
 def _weighted(

@@ -197,6 +197,18 @@ def test_a_chain_without_a_density_spares_the_others(bad):
 
 
 @needs_blackjax
+def test_last_starts_without_a_density_leave_the_step_size_as_it_was():
+    made = density()
+    several = jax.tree.map(lambda leaf: leaf.reshape(4, 2, *leaf.shape[1:]), starts(made, 8))
+    positions = jax.tree.map(lambda leaf: leaf.at[:, 1].set(np.nan), several)
+    state, sampler = chains.warm_up(
+        jax.random.key(2), made, MATRIX, TARGET, positions, transitions=20, leapfrogs=4
+    )
+    assert 0.01 < sampler.step.args[2] <= 1
+    assert (state.position[0]["z"] != several[0]["z"][:, 0]).all()
+
+
+@needs_blackjax
 @pytest.mark.parametrize("placed", [False, True])
 def test_a_warm_up_compiles_its_transitions_once(placed):
     made, inputs = density(), (MATRIX, TARGET)
