@@ -15,6 +15,7 @@ A position is a pytree whose leaves count points on axis 0, as a generator's lat
 is a pytree of its arrays, so that new step sizes or operators don't recompile.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -165,9 +166,14 @@ class Preconditioner(NamedTuple):
 
 
 def _scaled(preconditioner: Preconditioner, power: int, v: Float[Array, "d"]) -> Float[Array, "d"]:
-    """A^power v."""
+    """A^power v.
+
+    In full precision: if an accelerator rounded the products, velocities of `velocity` wouldn't
+    have the density of `energy`, and draws not the posterior's.
+    """
     _, directions, scales = preconditioner
-    return v + directions @ ((scales**power - 1) * (directions.T @ v))
+    product = functools.partial(jnp.matmul, precision="highest")
+    return v + product(directions, (scales**power - 1) * product(directions.T, v))
 
 
 def about(preconditioner: Preconditioner) -> Flow:

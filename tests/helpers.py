@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+import re
 from pathlib import Path
 
 import jax
@@ -49,6 +50,13 @@ def relative_error(actual, expected):
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     return np.abs(actual - expected).max() / np.abs(expected).max()
+
+
+def precisions(function, *arguments):
+    """What each product of matrices in a function asks of an accelerator, by its default."""
+    with jax.default_matmul_precision("default"):
+        program = jax.jit(function).lower(*arguments).as_text()
+    return re.findall(r"stablehlo\.dot_general.*precision = \[(\w+), ", program)
 
 
 def trajectory(optimizer, loss, params, steps):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import precisions
 from jax.flatten_util import ravel_pytree
 
 from pulse_jax import Generator, likelihoods, posterior, samplers
@@ -425,6 +426,14 @@ def test_the_priors_flow_alone_is_always_accepted(flow):
     assert info.acceptance_rate > 0.99
     lengths = jnp.sum(state.position["x"] ** 2, 1)
     np.testing.assert_allclose(lengths, 1000, rtol=1e-5 if flow is SPHERES else 0.2)
+
+
+def test_a_preconditioners_products_are_exact_on_accelerators_too(learned):
+    sampler = samplers.hmc(quartic, 0.1, 2, learned)
+    position = jax.eval_shape(DENSITY.sample, jax.random.key(0))
+    state = jax.eval_shape(sampler.init, {}, TARGET, position)
+    found = precisions(sampler.step, jax.random.key(0), {}, TARGET, state)
+    assert found and set(found) == {"HIGHEST"}
 
 
 def test_the_numbers_of_leapfrogs_spread_about_theirs():

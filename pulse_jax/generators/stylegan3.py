@@ -199,7 +199,8 @@ class Synthesis(nn.Module):
 class FourierFeatures(nn.Module):
     """Waves that the style turns and shifts, mixed.
 
-    In float32 at least: a wave of several periods would be lost in bfloat16.
+    In float32 at least, and in full precision also on accelerators: a wave of several periods would
+    be lost in bfloat16.
     """
 
     features: int
@@ -221,12 +222,19 @@ class FourierFeatures(nn.Module):
         dtype, wide = w.dtype, jnp.promote_types(w.dtype, jnp.float32)
         w, frequencies, phases = (x.astype(wide) for x in (w, frequencies, phases))
         start = nn.initializers.constant(jnp.array([1.0, 0.0, 0.0, 0.0]))  # as it is
-        dense = nn.Dense(4, kernel_init=nn.initializers.zeros, bias_init=start, name="style")
+        dense = nn.Dense(
+            4,
+            kernel_init=nn.initializers.zeros,
+            bias_init=start,
+            precision="highest",
+            name="style",
+        )
         style = dense(w / math.sqrt(w.shape[-1]))
         style = style / jnp.linalg.norm(style[:, :2], axis=1, keepdims=True)
         cos, sin, x, y = style.T
         motion = jnp.array([[cos, -sin, sin * y - cos * x], [sin, cos, -sin * x - cos * y]])
-        moved = frequencies @ (jnp.moveaxis(motion, -1, 0) @ transform)  # (N, C, 3)
+        product = functools.partial(jnp.matmul, precision="highest")
+        moved = product(frequencies, product(jnp.moveaxis(motion, -1, 0), transform))  # (N, C, 3)
         frequencies, phases = moved[..., :2], phases + moved[..., 2]
         # Waves that the user's transform makes too fast fade away.
         excess = jnp.linalg.norm(frequencies, axis=-1) - bandwidth

@@ -11,7 +11,7 @@ import optax
 import pytest
 import scipy.signal
 import scipy.special
-from helpers import as_dtype, both_precisions, golden, relative_error, weights
+from helpers import as_dtype, both_precisions, golden, precisions, relative_error, weights
 from jax import lax
 
 from pulse_jax import SCHEMES, Loss, build, operators, style_generator
@@ -302,6 +302,13 @@ def test_waves_of_many_periods_survive_bfloat16():
     exact = apply({"params": as_dtype(params, "float32")}, as_dtype(w, "float32"))
     rounded = apply({"params": params}, w)
     assert rounded.dtype == "bfloat16" and relative_error(rounded, exact) <= 0.02
+
+
+def test_waves_of_many_periods_survive_an_accelerators_default_precision():
+    module, w = FourierFeatures(5, Signal(36, 16, 6.0, 2.0)), jnp.zeros((2, 4))
+    params = jax.eval_shape(module.init, jax.random.key(0), w)
+    *of_waves, of_colours = precisions(module.apply, params, w)
+    assert of_waves == 3 * ["HIGHEST"] and of_colours == "DEFAULT"
 
 
 def test_waves_too_fast_for_the_samples_fade_away():
