@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.scipy.special import gammaln, logsumexp
+from jax.scipy.special import gammaln, logsumexp, xlog1py, xlogy
 from jax.tree_util import register_dataclass
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
@@ -210,8 +210,12 @@ class _Poisson:
 
     def logpdf(self, lr: Image, target: Image) -> Scalar:
         gain = _map("gain", self.gain, lr, target)
-        rate, count = gain * jnp.maximum(lr, 1e-4), gain * target
-        return pairwise_sum(count * jnp.log(rate) - rate - gammaln(count + 1) + jnp.log(gain))
+        # Of a count at its own rate, less half the deviance: the whole terms of a bright picture
+        # would lose all digits of their sum.
+        excess = jnp.maximum(lr, 1e-4) - target
+        relative = excess / jnp.where(target > 0, target, 1)  # of the rate over the count
+        half_deviance = gain * excess - xlog1py(gain * target, relative)
+        return pairwise_sum(_log_peak(gain * target) + jnp.log(gain) - half_deviance)
 
     def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
         gain = _map("gain", self.gain, lr, lr)
@@ -275,6 +279,17 @@ def pairwise_sum(values: Float[AnyArray, "..."]) -> Scalar:
         blocks = jnp.pad(values, (0, -values.size % 16)).reshape(16, -1)
         values = jax.lax.optimization_barrier(blocks.sum(0))  # or XLA joins sums
     return values.sum()
+
+
+def _log_peak(count: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """log(cᶜ e⁻ᶜ / c!), the largest of a count c's mass over all rates, by Stirling's series.
+
+    The series isn't exact for small counts, of which it is the formula itself.
+    """
+    small = jnp.minimum(count, 30)
+    large = jnp.maximum(count, 30)
+    series = -jnp.log(2 * math.pi * large) / 2 - 1 / (12 * large) + 1 / (360 * large**3)
+    return jnp.where(count < 30, xlogy(small, small) - small - gammaln(small + 1), series)
 
 
 def _map(name: str, width: Width, lr: Image, target: Image) -> Float[Array, "h w c"]:
