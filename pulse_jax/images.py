@@ -178,9 +178,12 @@ def save_image(path: str | Path, image: Float[AnyArray, "h w c"]) -> None:
     """Write an image as an 8-bit PNG of grey, colours, or colours and alpha; see `to_uint8`.
 
     The file appears at `path` whole or not at all. Raises ImageError if the image has another shape
-    or isn't finite, and if the file can't be written.
+    or isn't finite, if the name's end is that of another format, and if the file can't be written.
     """
     try:
+        suffix = Path(path).suffix.lower()
+        if (kind := Image.registered_extensions().get(suffix, "PNG")) != "PNG":
+            raise ValueError(f"it would be a PNG, and {suffix} is for {kind}: name it .png")
         if np.ndim(image) != 3 or np.shape(image)[2] not in CHANNELS:
             raise ValueError(f"an image is (H, W, 1, 3 or 4), not {np.shape(image)}")
         png = io.BytesIO()

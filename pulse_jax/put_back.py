@@ -28,6 +28,7 @@ from pulse_jax.align.ffhq import Quad
 from pulse_jax.console import ended_in_one_line, one_by_one, parsed
 from pulse_jax.files import expanded, one_line, read_json
 from pulse_jax.images import load_image, save_image
+from pulse_jax.upsampling.notation import RANGE
 from pulse_jax.upsampling.pictures import image_path, load_photograph
 from pulse_jax.upsampling.results import CROP, rank, read_table
 
@@ -96,14 +97,18 @@ def read(folder: Path, pick: int | None) -> Result:
             raise ValueError(f"there is no {path}: {told}")
         place = read_json(path)
         photograph, value_range = Path(str(place["photograph"])), place["value_range"]
+        value_range = None if value_range is None else RANGE.read(RANGE.write(value_range))
         quad = np.array(place["quad"], float).reshape(4, 2)
+        if not (np.abs(quad) < 2**31).all() or not np.linalg.det(quad[[3, 1]] - quad[0]):
+            raise ValueError("its quad is no square of pixels")
         if pick is None:
             path = folder / "results.csv"
-            pick = int(min(read_table(path), key=rank)["restart"])
+            if not (rows := read_table(path)):
+                raise ValueError("it has no rows")
+            pick = int(min(rows, key=rank)["restart"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         told = one_line(error)
         raise ValueError(told if str(path) in told else f"{path}: can't be read: {told}") from error
-    value_range = tuple(value_range) if isinstance(value_range, list) else value_range
     path = image_path(folder, pick)
     if not path.is_file():
         raise ValueError(f"{folder}: it has no result {pick}, which would be {path.name}")

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 
 import numpy as np
@@ -148,6 +149,7 @@ def test_each_face_is_a_picture_and_is_put_back(run, photographs, call, capsys):
         (["out/group_1", "--outscale=big"], "big"),
         (["out/group_1", "--outscale=nan"], "outscale=nan: must be finite and above 0"),
         (["out/group_1", "--outscale=1e4"], "outscale=10000.0: makes more than 89.5 megapixels"),
+        (["out/group_1", "--output=group.jpg"], "it would be a PNG, and .jpg is for JPEG"),
         (["out/group_1", "--output=no/where.png"], "no/where.png: can't be written"),
         (["out/group_1", f"--output={300 * 'a'}.png"], "a.png: can't be written"),
         (["out/group_1", "--output=group.png"], "--output=group.png would replace the photograph"),
@@ -172,7 +174,20 @@ def test_a_photograph_is_read_as_it_was(run, photographs, call, capsys):
     told = "deep.png: it has changed since its picture was cut"
     assert told in ends(capsys, call, "out/deep")
     (output / "deep" / "results.csv").write_text("restart,l2_saved\n")
-    assert "results.csv: can't be read" in ends(capsys, call, "out/deep")
+    assert "results.csv: can't be read: it has no rows" in ends(capsys, call, "out/deep")
+    place = {"photograph": str(photographs / "one.png"), "value_range": None}
+    corner = [0, 0]
+    for damaged, told in (
+        ({"quad": []}, "cannot reshape array of size 0"),
+        (place, "'quad'"),
+        (place | {"quad": 4 * [corner]}, "its quad is no square"),
+        (place | {"quad": [corner, [0, math.nan], [9, 9], [9, 0]]}, "its quad is no square"),
+        (place | {"value_range": {}}, ""),
+        (place | {"value_range": [9, 0]}, ""),
+    ):
+        (output / "deep" / "crop.json").write_text(json.dumps(place | damaged))
+        line = ends(capsys, call, "out/deep", "--pick=1")
+        assert f"crop.json: can't be read: {told}" in line
     (output / "deep" / "crop.json").write_text('{"quad": [], "value_range": null}')
     assert "crop.json: can't be read: 'photograph'" in ends(capsys, call, "out/deep")
 
