@@ -205,6 +205,8 @@ def test_a_damaged_table_is_told_and_the_others_go_on(run, folder, capsys):
         (b"a\n" + 200_000 * b"1", f"{table}: can't be read: field larger than field limit"),
         (before.replace(b"restart", b"number", 1), f"{table.parent}: its results can't be read"),
         (before.rstrip() + b",1\n", f"{table}: can't be read: a row has more cells"),
+        (b"", f"{table}: can't be read: it has 0 results, and 3 were written"),
+        (before[: before.rstrip().rindex(b"\n") + 1], f"{table}: can't be read: it has 2 results"),
     ):
         table.write_bytes(damaged)
         assert told in fails(run, capsys, folder)

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from pulse_jax import images
-from pulse_jax.files import attempt, load_arrays, npz, one_line, write
+from pulse_jax.files import attempt, counted, load_arrays, npz, one_line, write
 from pulse_jax.starts import GENERATOR
 from pulse_jax.types import AnyArray
 from pulse_jax.upsampling import curves, video
@@ -63,10 +63,11 @@ def save(picture: Picture, function: Callable[..., Any], *arguments: Any) -> Non
         picture.error = complaint
 
 
-def take_up(picture: Picture) -> None:
+def take_up(picture: Picture, number: int) -> None:
     """Read the rows of the restarts that an earlier run, or another process, has done.
 
-    Raises ValueError if they belong to other pixels or to another start, or can't be read.
+    `number`: of the rows of a picture's table, which is written when all is done. Raises ValueError
+    if it has others, and if rows belong to other pixels or to another start, or can't be read.
     """
     if picture.folder is None:
         return
@@ -79,10 +80,14 @@ def take_up(picture: Picture) -> None:
         done: list[dict[str, Any]] = [_typed(row) for row in rows if "status" in row]
         for row in done:  # of an earlier version
             row.setdefault("l2_relative", picture.relative(row["l2_saved"]))
-        picture.rows = {row["restart"]: row for row in done}
+        by_restart = {row["restart"]: row for row in done}
     except (ValueError, KeyError) as error:
         told = f"its results can't be read: {one_line(error)}"
         raise ValueError(f"{picture.place}: {told}") from error
+    if table.is_file() and len(by_restart) != number:
+        told = f"it has {counted(len(by_restart), 'result')}, and {number} were written"
+        raise ValueError(f"{table}: can't be read: {told}")
+    picture.rows = by_restart
     if table.is_file():
         clear(picture)
 

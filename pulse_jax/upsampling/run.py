@@ -215,7 +215,7 @@ def _carry_out(
     log.info(f"{settings.generator}, seed{'s' * several} {named}: {counts}")
 
     for picture in pictures:
-        save(picture, results.take_up)
+        save(picture, results.take_up, settings.results)
     stopped, timings = "", []
     with Writer() as writer:
         try:
@@ -239,7 +239,7 @@ def _carry_out(
         multihost_utils.sync_global_devices("results")
     first = jax.process_index() == 0
     for picture in pictures if first else ():
-        save(picture, results.take_up)  # what other processes have done
+        save(picture, results.take_up, settings.results)  # what other processes have done
         _finish(run, picture, bool(stopped))
         if failed := run.failed(picture):
             seed = f", seed {picture.seed}" if several else ""
