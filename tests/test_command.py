@@ -239,12 +239,12 @@ def test_devices_are_as_many_as_fit_also_with_batch_size(
 ):
     asked = []
 
-    def fitting(*others, devices, **options):
+    def fit_slots(*others, devices, **options):
         asked.append((others[-1], options["least"]))
         return devices, 1
 
     monkeypatch.setattr(restarts, "SMALL", 0)
-    monkeypatch.setattr(restarts, "fitting", fitting)
+    monkeypatch.setattr(restarts, "fit_slots", fit_slots)
     write_picture(tmp_path / "in" / "a.png")
     run_linear(f"--input_dir={tmp_path / 'in'}", f"--batch_size={given}")
     assert asked == [(most, least)]

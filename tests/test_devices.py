@@ -79,11 +79,11 @@ import pulse_jax
 from pulse_jax import driver
 from search_helpers import LINEAR, MATRIX, TARGETS, start
 
-placements = driver._placements
+placements = driver.placements
 *two, third = jax.devices()
 mesh, *_ = placements(two)
 accelerator = SimpleNamespace(size=2, devices=SimpleNamespace(flat=[SimpleNamespace(platform="")]))
-driver._placements = lambda devices: (accelerator, *placements(devices)[1:])
+driver.placements = lambda devices: (accelerator, *placements(devices)[1:])
 
 def program(*arguments, length, mesh, real=mesh):
     return pulse_jax.driver.advance(*arguments, length=length, mesh=real)

@@ -2,7 +2,6 @@
 
 import functools
 import re
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +30,7 @@ from search_helpers import (
 )
 
 from pulse_jax import Loss, build, operators, run, status, stream
-from pulse_jax.driver import advance, fitting
+from pulse_jax.driver import advance
 from pulse_jax.generators.stylegan2 import StyleGAN2
 from pulse_jax.progress import Progress
 from pulse_jax.search import STATUS
@@ -176,58 +175,6 @@ def test_a_free_slot_goes_to_the_next_restart():
     assert list(steps) == [1, 2, 3, 0]
     others = steps[1] * [[0, 1]] + steps[2] * [[0, 2]] + steps[3] * [[0, 3]]
     assert seen == others + (60 - len(others)) * [[0, -1]]
-
-
-def test_slots_are_as_many_as_fit():
-    one = TARGETS[0], take(start(1), 0)
-    memories = 0, 1e6, 2e6, 1e12  # large beside the weights, so that few sizes are tried
-    slots = [fitting(LINEAR, MATRIX, *one, 1000, memory=memory)[1] for memory in memories]
-    assert slots == sorted(slots)
-    assert slots[0] == 1 < slots[1] < slots[2] < slots[3] == 1000
-
-
-@pytest.mark.parametrize(
-    ("memory", "fit"), [(900, (4, 2)), (800, (4, 2)), (600, (3, 2)), (200, (1, 2)), (100, (1, 1))]
-)
-def test_devices_of_a_cpu_share_its_memory(memory, fit, monkeypatch, unchecked):
-    """They become fewer before their slots do, on which bytes depend. Two slots take 200."""
-    needed = lambda *parts: 100 * parts[4] / len(parts[5])  # noqa: E731
-    monkeypatch.setattr("pulse_jax.driver._needed_bytes", needed)
-    cores = 4 * [SimpleNamespace(platform="cpu")]
-    devices, slots = fitting(LINEAR, MATRIX, *2 * (None,), 2, devices=cores, memory=memory)
-    assert (len(devices), slots) == fit
-    again = fitting(LINEAR, MATRIX, *2 * (None,), slots, least=slots, devices=cores, memory=memory)
-    assert (len(again[0]), again[1]) == fit  # a run that goes on has its slots given
-
-
-def test_slots_where_the_system_does_not_tell_its_memory(monkeypatch):
-    """As on Windows."""
-    monkeypatch.delattr("os.sysconf")
-    assert fitting(LINEAR, MATRIX, TARGETS[0], take(start(1), 0), 2)[1] == 2
-
-
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="an accelerator has its own memory")
-def test_slots_are_as_many_as_fit_into_half_of_a_quota(monkeypatch, unchecked):
-    monkeypatch.setattr("pulse_jax.quotas.memory", lambda: 800.0)
-    monkeypatch.setattr("pulse_jax.driver._needed_bytes", lambda *others: 100.0 * others[4])
-    cores = [SimpleNamespace(platform="cpu")]
-    assert fitting(LINEAR, MATRIX, *2 * (None,), 64, devices=cores) == (cores, 4)
-
-
-def test_slots_are_fewer_where_a_program_does_not_compile(monkeypatch):
-    """As a TPU's compiler has it."""
-
-    def lower(step, params, targets, *others, **options):
-        def compile():
-            if len(targets) > 4:
-                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in hbm")
-            return advance.lower(step, params, targets, *others, **options).compile()
-
-        return SimpleNamespace(compile=compile)
-
-    one = TARGETS[0], take(start(1), 0)
-    monkeypatch.setattr("pulse_jax.driver.advance", SimpleNamespace(lower=lower))
-    assert fitting(LINEAR, MATRIX, *one, 64, memory=1e12)[1] == 4
 
 
 # --- Progress. ---

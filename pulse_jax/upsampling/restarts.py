@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Integer, Key, UInt32
 
 import pulse_jax
 from pulse_jax import starts
-from pulse_jax.driver import Slots, advance, fitting, is_out_of_memory
+from pulse_jax.capacity import fit_slots, is_out_of_memory
+from pulse_jax.driver import Slots, advance
 from pulse_jax.files import attempt, counted
 from pulse_jax.generators import Generator
 from pulse_jax.losses import l2
@@ -78,7 +79,7 @@ def choose_slots(run: Run, before: int | None) -> tuple[Sequence[jax.Device], in
     target = jax.ShapeDtypeStruct(run.pictures[0].target.shape, np.float32)
     shapes = target, state
     options: Any = {"least": given or 1, "devices": devices, "chunk": chunk(settings)}
-    return fitting(search, run.params, *shapes, most, **options)
+    return fit_slots(search, run.params, *shapes, most, **options)
 
 
 def carry_out(

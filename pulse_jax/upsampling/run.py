@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from pulse_jax.driver import is_out_of_memory
+from pulse_jax.capacity import is_out_of_memory
 from pulse_jax.files import attempt, counted, expanded, held, one_line, write
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.digests import network_digest
