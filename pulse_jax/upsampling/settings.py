@@ -135,7 +135,8 @@ class Settings:
         None,
         MOST,
         "This many restarts are searched at once on each device, or on each core of a CPU. With "
-        "auto, it is what fits into memory, up to 2 on a core, else up to 256 or 16 megapixels.",
+        "auto, it is what fits into memory: up to 2 on a core, and elsewhere up to 256, of 16 "
+        "megapixels together.",
         low=1,
         high=MANY,
         notation=SLOTS,
