@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,6 +194,16 @@ def test_what_was_killed_before_its_tables_gets_them(run, folder, tmp_path):
     (output / "b" / ".results.csv.1.tmp").write_text("")
     assert files(run(folder)) == before
     assert not (output / "a" / "parts").exists()
+
+
+def test_a_run_that_could_not_save_a_thing_goes_on(run, folder):
+    """As on a full disk, which has room for folders."""
+    output = run(folder)
+    before = files(output)
+    for name in ("a", "b"):
+        shutil.rmtree(output / name)
+        (output / name / "parts").mkdir(parents=True)
+    assert files(run(folder)) == before
 
 
 def test_a_damaged_table_is_told_and_the_others_go_on(run, folder, capsys):

@@ -24,6 +24,7 @@ JAX = (
     *("jax_random_seed_offset", "jax_default_matmul_precision", "jax_disable_most_optimizations"),
 )
 VARIABLES = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+RESULTS = "results.csv", "parts/*"  # one of these lies where a picture has results
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 
 
@@ -79,9 +80,9 @@ def read(output: Path) -> dict[str, Any]:
     Raises ValueError if it can't be read.
     """
     path = output / "config.json"
-    kinds = ("results.csv", "parts/*")
+    places = "*", "seed_*/*"
     try:
-        has_results = any(any(output.glob(f"{at}/{k}")) for at in ("*", "seed_*/*") for k in kinds)
+        has_results = any(any(output.glob(f"{at}/{kind}")) for at in places for kind in RESULTS)
         return read_json(path) if has_results and path.is_file() else {}
     except OSError as error:
         raise ValueError(f"output_dir={output} can't be read: {one_line(error)}") from error
@@ -103,7 +104,7 @@ def check(
     if earlier and (told := difference(earlier, now)):
         raise ValueError(f"output_dir={output} holds results of {told}")
     for place in () if earlier else places:
-        if any((place / name).exists() for name in ("results.csv", "parts")):
+        if any(any(place.glob(kind)) for kind in RESULTS):
             missing = f"{output / 'config.json'}, which tells of their settings, is missing"
             raise ValueError(f"{place} holds results, and {missing}")
 
