@@ -36,7 +36,8 @@ _FITS_SUFFIXES = {".fits", ".fit", ".fts"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 # Formats of which Pillow scales grey of more than 8 bits to 16.
 _GREY_16 = {"PNG", "PPM", "JPEG2000"}
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF's tags
+# TIFF's tags.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR_CONFIGURATION, _SAMPLE_FORMAT = 258, 262, 284, 339
 _UNSIGNED, _SIGNED = 1, 2  # of _SAMPLE_FORMAT
 _FITS = b"SIMPLE  ="  # how such files begin
 _LARGEST_PROFILE = 2**26  # bytes
@@ -151,7 +152,11 @@ def _open(stream: Stream, suffix: str) -> tuple[Image.Image, str]:
     """A decoded Pillow image, and as text the tiles that it had before, which tell how."""
     # From a stream, since Pillow maps a path into memory and then garbles rotated TIFFs.
     image = Image.open(stream, formats=_formats(suffix))
-    tiles = str(image.tile)
+    tiles, tags = str(image.tile), getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, (1,))
+    if tags.get(_PLANAR_CONFIGURATION) == 2 and len(bits) > 1 and bits[0] > 8 and "'raw'" in tiles:
+        kind = f"{len(bits)} × {bits[0]} bits in planes that aren't compressed"
+        raise ValueError(f"Pillow garbles a TIFF of {kind}; save it pixel by pixel, or compressed")
     image.load()
     return image, tiles
 

@@ -406,6 +406,25 @@ def test_other_tiffs_that_pillow_cannot_decode(tmp_path):
     rejected(path, "64 bits (float")
 
 
+@pytest.mark.parametrize("photometric", ["rgb", "separated"])
+@pytest.mark.parametrize("order", "<>")
+def test_deep_planes_that_pillow_garbles(tmp_path, photometric, order):
+    """Those of 8 bits, and compressed ones, are read right."""
+    tifffile, path = pytest.importorskip("tifffile"), tmp_path / "a.tif"
+    count = 3 if photometric == "rgb" else 4
+    planes = np.random.default_rng(0).integers(0, 65536, (count, 5, 7), np.uint16)
+    options = {"photometric": photometric, "byteorder": order}
+    tifffile.imwrite(path, planes, planarconfig="separate", **options)
+    rejected(path, f"garbles a TIFF of {count} × 16 bits in planes", "pixel by pixel")
+    tifffile.imwrite(path, np.moveaxis(planes, 0, -1), planarconfig="contig", **options)
+    with untold():
+        expected = load_image(path)
+    for values, compression in ((planes, "zlib"), ((planes >> 8).astype(np.uint8), None)):
+        tifffile.imwrite(path, values, compression=compression, planarconfig="separate", **options)
+        with untold():
+            check(path, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_black_or_white_is_not_guessed(tmp_path, bits):
     (tmp_path / "a.tif").write_bytes(tiff(GREY16 % 256, bits, photometric=None))
