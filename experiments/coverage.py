@@ -103,6 +103,8 @@ def make_sample():
     density = posterior.build(generator, operators.bicubic(FLAGS.factor), likelihood)
     reader = checkpoint.load_reader(FLAGS.generator)
     others = cache(partial(harness.held_out, generator.resolution))
+    if FLAGS.images is not None:
+        others()  # so that what is wrong with them is told before the work
     shape = generator.resolution, generator.resolution, generator.channels
     directions = jax.random.normal(jax.random.key(0), (20, *shape))
 

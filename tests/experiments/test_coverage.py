@@ -60,3 +60,13 @@ def test_too_little_is_told_before_the_work(tmp_path):
     first, second = complaints("coverage", "--inputs=1", "--draws=15 --thinning=5", cwd=tmp_path)
     assert first == "coverage: --inputs=1: TARP takes at least 2"
     assert second.startswith("coverage: --draws=15 --thinning=5: an effective sample size")
+
+
+@needs_blackjax
+def test_other_pictures_are_read_before_the_work(tmp_path):
+    save_small_generator(tmp_path / "small")
+    arguments = "--generator=small", "--factor=4", "--images=nowhere", "--workdir=out"
+    result = run_experiment("coverage", *arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("coverage: nowhere: can't be read")
+    assert not list((tmp_path / "out").glob("cells/*"))
