@@ -156,8 +156,9 @@ def load_kernel(path: str | Path) -> Float[np.ndarray, "h w"]:
 def save_image(path: str | Path, image: Float[AnyArray, "h w c"]) -> None:
     """Write an image as an 8-bit PNG of grey, colours, or colours and alpha; see `to_uint8`.
 
-    The file appears at `path` whole or not at all. Raises ImageError if the image has another shape
-    or isn't finite, if the name's end is that of another format, and if the file can't be written.
+    The file appears at `path` whole or not at all. Raises ImageError if the image has another
+    shape, has integers or isn't finite, if the name's end is that of another format, and if the
+    file can't be written.
     """
     try:
         suffix = Path(path).suffix.lower()
@@ -173,11 +174,21 @@ def save_image(path: str | Path, image: Float[AnyArray, "h w c"]) -> None:
 
 
 def to_uint8(image: Float[AnyArray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Clip to [0, 1] and round to the nearest of 256 levels. NaN or infinity raise ValueError."""
+    """Clip to [0, 1] and round to the nearest of 256 levels.
+
+    NaN or infinity raise ValueError, and so do integers.
+    """
+    check_floats(image)
     values = np.asarray(image, np.float64)
     if not np.isfinite(values).all():
         raise ValueError("image has values that are not finite")
     return np.rint(255 * values.clip(0, 1)).astype(np.uint8)
+
+
+def check_floats(image: AnyArray) -> None:
+    """Raises ValueError for an image of integers, such as 0 to 255: all above 1 would be white."""
+    if (kind := np.asarray(image).dtype).kind in "biu":
+        raise ValueError(f"an image has floats in [0, 1], not {kind}")
 
 
 def _to_pillow(image: Float[AnyArray, "h w c"]) -> Image.Image:
@@ -187,7 +198,11 @@ def _to_pillow(image: Float[AnyArray, "h w c"]) -> Image.Image:
 
 
 def on_white(image: Float[AnyArray, "h w c"]) -> Float[AnyArray, "h w 3"]:
-    """An image in colours: grey is repeated, and alpha composited onto white."""
+    """An image in colours: grey is repeated, and alpha composited onto white.
+
+    Raises ValueError for one of integers.
+    """
+    check_floats(image)
     colour, alpha = image[..., :3], image[..., 3:]
     if alpha.shape[2]:
         colour = colour * alpha + (1 - alpha)
@@ -226,7 +241,8 @@ def resample(
 def grid(rows: Sequence[Sequence[Float[AnyArray, "_ _ _"]]]) -> Float32[np.ndarray, "h w c"]:
     """Tile rows of images of one size into a contact sheet on white.
 
-    Neighbours are max(1, W // 32) pixels apart. White fills up a short row.
+    Neighbours are max(1, W // 32) pixels apart. White fills up a short row. Raises ValueError for
+    images of several sizes, or of integers.
     """
     shapes = {np.shape(image) for row in rows for image in row}
     if len(shapes) != 1:
@@ -238,5 +254,6 @@ def grid(rows: Sequence[Sequence[Float[AnyArray, "_ _ _"]]]) -> Float32[np.ndarr
     sheet = np.ones((len(rows) * down - gap, columns * across - gap, channels), np.float32)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
+            check_floats(image)
             sheet[i * down : i * down + height, j * across : j * across + width] = image
     return sheet

@@ -781,6 +781,7 @@ def test_saving_and_loading_keeps_8_bit_images(tmp_path):
     [
         (np.full((2, 2, 3), np.nan), "not finite"),
         (np.full((2, 2, 3), np.inf), "not finite"),
+        (RGB, "an image has floats in [0, 1], not uint8"),
         (np.zeros((2, 2)), "(2, 2)"),
         (np.zeros((2, 2, 2)), "(2, 2, 2)"),
     ],
@@ -880,6 +881,13 @@ def test_grid():
     expected[34:, :64] = 0.5
     np.testing.assert_array_equal(sheet, expected)
     assert images.grid([[np.zeros((4, 4, 3))] * 2]).shape == (4, 9, 3)  # never without a gap
+
+
+def test_images_of_integers_are_no_images(unchecked):
+    for function in (images.to_uint8, on_white, lambda image: images.grid([[image]])):
+        for kind in (np.uint8, np.int64, bool):
+            with pytest.raises(ValueError, match=r"an image has floats in \[0, 1\], not"):
+                function(RGB.astype(kind))
 
 
 def test_grid_takes_one_size():

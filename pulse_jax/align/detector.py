@@ -36,8 +36,11 @@ def find_faces(picture: UInt8[np.ndarray, "h w 3"]) -> list[Float[np.ndarray, "5
 
     The landmarks are whole pixels. Faces are found that are at least 20 pixels wide, in a picture
     whose sides are at most 2000 pixels. A larger picture is reduced to that before. Raises
-    ValueError, in one line, if the extra `align` isn't installed, or if it fails.
+    ValueError, in one line, if the extra `align` isn't installed, if it fails, or for a picture of
+    other numbers.
     """
+    if picture.dtype != np.uint8:  # none would be found in floats in [0, 1]
+        raise ValueError(f"faces are found in pictures of uint8, not of {picture.dtype}")
     height, width, _ = picture.shape
     factor = max(1, max(height, width) / MOST)
     if factor > 1:

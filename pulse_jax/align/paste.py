@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32
 from PIL import Image
 
 from pulse_jax.align.ffhq import Quad, side
-from pulse_jax.images import resample
+from pulse_jax.images import check_floats, resample
 from pulse_jax.types import AnyArray
 
 FEATHER = 0.1  # of the square's side
@@ -26,9 +26,12 @@ def put_back(
     (bicubic). Its weight is 0 at the square's rim, and 1 from a tenth of the side inwards; it rises
     as 3t² − 2t³ in between. All values are in [0, 1], and what lies outside of the squares keeps
     its own, if `outscale` is 1. A photograph with alpha keeps it under faces without. Raises
-    ValueError for an `outscale` that isn't finite and positive, or that makes more pixels than
-    `PIL.Image.MAX_IMAGE_PIXELS`, with which a picture can't be read.
+    ValueError for images of integers, and for an `outscale` that isn't finite and positive, or that
+    makes more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, with which a picture can't be read.
     """
+    faces = list(faces)
+    for image in (photograph, *(face for face, _ in faces)):
+        check_floats(image)
     if not 0 < outscale < np.inf:
         raise ValueError(f"outscale={outscale}: must be finite and above 0")
     result = np.array(photograph, np.float32)

@@ -59,6 +59,11 @@ def test_faces_of_a_mirrored_picture_are_mirrored(astronaut):
     assert np.abs((face - mirrored).mean(axis=0)).max() <= 1
 
 
+def test_faces_are_not_looked_for_in_other_numbers(unchecked):
+    with pytest.raises(ValueError, match=r"pictures of uint8, not of float64"):
+        find_faces(np.zeros((30, 30, 3)))
+
+
 @needs_detector
 def test_large_pictures_are_searched_too(astronaut):
     (face,) = find_faces(astronaut.repeat(5, axis=0).repeat(5, axis=1))

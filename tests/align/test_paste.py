@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pulse_jax.align import cut_out, put_back
+from pulse_jax.images import to_uint8
 
 SQUARE = np.array([[0, 0], [0, 1], [1, 1], [1, 0]])  # the corners, in their order
 
@@ -53,6 +54,13 @@ def test_what_was_cut_out_is_where_it_was(photograph, quad, side, bound):
     marked = put_back(photograph, [(np.ones_like(face), quad)])
     inside = np.abs(marked - photograph).max(axis=2) > 0
     assert 0.15 < inside.mean() < 0.35 and marked.max() == 1
+
+
+def test_images_of_integers_are_not_put_back(unchecked, photograph):
+    face, quad = np.zeros((8, 8, 3)), np.array([[4.0, 4], [4, 9], [9, 9], [9, 4]])
+    for whole, part in ((to_uint8(photograph), face), (photograph, to_uint8(face))):
+        with pytest.raises(ValueError, match=r"an image has floats in \[0, 1\], not uint8"):
+            put_back(whole, [(part, quad)])
 
 
 def test_with_an_outscale_the_photograph_is_larger(photograph):
