@@ -24,11 +24,10 @@ from pulse_jax.driver import Slots, advance
 from pulse_jax.files import attempt, counted
 from pulse_jax.generators import Generator
 from pulse_jax.losses import l2
-from pulse_jax.operators import Operator
 from pulse_jax.progress import Course, Progress, Underway
-from pulse_jax.search import STATUS, Best, Search, SearchInfo, SearchState
+from pulse_jax.search import STATUS, Best, SearchInfo, SearchState
 from pulse_jax.static import compiled
-from pulse_jax.types import Frozen, Latents, Params
+from pulse_jax.types import Frozen, Latents
 from pulse_jax.upsampling import results
 from pulse_jax.upsampling.parts import SMALL, Run
 from pulse_jax.upsampling.pictures import Picture
@@ -43,6 +42,7 @@ SHARE = 0.02  # of the time, for saving what is under way
 
 Draw = Callable[[Sequence[Restart]], tuple[Latents, Frozen]]
 Look = Callable[[], Sequence[Underway]]
+Program = Callable[..., tuple[SearchState, SearchInfo]]  # called as `driver.advance`
 
 
 def choose_slots(run: Run, before: int | None) -> tuple[Sequence[jax.Device], int]:
@@ -90,29 +90,17 @@ def carry_out(
     draw = make_draw(run.generator, settings, run.keep)
     # Where slots are large, finding how many fit has traced a step.
     small = run.slots * run.generator.resolution**2 <= SMALL
+    program = run.keep.advance if small else advance
     most = sum(settings.steps - job.steps for job in jobs)
     at_once = run.slots * len(run.devices)
     course = Course(len(jobs), most, settings.stop_at_eps, at_once)
     progress(course.progress)
-    for side, search in run.searches.items():
+    for side in run.searches:
         own = [job for job in jobs if job.picture.side == side]
         if not own or stop():
             continue
         began, steps = time.perf_counter(), 0
-        for made, done, underway in search_all(
-            own,
-            run,
-            generator=run.generator,
-            params=run.params,
-            operator=run.operators[side],
-            search=search,
-            draw=draw,
-            program=run.keep.advance if small else advance,
-            keep=run.keep,
-            settings=settings,
-            writer=writer,
-            stop=stop,
-        ):
+        for made, done, underway in search_all(own, run, side, draw, program, writer, stop):
             steps += made
             course.note(made, len(done), sum(settings.steps - job.steps for job in done))
             progress(course.progress._replace(underway=underway))
@@ -205,12 +193,18 @@ def restart_keys(
 
 
 def search_all(
-    jobs: list[Restart], run: Run, *, writer: Writer, **options: Any
+    jobs: list[Restart],
+    run: Run,
+    side: int,
+    draw: Draw,
+    program: Program,
+    writer: Writer,
+    stop: Callable[[], bool],
 ) -> Iterator[tuple[int, list[Restart], Look]]:
     """`search_slots`. Each time that memory runs out, what is left has less: see `halve`."""
     while jobs:
         try:
-            yield from search_slots(jobs, run.slots, devices=run.devices, writer=writer, **options)
+            yield from search_slots(jobs, run, side, draw, program, writer, stop)
             return
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error) or not halve(run):
@@ -240,31 +234,26 @@ def halve(run: Run) -> bool:
 
 def search_slots(
     jobs: list[Restart],
-    slots: int,
-    *,
-    generator: Generator,
-    params: Params,
-    operator: Operator,
-    search: Search,
+    run: Run,
+    side: int,
     draw: Draw,
-    devices: Sequence[jax.Device],
-    program: Callable[..., tuple[SearchState, SearchInfo]],
-    keep: Keep,
-    settings: Settings,
+    program: Program,
     writer: Writer,
     stop: Callable[[], bool],
 ) -> Iterator[tuple[int, list[Restart], Look]]:
-    """Search for restarts of one size and save them.
+    """Search for restarts of pictures of one side, in the run's slots, and save them.
 
     Yields steps made, jobs that are done, and a function that shows all that were in these steps.
 
-    `draw`, from `make_draw`, says where they start, `program` makes the steps of a chunk on the
-    `devices`, and `keep` compiles what else is needed. `stop()` is asked after each chunk. If it is
-    true, what is under way is saved, and the search ends.
+    `draw`, from `make_draw`, says where they start, and `program` makes the steps of a chunk.
+    `stop()` is asked after each chunk. If it is true, what is under way is saved, and the search
+    ends.
     """
+    settings, generator, params = run.settings, run.generator, run.params
+    search, operator = run.searches[side], run.operators[side]
     init = compiled(jax.vmap(search.init))
     # One at a time, so that the image is the same for any number of slots.
-    synthesize = keep("synthesize", generator.synthesize)
+    synthesize = run.keep("synthesize", generator.synthesize)
     begun = {n: job.state for n, job in enumerate(jobs) if job.state is not None}
 
     def start(numbers: Integer[np.ndarray, "slots"]) -> tuple[np.ndarray, SearchState]:
@@ -312,10 +301,10 @@ def search_slots(
         start,
         len(jobs),
         settings.steps,
-        slots=slots,
+        slots=run.slots,
         chunk=chunk(settings),
         stop_at_eps=settings.stop_at_eps,
-        devices=devices,
+        devices=run.devices,
         program=program,
     ):
         used = np.flatnonzero(now.numbers >= 0).tolist()
