@@ -230,7 +230,7 @@ class Chains:
     # --- What the chains have found. ---
 
     def finish(self, operator: Operator) -> None:
-        """Write the results, or keep them in memory. results.csv comes last.
+        """Write the results, or keep them in memory.
 
         Images that aren't finite are left out of the maps, whose chains then haven't met. Raises
         ValueError if none is.
@@ -243,11 +243,10 @@ class Chains:
             raise ValueError("none of the draws' images is finite")
         figures = diagnostics.diagnose(statistics)
         judged = judge(figures)
-        found = maps.summarise(images)
-        picture.kept_maps = found
+        found, shares = maps.summarise(images), {}
         if self.reader:
             read = statistics[..., len(STATISTICS) :].reshape(-1, len(self.reader.names))
-            picture.kept_shares = self.reader.shares(read)
+            shares = self.reader.shares(read)
         degrade, latents = jax.jit(operator.apply), []
         for number, position in enumerate(self.shown(), 1):
             hr = results.eight_bits(image_of(self.density, self.params, position))
@@ -259,11 +258,24 @@ class Chains:
             else:
                 results.save_images(picture, number, hr, lr)
         if picture.folder is None:
-            return
+            picture.kept_maps, picture.kept_shares = found, shares
+        else:
+            lr_mean = results.eight_bits(degrade(found["mean"]))
+            self.write_whole(found, lr_mean, latents, figures, shares)
+
+    def write_whole(
+        self,
+        found: dict[str, Float[np.ndarray, "r r c"]],
+        lr_mean: Float[np.ndarray, "h h c"],
+        latents: list[dict[str, np.ndarray]],
+        figures: diagnostics.Diagnostics,
+        shares: dict[str, dict[str, float]],
+    ) -> None:
+        """Write what is about all draws. results.csv comes last, and says that all is done."""
+        picture, statistics = self.picture, self.all("statistics")
         for name, values in found.items():
             maps.save(picture.place, name, values)
-        images_of_mean = results.eight_bits(degrade(found["mean"]))
-        save_image(picture.place / "lr_mean.png", images_of_mean)
+        save_image(picture.place / "lr_mean.png", lr_mean)
         results.save_grid(picture, self.density.generator.resolution)
         joined = {name: np.stack([arrays[name] for arrays in latents]) for name in latents[0]}
         write(picture.place / "latents.npz", npz(joined | {GENERATOR: picture.networks}))
@@ -274,13 +286,13 @@ class Chains:
             for i, name in enumerate(self.statistics)
         ]
         write(picture.place / "diagnostics.csv", results.as_csv(table))
-        if picture.kept_shares:
-            shares = [
+        if shares:
+            rows = [
                 {"attribute": name, "kind": kind, "share": share}
-                for name, kinds in picture.kept_shares.items()
+                for name, kinds in shares.items()
                 for kind, share in kinds.items()
             ]
-            write(picture.place / "attributes.csv", results.as_csv(shares))
+            write(picture.place / "attributes.csv", results.as_csv(rows))
         rows = [row for _, row in sorted(picture.rows.items())]
         write(picture.place / "results.csv", results.as_csv(rows))
         results.clear(picture)

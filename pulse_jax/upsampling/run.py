@@ -205,17 +205,42 @@ def _carry_out(
     run: Run, failures: list[str], progress: Callable[[Progress], None], stop: Callable[[], bool]
 ) -> Results:
     """Search for all that isn't done yet, and write what is about pictures and the run."""
-    pictures, settings = run.pictures, run.settings
-    counts = f"{counted(len(pictures) // len(run.seeds), 'picture')} × "
-    samples = settings.noise is not None
-    counts += f"{counted(settings.restarts, 'chain' if samples else 'restart')}"
-    named = settings.as_json()["seeds"]
-    several = len(run.seeds) > 1
-    counts += f" × {len(run.seeds)} seeds" if several else ""
-    log.info(f"{settings.generator}, seed{'s' * several} {named}: {counts}")
-
+    pictures = run.pictures
+    log.info(_headline(run))
     for picture in pictures:
-        save(picture, results.take_up, settings.results)
+        save(picture, results.take_up, run.settings.results)
+    stopped, timings = _search(run, progress, stop)
+    if jax.process_count() > 1 and not stopped:
+        multihost_utils.sync_global_devices("results")
+    first = jax.process_index() == 0
+    for picture in pictures if first else ():
+        _finish(run, picture, bool(stopped))
+    if first and (complaint := attempt(_compare, run)):
+        failures.append(complaint)
+    failures += [picture.error for picture in pictures if picture.error]
+    if first and run.output is not None:
+        failures += _conclude(run, run.output, failures, timings)
+    return Results(tuple(pictures), tuple(failures), run.settings, stopped)
+
+
+def _headline(run: Run) -> str:
+    """What is upsampled how often, in a line."""
+    settings, seeds = run.settings, len(run.seeds)
+    noun = "restart" if settings.noise is None else "chain"
+    counts = [counted(len(run.pictures) // seeds, "picture"), counted(settings.restarts, noun)]
+    counts += [f"{seeds} seeds"] if seeds > 1 else []
+    named = f"seed{'s' * (seeds > 1)} {settings.as_json()['seeds']}"
+    return f"{settings.generator}, {named}: {' × '.join(counts)}"
+
+
+def _search(
+    run: Run, progress: Callable[[Progress], None], stop: Callable[[], bool]
+) -> tuple[str, list[dict[str, Any]]]:
+    """Search, or draw, until all is done or `stop()`. Why it has stopped, and rows for timings.csv.
+
+    Where memory doesn't hold the least that can be searched, that is a reason to stop, too.
+    """
+    settings, samples = run.settings, run.settings.noise is not None
     stopped, timings = "", []
     with Writer() as writer:
         try:
@@ -223,7 +248,7 @@ def _carry_out(
                 timings = list(draws.carry_out(run, progress, stop))
             else:
                 timings = list(restarts.carry_out(run, progress, stop, writer))
-            usable = [picture for picture in pictures if not picture.error]
+            usable = [picture for picture in run.pictures if not picture.error]
             done, total = sum(len(p.rows) for p in usable), settings.results * len(usable)
             if stop() and done < total:
                 noun = "draw" if samples else "restart"
@@ -235,33 +260,26 @@ def _carry_out(
             if not samples and len(run.devices) > 1:
                 at_once += f" on each of {len(run.devices)} devices"
             stopped = f"out of memory with {at_once} at once: {one_line(error)[:200]}"
-    if jax.process_count() > 1 and not stopped:
-        multihost_utils.sync_global_devices("results")
-    first = jax.process_index() == 0
-    for picture in pictures if first else ():
-        save(picture, results.take_up, settings.results)  # what other processes have done
-        _finish(run, picture, bool(stopped))
-        if failed := run.failed(picture):
-            seed = f", seed {picture.seed}" if several else ""
-            counts = f"{failed} of {counted(len(picture.rows), 'restart')} failed"
-            told_of = f"{picture.name}{seed}: {counts}"
-            log.warning(f"{told_of}, since the loss or its gradient wasn't finite")
-        if not (run.is_complete(picture) or stopped):  # the process that failed has told why
-            picture.error = picture.error or f"{picture.folder}: not all restarts are saved"
-    if first and (complaint := attempt(_compare, run)):
-        failures.append(complaint)
-    failures += [picture.error for picture in pictures if picture.error]
-    if first and run.output is not None:
-        failures += _conclude(run, run.output, failures, timings)
-    return Results(tuple(pictures), tuple(failures), settings, stopped)
+    return stopped, timings
 
 
 def _finish(run: Run, picture: Picture, stopped: bool) -> None:
-    """Write what is about all restarts of a picture, if they are done or none follows."""
+    """Write what is about all restarts of a picture, if they are done or none follows.
+
+    Other processes may have done some of them. What has failed is told.
+    """
+    save(picture, results.take_up, run.settings.results)
     if run.is_complete(picture):
         save(picture, results.finish, run.generator.resolution, run.settings.eps)
     elif stopped and picture.rows and picture.folder is not None:
         save(picture, results.overview, run.generator.resolution, run.settings.eps)
+    if failed := run.failed(picture):
+        seed = f", seed {picture.seed}" if len(run.seeds) > 1 else ""
+        counts = f"{failed} of {counted(len(picture.rows), 'restart')} failed"
+        told_of = f"{picture.name}{seed}: {counts}"
+        log.warning(f"{told_of}, since the loss or its gradient wasn't finite")
+    if not (run.is_complete(picture) or stopped):  # the process that failed has told why
+        picture.error = picture.error or f"{picture.folder}: not all restarts are saved"
 
 
 def _compare(run: Run) -> None:
