@@ -149,9 +149,8 @@ def _latents(module: StyleNetwork | DiffusionModel) -> str:
     """What a generator is a function of, in words."""
     if isinstance(module, StyleNetwork):
         return f"z {module.z_size}, w {module.num_layers} × {module.latent_size}"
-    network: Any = module.network
     kind = type(module.schedule).__name__ if module.schedule else "no schedule"
-    return f"noise {' × '.join(map(str, network.noise_shape))}, {kind}"
+    return f"noise {' × '.join(map(str, module.network.noise_shape))}, {kind}"
 
 
 def _check_free(folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""Types that signatures share. Shapes are those of one example: `vmap` adds axes outside."""
+"""Types that signatures share, and the numbers that float32, in which searches compute, can hold.
+
+Shapes are those of one example: `vmap` adds axes outside.
+"""
 
 import math
 from collections.abc import Callable

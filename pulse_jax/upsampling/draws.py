@@ -419,7 +419,7 @@ image_of = jax.jit(Posterior.image)
 @partial(jax.jit, static_argnames="reader")
 def measure(
     density: Posterior,
-    params: Any,
+    params: Params,
     target: Image,
     reader: Reader | None,
     reader_params: Params,

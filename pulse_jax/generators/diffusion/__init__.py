@@ -1,11 +1,10 @@
 """Diffusion, consistency and flow models, which provide what a search needs: a `Generator`."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
@@ -15,37 +14,63 @@ from pulse_jax.images import CHANNELS
 from pulse_jax.types import Frozen, Generator, Latents, Params
 
 
+@runtime_checkable
+class NetworkModule(Protocol):
+    """A Flax module that is applied to (x, t), or to (x, t, labels) if there are classes.
+
+    If it returns twice as many channels, the first half counts, as the second is a variance.
+    """
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Of one x: (h, w, c)."""
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+
+    def apply(self, variables: Any, *inputs: Any) -> Any:
+        """As Flax has it."""
+
+
+@runtime_checkable
+class DecoderModule(Protocol):
+    """A Flax module that is applied to what the solver yields, and makes an image in [−1, 1]."""
+
+    @property
+    def factor(self) -> int:
+        """How many times the sides grow."""
+
+    def image_channels(self, latents: int) -> int:
+        """The channels of the images, from those of the latents."""
+
+    def apply(self, variables: Any, *inputs: Any) -> Any:
+        """As Flax has it."""
+
+
 @dataclass(frozen=True)
 class DiffusionModel:
     """A network, what it was trained for, and for latent models a decoder: all but the weights.
 
-    `network` is a module that is applied to (x, t), or to (x, t, labels) if its number of `classes`
-    isn't 0. Its `noise_shape` is that of one x, (h, w, c). If it returns twice as many channels,
-    the first half counts, as the second is a variance. `decoder` is a module that is applied to
-    what the solver yields, in place of an image in [−1, 1]. It makes sides `factor` times as long.
     Without a `schedule`, as where a file tells of none, a solver must be named. The parameters are
     {"network": …, "decoder": …}, where a decoder without any may be left out.
     """
 
-    network: nn.Module
+    network: NetworkModule
     schedule: Schedule | None = None
-    decoder: nn.Module | None = None
+    decoder: DecoderModule | None = None
 
     @property
     def resolution(self) -> int:
         """The side of the images."""
-        network: Any = self.network
-        decoder: Any = self.decoder
-        side: int = network.noise_shape[0]
-        return side if decoder is None else side * decoder.factor
+        side = self.network.noise_shape[0]
+        return side if self.decoder is None else side * self.decoder.factor
 
     @property
     def channels(self) -> int:
         """How many channels the images have."""
-        network: Any = self.network
-        decoder: Any = self.decoder
-        noise: tuple[int, int, int] = network.noise_shape
-        return noise[-1] if decoder is None else decoder.image_channels(noise[-1])
+        channels = self.network.noise_shape[-1]
+        return channels if self.decoder is None else self.decoder.image_channels(channels)
 
 
 def diffusion_generator(model: DiffusionModel, solver: str | None = None) -> Generator:
@@ -59,9 +84,7 @@ def diffusion_generator(model: DiffusionModel, solver: str | None = None) -> Gen
     schedule. Raises ValueError if it is no solver, isn't for the model's schedule, or must be
     named, and for images of other channels than 1, 3 or 4.
     """
-    network: Any = model.network
-    decoder: Any = model.decoder
-    schedule: Any = model.schedule
+    network, decoder, schedule = model.network, model.decoder, model.schedule
     if solver is None:
         if schedule is None:
             raise ValueError("the model tells of no schedule, so a solver must be named")
