@@ -133,9 +133,16 @@ def read_latents(
         if shape != leaf.shape:
             had = f"{shape} in it" if name in arrays else "not in it"
             raise ValueError(f"{path}: {name} is {had}, and {leaf.shape} in this generator")
+        if arrays[name].dtype.kind != np.dtype(leaf.dtype).kind:
+            told = f"{name} is of {arrays[name].dtype}, and of {leaf.dtype} in this generator"
+            raise ValueError(f"{path}: {told}")
+    counts = {arrays[name].shape[:1] for name in wanted}
+    if len(counts) > 1 or () in counts:
+        raise ValueError(f"{path}: its arrays aren't of the same number of restarts")
 
     def fill(tree: PyTree, root: str) -> PyTree[np.ndarray]:
-        leaves = [arrays[name] for name in _by_name(tree, root)]
+        names = _by_name(tree, root)
+        leaves = [arrays[name].astype(leaf.dtype) for name, leaf in names.items()]
         return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
     networks = str(arrays[GENERATOR]) if GENERATOR in arrays else None

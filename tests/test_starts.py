@@ -121,6 +121,18 @@ def test_latents_come_back_from_a_file(tmp_path):
         ValueError, match=r"style is \(2, 8\) in it, and \(2, 9\) in this generator"
     ):
         pulse_jax.load_latents(path, other)
+    np.savez(path, style=np.asarray(found["style"], np.float16))
+    assert pulse_jax.load_latents(path, generator)[0]["style"].dtype == found["style"].dtype
+    whole = {"style": np.zeros((3, 2, 8), np.float32), "noise": np.zeros((3, 1, 4), np.float32)}
+    two = generator._replace(sample=lambda key: ({n: x[0] for n, x in whole.items()}, {}))
+    for damaged, told in (
+        ({"noise": whole["noise"][:2]}, "aren't of the same number of restarts"),
+        ({"noise": np.zeros((3, 1, 4), int)}, "noise is of int64, and of float32"),
+        ({"noise": np.full((3, 1, 4), "a")}, "noise is of <U1, and of float32"),
+    ):
+        np.savez(path, **whole | damaged)
+        with pytest.raises(ValueError, match=rf"latents\.npz: .*{told}"):
+            pulse_jax.load_latents(path, two)
     path.write_bytes(b"PK")
     with pytest.raises(ValueError, match=r"latents\.npz: can't be read"):
         pulse_jax.load_latents(path, generator)
