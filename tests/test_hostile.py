@@ -241,6 +241,22 @@ def test_a_folder_of_everything(run, tmp_path, monkeypatch, capfd):
     assert "<img src=x" not in page and "\u202e" not in page
 
 
+def test_two_pictures_of_one_folder(run, tmp_path, capsys):
+    """As on disks that know no case, which a link stands for."""
+    for name in ("a.png", "A.jpg"):
+        write_picture(tmp_path / "in" / name, seed=len(name) + ord(name[0]))
+    folder = run(f"--input_dir={tmp_path / 'in'}")
+    assert {row["image"] for row in read_rows(folder)} == {"a.png", "A.jpg"}
+    (tmp_path / "other" / "a").mkdir(parents=True)
+    (tmp_path / "other" / "A").symlink_to("a")
+    line = fails(
+        run, capsys, f"--input_dir={tmp_path / 'in'}", f"--output_dir={tmp_path / 'other'}"
+    )
+    assert "a.png: on this disk, its folder " in line and "is that of A.jpg: rename one" in line
+    assert {row["image"] for row in read_rows(tmp_path / "other")} == {"A.jpg"}
+    assert contents(tmp_path / "other" / "a") == contents(folder / "A")
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     disk = tmp_path / "disk"

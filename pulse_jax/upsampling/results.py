@@ -12,7 +12,9 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,25 @@ def save(picture: Picture, function: Callable[..., Any], *arguments: Any) -> Non
     """
     if not picture.error and (complaint := attempt(function, picture, *arguments)):
         picture.error = complaint
+
+
+def tell_apart(pictures: Iterable[Picture]) -> None:
+    """Note which pictures can't have a folder of their own on a disk that knows no case."""
+    alike = defaultdict[str, list[Picture]](list)
+    for picture in pictures:
+        if picture.folder is not None:
+            name = unicodedata.normalize("NFC", str(picture.folder)).casefold()
+            save(picture, _claim, alike[name])
+            alike[name].append(picture)
+
+
+def _claim(picture: Picture, alike: Sequence[Picture]) -> None:
+    """Raises ValueError if the picture's folder is that of another whose name is like its own."""
+    for other in alike:
+        other.place.mkdir(parents=True, exist_ok=True)
+        if picture.place.exists() and picture.place.samefile(other.place):
+            told = f"on this disk, its folder {picture.place} is that of {other.name}"
+            raise ValueError(f"{picture.name}: {told}: rename one of them")
 
 
 def take_up(picture: Picture, number: int) -> None:

@@ -207,6 +207,7 @@ def _carry_out(
     """Search for all that isn't done yet, and write what is about pictures and the run."""
     pictures = run.pictures
     log.info(_headline(run))
+    results.tell_apart(pictures)
     for picture in pictures:
         save(picture, results.take_up, run.settings.results)
     stopped, timings = _search(run, progress, stop)
