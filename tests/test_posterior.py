@@ -55,6 +55,14 @@ def test_densities(name, expected):
     assert LIKELIHOODS[name].logpdf(LR, TARGET) == pytest.approx(expected, abs=atol)
 
 
+@pytest.mark.parametrize("degrees", [0.5, 30, 1e4, 1e6, 1e12])
+def test_students_density_keeps_its_digits(degrees):
+    """Of many degrees, too, where it is nearly Gaussian."""
+    expected = stats.t(degrees, LR, 0.1).logpdf(TARGET).sum()
+    found = likelihoods.student_t(0.1, degrees).logpdf(LR, TARGET)
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
 def test_poissons_density_of_counts():
     counts = np.array(RNG.poisson(50 * np.asarray(LR)))
     expected = stats.poisson(50 * np.asarray(LR)).logpmf(counts).sum() + counts.size * math.log(50)
