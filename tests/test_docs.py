@@ -60,7 +60,7 @@ def run_python(page, quick=True):
         code = code.replace("steps=100", "steps=2").replace("restarts=4", "restarts=2, steps=2")
         code = code.replace("transitions=100", "transitions=2").replace("draws=200", "draws=4")
         if quick:
-            code = re.sub(r'load\("decoder\d+"\)', f'load("{LINEAR}")', code)
+            code = re.sub(r'load\("decoder\d+".*\)', f'load("{LINEAR}")', code)
             code = code.replace("Settings(", f'Settings(generator="{LINEAR}", ')
         exec(code, names)
     return names

@@ -22,7 +22,7 @@ from pulse_jax.files import load_arrays, npz
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.reader import Reader
 from pulse_jax.upsampling import draws, maps
-from pulse_jax.upsampling.parts import build_posterior
+from pulse_jax.upsampling.parts import build_posterior, completed, make_generator
 from pulse_jax.upsampling.pictures import MAPS, read_pictures
 from pulse_jax.upsampling.restarts import make_draw
 from pulse_jax.upsampling.summary import summary
@@ -421,3 +421,11 @@ def test_attributes_are_counted_and_judged(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "load_reader", lambda name: None)
     with pytest.raises(ValueError, match=r"other settings: SHA-256 of the reader was .*, not None"):
         pulse_jax.upsample(tmp_path / "a.png", tmp_path / "out", settings)
+
+
+def test_the_prior_of_the_recipe_has_layers_share_a_part_of_their_styles(generator):
+    """Of a generator without layers, the setting isn't kept, so that no start is refused for it."""
+    for name, spread in ((generator, 0.5), (GENERATOR, None)):
+        settings = dataclasses.replace(pulse_jax.RECIPES["posterior"], generator=str(name))
+        made, _ = make_generator(settings)
+        assert completed(settings, made).style_spread == spread

@@ -70,6 +70,7 @@ def test_only_figures_of_such_searches_are_compared_with():
         Settings(operator="area"),
         Settings(learning_rate=0.01),
         Settings(space="z"),
+        Settings(style_spread=0.5),
         Settings(solver="flow:2"),
         Settings(generator="experiment_helpers:linear"),
     ):

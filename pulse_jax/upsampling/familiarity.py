@@ -27,7 +27,7 @@ from pulse_jax.search import STATUS
 from pulse_jax.types import AnyArray
 from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.results import is_apart
-from pulse_jax.upsampling.settings import DIFFUSION, LOSS, SEARCH, STYLES, Settings
+from pulse_jax.upsampling.settings import DIFFUSION, LOSS, RECIPES, SEARCH, STYLES, Settings
 from pulse_jax.upsampling.traced import IN_MEMORY, Keep
 
 FILE = "own_pictures.json"
@@ -122,10 +122,12 @@ def summarise(figures: Sequence[Figures]) -> dict[str, float]:
 def read(settings: Settings) -> dict[str, Any]:
     """The own pictures' figures by their side, or {} if there are none for such a search.
 
-    They are of searches with the settings' defaults. Raises ValueError if they can't be read.
+    They are of searches with the settings' defaults, with whose scores a posterior's draws are
+    compared, too. Raises ValueError if they can't be read.
     """
     usual = Settings()
-    alike = usual, dataclasses.replace(usual, loss_str=LOSS, scheme=usual.chosen_scheme)
+    alike = [usual, dataclasses.replace(usual, loss_str=LOSS, scheme=usual.chosen_scheme)]
+    alike += [] if settings.noise is None else [RECIPES["posterior"]]
     groups = SEARCH, STYLES, DIFFUSION
     for field in dataclasses.fields(Settings):
         counts = field.name == "operator" or field.metadata["group"] in groups

@@ -142,7 +142,10 @@ def completed(settings: Settings, generator: Generator) -> Settings:
     if generator.classes and settings.label is None:
         known = f"{settings.generator} has {generator.classes}: choose one with label"
         raise ValueError(f"noise={settings.noise}: a posterior is of one class, and {known}")
-    return settings
+    latents, _ = jax.eval_shape(generator.sample, jax.random.key(0))
+    if isinstance(latents, dict) and "common" in latents:
+        return settings
+    return dataclasses.replace(settings, style_spread=None)  # the recipe's is for StyleGANs
 
 
 def _check_label(settings: Settings, generator: Generator) -> None:
