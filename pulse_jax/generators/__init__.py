@@ -85,15 +85,11 @@ def style_generator(
     outside [0, 1] or together with `tile_latent`, `equal_start` or `joint_sphere`.
     """
     noise_layers = len(network.noise_shapes)
-    zero = frozenset(range(noise_layers)[-1:] if zero_noise_layers is None else zero_noise_layers)
-    if noise_type not in NOISE_TYPES:
-        raise ValueError(f"noise_type must be one of {', '.join(NOISE_TYPES)}, got {noise_type!r}")
+    zero, searched = _sort_noise(
+        noise_layers, noise_type, trainable_noise_layers, zero_noise_layers
+    )
     if space not in SPACES:
         raise ValueError(f"space must be one of {', '.join(SPACES)}, got {space!r}")
-    if unknown := zero - frozenset(range(noise_layers)):
-        raise ValueError(f"noise layers are numbered 0 to {noise_layers - 1}, got {max(unknown)}")
-    if trainable_noise_layers < 0:
-        raise ValueError(f"trainable_noise_layers must be at least 0, got {trainable_noise_layers}")
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype must be a type of floats, got {dtype!r}")
     if style_spread is not None:
@@ -106,13 +102,6 @@ def style_generator(
         }
         if excluded := [name for name, given in others.items() if given]:
             raise ValueError(f"style_spread={style_spread} excludes {' and '.join(excluded)}")
-    if noise_type == "zero":
-        zero = frozenset(range(noise_layers))
-    searched = (
-        frozenset(range(min(trainable_noise_layers, noise_layers))) - zero
-        if noise_type in ("trainable", "normalised")
-        else frozenset()
-    )
     size = network.z_size if space == "z" else network.latent_size
 
     def draw_style(key: PRNGKeyArray) -> Latents:
@@ -178,6 +167,28 @@ def style_generator(
 
     channels, classes = network.image_channels, network.classes
     return Generator(network.resolution, sample, synthesize, styles, channels, classes)
+
+
+def _sort_noise(
+    layers: int, noise_type: str, trainable: int, zero: Collection[int] | None
+) -> tuple[frozenset[int], frozenset[int]]:
+    """Of so many noise maps, the numbers of those that are zero, and of those that are searched.
+
+    Raises ValueError as `style_generator` does.
+    """
+    if noise_type not in NOISE_TYPES:
+        raise ValueError(f"noise_type must be one of {', '.join(NOISE_TYPES)}, got {noise_type!r}")
+    every = frozenset(range(layers))
+    chosen = frozenset(range(layers)[-1:] if zero is None else zero)
+    if unknown := chosen - every:
+        raise ValueError(f"noise layers are numbered 0 to {layers - 1}, got {max(unknown)}")
+    if trainable < 0:
+        raise ValueError(f"trainable_noise_layers must be at least 0, got {trainable}")
+    if noise_type == "zero":
+        return every, frozenset()
+    if noise_type == "fixed":
+        return chosen, frozenset()
+    return chosen, frozenset(range(min(trainable, layers))) - chosen
 
 
 def _with_unit_mean_square(x: Float[Array, "n *point"]) -> Float[Array, "n *point"]:
