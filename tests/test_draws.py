@@ -230,7 +230,7 @@ def test_the_same_in_memory(whole):
 def test_a_grey_value_counts_once(operator, channels):
     settings = replace(SETTINGS, operator=operator)
     (generator, params), degrade = linear(), settings.degradation()(8)
-    density = build_posterior(generator, degrade, settings)
+    density = build_posterior(generator, params, degrade, settings)
     position = density.sample(jax.random.key(0))
     lr = degrade(density.image(params, position))
     target = degrade(density.image(params, density.sample(jax.random.key(1))))
@@ -241,7 +241,7 @@ def test_a_grey_value_counts_once(operator, channels):
 def test_an_unknown_sigma_is_that_of_what_a_mask_leaves():
     settings = replace(SETTINGS, operator="mask:0.5", noise="unknown_sigma")
     (generator, params), degrade = linear(), settings.degradation()(1)
-    density = build_posterior(generator, degrade, settings)
+    density = build_posterior(generator, params, degrade, settings)
     position = density.sample(jax.random.key(0))
     lr = degrade(density.image(params, position))
     target = degrade(density.image(params, density.sample(jax.random.key(1))))
@@ -286,7 +286,7 @@ def test_chains_begin_at_earlier_results(whole):
     )
     assert not failures
     start = make_draw(generator, settings)
-    density = build_posterior(generator, settings.degradation()(8), settings)
+    density = build_posterior(generator, linear()[1], settings.degradation()(8), settings)
     begun = draws.Chains(found["a"], settings, density, linear()[1], start)
     earlier = whole.results.pictures[0].latents()["style"][6]
     styles = np.asarray(begun.positions[0]["style"])[:, 0]
@@ -429,3 +429,16 @@ def test_the_prior_of_the_recipe_has_layers_share_a_part_of_their_styles(generat
         settings = dataclasses.replace(pulse_jax.RECIPES["posterior"], generator=str(name))
         made, _ = make_generator(settings)
         assert completed(settings, made).style_spread == spread
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.1])
+def test_noise_of_which_nothing_is_seen_is_not_drawn(generator, strength):
+    """Else the Jacobians of a large generator are too large for a preconditioner, for nothing."""
+    settings = dataclasses.replace(pulse_jax.RECIPES["posterior"], generator=str(generator))
+    made, params = make_generator(settings)
+    for name, layer in params["synthesis"].items():
+        if "noise_strength" in layer:
+            params["synthesis"][name] = layer | {"noise_strength": np.float32(strength)}
+    density = build_posterior(made, params, operators.bicubic(2), settings)
+    _, noise = density.sample(jax.random.key(0))
+    assert bool(noise) == (strength > 0)

@@ -212,7 +212,7 @@ def build_posteriors(run: Run) -> dict[int, Posterior]:
     """A density for each operator of the run. Raises ValueError if a part doesn't fit."""
     settings, generator, posteriors = run.settings, run.generator, {}
     for side, operator in run.operators.items():
-        density = build_posterior(generator, operator, settings)
+        density = build_posterior(generator, run.params, operator, settings)
         gradient = jax.grad(density.loglikelihood, argnums=2)
         target = jax.ShapeDtypeStruct((side, side, generator.channels), np.float32)
         position = jax.eval_shape(density.sample, jax.random.key(0))
@@ -221,11 +221,14 @@ def build_posteriors(run: Run) -> dict[int, Posterior]:
     return posteriors
 
 
-def build_posterior(generator: Generator, operator: Operator, settings: Settings) -> Posterior:
-    """The density that settings name. Noise maps are drawn too, unless they are left out.
+def build_posterior(
+    generator: Generator, params: Params, operator: Operator, settings: Settings
+) -> Posterior:
+    """The density that settings name. Noise maps are drawn too, unless nothing is seen of them.
 
     Its likelihood counts what the operator shows, and that once, as where its pictures are grey.
     """
+    zero = settings.noise_type == "zero" or _is_silent(params)
     side, likelihood = generator.resolution // operator.factor, settings.likelihood()
     which = shown(operator, (side, side, generator.channels))
     return posterior.build(
@@ -233,6 +236,13 @@ def build_posterior(generator: Generator, operator: Operator, settings: Settings
         operator,
         likelihood if which.all() else of_values(likelihood, which),
         prior="spheres" if settings.exact_radius else "gaussian",
-        noise="zero" if settings.noise_type == "zero" else "sampled",
+        noise="zero" if zero else "sampled",
         label=settings.label,
     )
+
+
+def _is_silent(params: Params) -> bool:
+    """Whether all noise maps of a StyleGAN have the strength 0, as those of a decoder may."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    strengths = [leaf for path, leaf in leaves if getattr(path[-1], "key", "") == "noise_strength"]
+    return bool(strengths) and not any(np.any(leaf) for leaf in strengths)
