@@ -1,6 +1,7 @@
 """Schemes, optimisers, operators and loss terms of a user's own, in the library and the command."""
 
 import csv
+import html
 import json
 import sys
 
@@ -49,6 +50,9 @@ def mixed(channels):
 
 def huber(delta):
     return lambda lr, target: jnp.mean(optax.huber_loss(lr, target, delta=delta))
+
+def dark_alone():
+    return lambda lr, target: jnp.where(target.mean() < 0.5, 0.0, jnp.nan) * jnp.sum(lr)
 
 def linear():
     def sample(key):
@@ -296,11 +300,30 @@ def test_restarts_whose_gradient_is_not_finite_are_told(parts, caplog):
         steps=3,
         seeds=(0, 1),
     )
-    pulse_jax.upsample([np.full((4, 4, 3), 0.3, np.float32)], None, settings)
+    found = pulse_jax.upsample([np.full((4, 4, 3), 0.3, np.float32)], None, settings)
     told = "restarts failed, since the loss or its gradient wasn't finite"
-    assert [m for m in caplog.messages if told in m] == [
-        f"01, seed {seed}: 2 of 2 {told}" for seed in (0, 1)
-    ]
+    lines = [f"01, seed {seed}: 2 of 2 {told}" for seed in (0, 1)]
+    assert [m for m in caplog.messages if told in m] == lines
+    assert list(found.failures) == [picture.lost for picture in found.pictures] == lines
+
+
+def test_a_picture_without_a_finite_loss_fails_and_spares_the_others(parts, run, tmp_path, capsys):
+    """A run that goes on says the same."""
+    (tmp_path / "in").mkdir()
+    for name, value in (("bright", 200), ("dark", 90)):
+        Image.fromarray(np.full((4, 4, 3), value, np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    loss = f"--loss_str=L2+{parts}:dark_alone"
+    told = "bright.png: 3 of 3 restarts failed, since the loss or its gradient wasn't finite"
+    for _ in range(2):
+        with pytest.raises(SystemExit) as exit:
+            run(f"--input_dir={tmp_path / 'in'}", loss, generator=f"{parts}:linear")
+        assert exit.value.code == 1
+        out, err = capsys.readouterr()
+        assert [line for line in err.splitlines() if "failed" in line] == [f"pulse_jax: {told}"]
+        assert "1 picture done, 1 failure;" in out
+        page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+        assert f"<li>{html.escape(told)}</li>" in page
+    run(str(tmp_path / "in" / "dark.png"), loss, generator=f"{parts}:linear")
 
 
 def test_a_part_that_changes_the_folder_moves_no_results(parts, run, tmp_path):

@@ -24,7 +24,7 @@ from pulse_jax.likelihoods import of_values
 from pulse_jax.operators import Operator, is_flat, plug_ins, shown
 from pulse_jax.plug_in import attempt, is_plug_in
 from pulse_jax.posterior import Posterior
-from pulse_jax.search import Search, SearchState
+from pulse_jax.search import STATUS, Search, SearchState
 from pulse_jax.types import Params
 from pulse_jax.upsampling import configuration
 from pulse_jax.upsampling.pictures import Picture
@@ -70,6 +70,11 @@ class Run:
             or (row["steps"] < longest and not (stops and row["l2"] <= np.float32(goal)))
             for row in picture.rows.values()
         )
+
+    def is_lost(self, picture: Picture) -> bool:
+        """Whether all of its restarts failed, and none of them met eps before."""
+        met = any(row["status"] == STATUS[0] for row in picture.rows.values())
+        return self.failed(picture) == self.settings.results and not met
 
     def repetition(self) -> list[str]:
         """The command's arguments that make the results once more, to the byte."""

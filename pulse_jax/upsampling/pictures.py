@@ -79,6 +79,7 @@ class Picture:
     scores: dict[str, float] = field(default_factory=dict)  # the discriminator's, by restart
     unlike: str = ""  # how it is unlike what the generator makes, if it is
     error: str = ""  # why its results can't be saved
+    lost: str = ""  # why all of its restarts failed, if they did
 
     @property
     def place(self) -> Path:

@@ -64,9 +64,9 @@ class Results:
     `pictures` has each picture for each seed, with `rows` (restart → what results.csv says of it),
     `images()`, `latents()`, a posterior's `maps()`, `error`, and `unlike`, which says how it is
     unlike what the generator makes, if it is. One that was cut out also has `put_back(image)`.
-    `failures` has a line for each picture that could not be read and each file that could not be
-    written. `settings` include the seeds that were drawn. `stopped` says why the run ended before
-    all was done, or nothing. The same call does the rest.
+    `failures` has a line for each picture that could not be read, or all of whose restarts failed,
+    and for each file that could not be written. `settings` include the seeds that were drawn.
+    `stopped` says why the run ended before all was done, or nothing. The same call does the rest.
     """
 
     pictures: tuple[Picture, ...]
@@ -218,7 +218,7 @@ def _carry_out(
         _finish(run, picture, bool(stopped))
     if first and (complaint := attempt(_compare, run)):
         failures.append(complaint)
-    failures += [picture.error for picture in pictures if picture.error]
+    failures += [told for picture in pictures if (told := picture.error or picture.lost)]
     if first and run.output is not None:
         failures += _conclude(run, run.output, failures, timings)
     return Results(tuple(pictures), tuple(failures), run.settings, stopped)
@@ -277,8 +277,11 @@ def _finish(run: Run, picture: Picture, stopped: bool) -> None:
     if failed := run.failed(picture):
         seed = f", seed {picture.seed}" if len(run.seeds) > 1 else ""
         counts = f"{failed} of {counted(len(picture.rows), 'restart')} failed"
-        told_of = f"{picture.name}{seed}: {counts}"
-        log.warning(f"{told_of}, since the loss or its gradient wasn't finite")
+        why = "since the loss or its gradient wasn't finite"
+        complaint = one_line(f"{picture.name}{seed}: {counts}, {why}")
+        log.warning(complaint)
+        if run.is_lost(picture):
+            picture.lost = complaint
     if not (run.is_complete(picture) or stopped):  # the process that failed has told why
         picture.error = picture.error or f"{picture.folder}: not all restarts are saved"
 

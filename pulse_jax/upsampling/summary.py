@@ -17,7 +17,7 @@ def summary(results: Results, output: Path) -> Iterator[str]:
         if picture.rows:
             yield one_line(line(picture, results.settings))
     whole = [p for p in results.pictures if len(p.rows) == results.settings.results]
-    met = [p for p in whole if not (p.error or is_apart(p))]
+    met = [p for p in whole if not (p.error or p.lost or is_apart(p))]
     done = f"{counted(len(met), 'picture')} done"
     if (seeds := len(results.settings.seeds or ())) > 1:
         of_each = f"{counted(len(results.pictures) // seeds, 'picture')} × {seeds} seeds"
