@@ -294,7 +294,8 @@ def verdict(row: Row) -> str:
     figures = f"R-hat {float(row['rhat']):.2f}, ESS {float(row['ess']):.0f}"
     if row["status"] == MET:
         return figures
-    return f"the chains have not met, so its maps must not be used: {figures}; take more --draws"
+    told = f"the chains have not met, so its maps must not be used: {figures}"
+    return f"{told}; take more --draws in another --output_dir"
 
 
 def rank(row: Row) -> tuple[bool, float]:

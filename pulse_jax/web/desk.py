@@ -378,7 +378,8 @@ class Desk:
             log.exception("a search of the web page failed")
             return view("The search failed. The server's log says why.", failed=True)
         told = [line(picture, results.settings) for picture in results.pictures if picture.rows]
-        told = [re.sub(" --(eps=|draws$)", r" \1", one) for one in told]  # the page has no flags
+        # The page has no flags, and each of its searches a folder of its own.
+        told = [re.sub(" --(eps=|draws)( in another .*)?", r" \1", one) for one in told]
         if results.settings.noise is not None and told:
             told.append(" ".join(SAMPLES.terms[name] for name in ("R-hat", "ESS")))
         told += [f"⚠ {p.name} is {p.unlike}" for p in results.pictures if p.unlike]
