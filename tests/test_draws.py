@@ -194,21 +194,23 @@ def test_a_run_that_is_stopped_goes_on(whole, tmp_path):
 
     def stop():
         calls.append(None)
-        return len(calls) > 7
+        return len(calls) > 9
 
     first = pulse_jax.upsample(whole.folder / "in", tmp_path / "out", SETTINGS, stop=stop)
     assert first.stopped == "stopped when 0 of 30 draws were done"
     assert list(summary(first, tmp_path / "out"))[-1].startswith("0 pictures done; open ")
     path = tmp_path / "out" / "a" / "parts" / "state.npz"
-    state = path.read_bytes()
-    arrays = load_arrays(path)
-    others = {name: array for name, array in arrays.items() if name != "000"}
-    for of_another_version in others, others | {"000": arrays["000"][:1]}:
-        path.write_bytes(npz(of_another_version))
-        earlier = pulse_jax.upsample(whole.folder / "in", tmp_path / "out", SETTINGS)
-        told = f"{path}: of another version; remove {path.parent} to begin anew"
-        assert list(earlier.failures) == [told]
-    path.write_bytes(state)
+    for path, names in (path, ("000", "made")), (path.with_name("draws_000000.npz"), ("l2", "images")):
+        content = path.read_bytes()
+        arrays = load_arrays(path)
+        for name in names:
+            others = {other: array for other, array in arrays.items() if other != name}
+            for of_another_version in others, others | {name: arrays[name][None]}:
+                path.write_bytes(npz(of_another_version))
+                earlier = pulse_jax.upsample(whole.folder / "in", tmp_path / "out", SETTINGS)
+                told = f"{path}: of another run or version; remove {path.parent} to begin anew"
+                assert list(earlier.failures) == [told]
+        path.write_bytes(content)
     pulse_jax.upsample(whole.folder / "in", tmp_path / "out", SETTINGS)
     alike(tmp_path / "out", whole.output)
 
@@ -306,7 +308,7 @@ def test_the_page_shows_maps_and_draws(whole):
     figures = whole.results.pictures[0].rows[1]
     told = f"R-hat {figures['rhat']:.2f}, ESS {figures['ess']:.0f}"
     (summary_line, _) = summary(whole.results, whole.output)
-    assert told in page and summary_line.endswith(told if figures["status"] == "met" else "draws")
+    assert told in page and summary_line.endswith(told if figures["status"] == "met" else "_dir")
     deviation = base64.b64encode((whole.output / "a" / "std.png").read_bytes()).decode()
     assert f'<img alt="deviation" loading="lazy" src="data:image/png;base64,{deviation}">' in page
     for term in re.findall(r'popovertarget="([^"]+)"', page):
@@ -340,6 +342,7 @@ def test_chains_that_have_not_met_are_told(run, tmp_path, capsys):
     output = tmp_path / "out"
     told = capsys.readouterr().out
     assert "a.png: the chains have not met, so its maps must not be used: R-hat" in told
+    assert "; take more --draws in another --output_dir\n" in told  # this one refuses others
     assert "0 pictures done" in told
     page = (output / "index.html").read_text(encoding="utf-8")
     assert "The chains have not met. The maps must not be used." in page

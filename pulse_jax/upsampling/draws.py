@@ -10,8 +10,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -194,15 +195,32 @@ class Chains:
         """Keep a chunk of draws: all that is measured, and of images and positions some."""
         chunk = {name: np.asarray(values) for name, values in measured.items()}
         chunk |= {name: np.asarray(getattr(info, name)) for name in INFO}
-        before = self.settings.draws - self.made - 1  # the last one is kept
         number = chunk["l2"].shape[1]
-        images = [i for i in range(number) if (before - i) % self.stride == 0]
-        shown = [i for i in range(number) if (before - i) % self.settings.thinning == 0]
+        images, shown = self.kept(number)
         chunk["images"] = chunk["images"][:, images]
         for i, leaf in enumerate(jax.tree.leaves(positions)):
             chunk[f"position_{i:03d}"] = np.asarray(leaf[:, np.array(shown, int)])
         self.found.append(chunk)
         self.made += number
+
+    def kept(self, number: int) -> tuple[list[int], list[int]]:
+        """Of so many next draws, those whose images and those whose positions are kept."""
+        before = self.settings.draws - self.made - 1  # the last one is kept
+        images, shown = (
+            [i for i in range(number) if (before - i) % every == 0]
+            for every in (self.stride, self.settings.thinning)
+        )
+        return images, shown
+
+    def shapes(self, number: int) -> dict[str, tuple[int, ...]]:
+        """Of what `note` keeps of so many next draws."""
+        images, shown = map(len, self.kept(number))
+        of_chain: dict[str, tuple[int, ...]] = dict.fromkeys(("l2", *INFO), (number,))
+        of_chain["statistics"] = number, len(self.statistics)
+        of_chain["images"] = images, *self.image_shape
+        for i, leaf in enumerate(jax.tree.leaves(self.positions)):
+            of_chain[f"position_{i:03d}"] = shown, *leaf.shape[2:]
+        return {name: (self.settings.restarts, *shape) for name, shape in of_chain.items()}
 
     def underway(self, warming: Warming) -> list[Underway]:
         """Where the chains are."""
@@ -348,7 +366,7 @@ class Chains:
     def take_up(self, start: Warming) -> Warming:
         """What an earlier run has saved, or else the start.
 
-        Raises ValueError for a state of a version that kept other arrays, or of other shapes.
+        Raises ValueError for a file of a version that kept other arrays, or of other shapes.
         """
         if self.picture.folder is None:
             return start
@@ -356,22 +374,37 @@ class Chains:
         path = folder / "state.npz"
         if not path.is_file():
             return start
-        arrays = load_arrays(path)
         likes, structure = jax.tree.flatten(start._replace(learned=None))
         named = {f"{i:03d}": like for i, like in enumerate(likes)}
-        shapes = {name: array.shape for name, array in arrays.items() if name.isdigit()}
-        if shapes != {name: like.shape for name, like in named.items()}:
-            raise ValueError(f"{path}: of another version; remove {folder} to begin anew")
+        shapes: dict[str, tuple[int, ...]] = {name: like.shape for name, like in named.items()}
+        arrays = numbers(path)
+        check_shapes(path, arrays, shapes | {"made": ()})
         leaves = [chains.as_placed(arrays[name], like) for name, like in named.items()]
         warming = jax.tree.unflatten(structure, leaves)._replace(learned=start.learned)
         total = int(arrays["made"])
         while self.made < total:
-            chunk = load_arrays(folder / f"draws_{self.made:06d}.npz")
-            del chunk["row"]
+            path = folder / f"draws_{self.made:06d}.npz"
+            chunk = numbers(path)
+            count = max(1, np.size(chunk.get("l2", ())) // self.settings.restarts)
+            check_shapes(path, chunk, self.shapes(count))
             self.found.append(chunk)
-            self.made += chunk["l2"].shape[1]
+            self.made += count
         self.saved = len(self.found)
         return warming._replace(learned=self.warm_up.learned(*self.inputs, warming))
+
+
+def numbers(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of numbers in a file. Raises ValueError if it can't be read."""
+    return {name: array for name, array in load_arrays(path).items() if array.dtype.kind in "biuf"}
+
+
+def check_shapes(
+    path: Path, arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises ValueError if a file holds other arrays, or of other shapes, than this run keeps."""
+    if {name: array.shape for name, array in arrays.items()} != shapes:
+        told = f"of another run or version; remove {path.parent} to begin anew"
+        raise ValueError(f"{path}: {told}")
 
 
 def judge(figures: diagnostics.Diagnostics) -> dict[str, Any]:
