@@ -44,7 +44,8 @@ def rhat(values: Float[AnyArray, "chains draws *statistics"]) -> Float[np.ndarra
 def _figures(
     name: str, values: Float[AnyArray, "chains draws *statistics"]
 ) -> Float[np.ndarray, "*statistics"]:
-    if values.shape[0] < 2 or values.shape[1] < 4:
-        found = f"{values.shape[0]} and {values.shape[1]}"
+    chains, draws = values.shape[:2] if values.ndim > 1 else (values.size, 0)
+    if chains < 2 or draws < 4:
+        found = f"{chains} and {draws}"
         raise ValueError(f"diagnostics take 2 chains and 4 draws at least, got {found}")
     return np.asarray(jax.jit(getattr(blackjax("diagnostics"), name))(values))

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Integer
 from pulse_jax.progress import Course, Progress
 from pulse_jax.search import Search, SearchInfo, SearchState
 from pulse_jax.static import argument
-from pulse_jax.types import AnyArray, Params
+from pulse_jax.types import AnyArray, Params, check_kind
 
 Start: TypeAlias = Callable[
     [Integer[np.ndarray, "slots"]], tuple[Float[AnyArray, "slots h w c"], SearchState]
@@ -70,9 +70,10 @@ def stream(
     `program` makes the steps of a chunk, in place of `pulse_jax.driver.advance`, as which it is
     called.
 
-    Raises ValueError for fewer than one restart, step, slot or step in a chunk, and for a target of
-    integers.
+    Raises ValueError for fewer than one restart, step, slot or step in a chunk, for a target of
+    integers, and for what is no `Search`.
     """
+    check_kind(search, Search, "search must be a Search")
     counts = {"restarts": restarts, "steps": steps, "slots": slots, "chunk": chunk}
     for name, count in counts.items():
         if not isinstance(count, int | np.integer):
@@ -140,8 +141,9 @@ def run(
     for each restart. At most `slots` restarts are searched at once on each device, by default all.
 
     Returns (state, info) of the B restarts. Leaves of info are (B, steps), NaN after an early stop.
-    Raises ValueError as `stream` does, and for a target of the wrong shape.
+    Raises ValueError as `stream` does, for a target of the wrong shape, and for other states.
     """
+    check_kind(state, SearchState, "state must be of the search")
     if state.step.ndim != 1:
         raise ValueError(f"run takes the states of many restarts, got steps {state.step.shape}")
     restarts = state.step.size

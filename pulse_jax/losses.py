@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from pulse_jax import plug_in
 from pulse_jax.static import Static
-from pulse_jax.types import LARGEST_FACTOR, AnyArray, misfit
+from pulse_jax.types import LARGEST_FACTOR, AnyArray, check_kind, misfit
 
 Image = Float[AnyArray, "h w c"]
 Styles = Float[AnyArray, "layers d"]
@@ -91,7 +91,8 @@ class Loss:
     The default is PULSE's 100 L2 + 0.05 GEOCROSS. `l2` and `l1` stop improving at eps, a mean
     squared or absolute error of images in [0, 1]. `others` are pairs of a weight and a term of
     yours, term(D(x), y). A term of weight 0 is not computed. Raises ValueError for a weight that is
-    below 0, above 1e15 or too small for float32, for weights that are all 0, and for eps < 0.
+    below 0, above 1e15 or too small for float32, for weights that are all 0, for a term that is no
+    function, and for eps < 0.
     """
 
     l2: float = 100.0
@@ -109,6 +110,8 @@ class Loss:
                 raise ValueError(f"the weight of {name} must be from 0 to {most}, got {weight}")
             if told := misfit(weight):
                 raise ValueError(f"the weight {weight} of {name} is {told}")
+        for i, (_, term) in enumerate(self.others):
+            check_kind(term, Callable, f"others[{i}] must have a function of D(x) and y")
         if not any(weights.values()):
             raise ValueError("a loss needs a term with a weight other than 0")
         if not 0 <= self.eps < math.inf:

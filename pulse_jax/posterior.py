@@ -20,7 +20,7 @@ from pulse_jax.likelihoods import Likelihood, pairwise_sum
 from pulse_jax.losses import Scalar
 from pulse_jax.operators import Degraded, Image, Operator
 from pulse_jax.static import Static, argument
-from pulse_jax.types import AnyArray, Frozen, Generator, Latents, Params
+from pulse_jax.types import AnyArray, Frozen, Generator, Latents, Params, check_kind
 
 Position: TypeAlias = PyTree[Float[AnyArray, "..."]]  # what a chain moves
 
@@ -121,14 +121,15 @@ def build(
 
     `label`: the class, of a generator with classes. The density is that of its images alone.
 
-    Raises ValueError for another prior or noise, for what is no likelihood, and for a class that
-    the generator doesn't have, or none where it has some.
+    Raises ValueError for another prior or noise, for a part that is none, and for a class that the
+    generator doesn't have, or none where it has some.
     """
+    check_kind(generator, Generator, "generator must be a Generator")
+    check_kind(operator, Callable, "operator must be an Operator or a function of an image")
+    check_kind(likelihood, Likelihood, "likelihood must be a Likelihood")
     for name, value, known in (("prior", prior, PRIORS), ("noise", noise, NOISE)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    if not isinstance(likelihood, Likelihood):
-        raise ValueError(f"likelihood must be a Likelihood, got {likelihood!r}")
     if label is None and generator.classes:
         raise ValueError(f"a posterior is of one class, and the generator has {generator.classes}")
     if label is not None and not 0 <= label < generator.classes:

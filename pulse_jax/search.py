@@ -22,7 +22,7 @@ from pulse_jax.losses import Criterion, Image, Loss, l2
 from pulse_jax.operators import Operator
 from pulse_jax.schemes import SphereOptimizer, none
 from pulse_jax.static import argument
-from pulse_jax.types import AnyArray, Frozen, Generator, Latents, Params
+from pulse_jax.types import AnyArray, Frozen, Generator, Latents, Params, check_kind
 
 STATUS = ("converged", "missed eps", "not finite")
 
@@ -86,9 +86,13 @@ def build(
     sums over its batch. An iterate is measured by the step that leaves it, so the last one isn't.
 
     If the generator has no style vectors, a `Loss` is taken without GEOCROSS, and a warning says
-    so. Raises ValueError for another loss that needs them, for one of GEOCROSS alone, or for a
-    sampler that has no bounds without a scheme.
+    so. Raises ValueError for another loss that needs them, for one of GEOCROSS alone, for a sampler
+    that has no bounds without a scheme, and for a part that is none, such as the name of one.
     """
+    check_kind(generator, Generator, "generator must be a Generator")
+    check_kind(operator, Callable, "operator must be an Operator or a function of an image")
+    check_kind(loss, Criterion, "loss must be a Loss, or what has its methods")
+    check_kind(optimizer, optax.GradientTransformation, "optimizer must be one of optax")
     if generator.styles is None and isinstance(loss, Loss) and loss.geocross:
         try:
             loss = dataclasses.replace(loss, geocross=0.0)

@@ -4,8 +4,9 @@ Shapes are those of one example: `vmap` adds axes outside.
 """
 
 import math
+import reprlib
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -33,6 +34,16 @@ def misfit(number: float) -> str:
     if 0 < abs(number) < TINY:
         return f"0 in float32, which begins at {TINY:.2g}"
     return ""
+
+
+def check_kind(given: object, kind: Any, told: str) -> None:
+    """Raises ValueError, which has `told` what it must be, if a part is of another kind.
+
+    So parts that are taken for each other, as a name for what it names, are found where they are
+    put together, not where they run.
+    """
+    if not isinstance(given, kind):
+        raise ValueError(f"{told}, got {reprlib.repr(given)}")
 
 
 class Generator(NamedTuple):

@@ -19,10 +19,13 @@ def test_diagnostics_tell_chains_that_have_met():
     assert apart.rhat[0] < 1.01 and apart.rhat[1] > 1.3 and apart.ess_bulk[1] < 50
 
 
-@pytest.mark.parametrize("shape", [(1, 100), (4, 3)])
-def test_diagnostics_of_too_little(shape):
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [((1, 100), "1 and 100"), ((4, 3), "4 and 3"), ((100,), "100 and 0"), ((), "1 and 0")],
+)
+def test_diagnostics_of_too_little(unchecked, shape, told):
     for diagnose in (diagnostics.diagnose, diagnostics.rhat):
-        with pytest.raises(ValueError, match=f"got {shape[0]} and {shape[1]}"):
+        with pytest.raises(ValueError, match=f"got {told}"):
             diagnose(np.zeros(shape))
 
 

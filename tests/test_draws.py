@@ -199,8 +199,9 @@ def test_a_run_that_is_stopped_goes_on(whole, tmp_path):
     first = pulse_jax.upsample(whole.folder / "in", tmp_path / "out", SETTINGS, stop=stop)
     assert first.stopped == "stopped when 0 of 30 draws were done"
     assert list(summary(first, tmp_path / "out"))[-1].startswith("0 pictures done; open ")
-    path = tmp_path / "out" / "a" / "parts" / "state.npz"
-    for path, names in (path, ("000", "made")), (path.with_name("draws_000000.npz"), ("l2", "images")):
+    parts = tmp_path / "out" / "a" / "parts"
+    for file, names in {"state": ["000", "made"], "draws_000000": ["l2", "images"]}.items():
+        path = parts / f"{file}.npz"
         content = path.read_bytes()
         arrays = load_arrays(path)
         for name in names:
@@ -208,7 +209,7 @@ def test_a_run_that_is_stopped_goes_on(whole, tmp_path):
             for of_another_version in others, others | {name: arrays[name][None]}:
                 path.write_bytes(npz(of_another_version))
                 earlier = pulse_jax.upsample(whole.folder / "in", tmp_path / "out", SETTINGS)
-                told = f"{path}: of another run or version; remove {path.parent} to begin anew"
+                told = f"{path}: of another run or version; remove {parts} to begin anew"
                 assert list(earlier.failures) == [told]
         path.write_bytes(content)
     pulse_jax.upsample(whole.folder / "in", tmp_path / "out", SETTINGS)

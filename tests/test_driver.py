@@ -277,6 +277,8 @@ def test_convolutions_are_in_canonical_form(network):
         ({"slots": "2"}, "slots must be a whole number, got '2'"),
         ({"target": np.zeros((2, 2, 3), np.uint8)}, r"floats in \[0, 1\], not of uint8"),
         ({"state": start(0)}, "restarts must be at least 1, got 0"),
+        ({"search": "LINEAR"}, "search must be a Search, got 'LINEAR'"),
+        ({"state": (0, 0)}, r"state must be of the search, got \(0, 0\)"),
         ({"state": take(start(1), 0)}, r"many restarts, got steps \(\)"),
         ({"target": jnp.zeros((4, 4, 3))}, r"\(4, 4, 3\).*\(2, 2, 3\)"),
         ({"target": jnp.zeros((5, 2, 2, 3))}, r"2 images, got \(5, 2, 2, 3\)"),
@@ -284,6 +286,7 @@ def test_convolutions_are_in_canonical_form(network):
     ],
 )
 def test_bad_arguments(unchecked, arguments, told):
-    good = {"target": jnp.zeros((2, 2, 3)), "state": start(2), "steps": 10}
+    good = {"search": LINEAR, "params": MATRIX, "steps": 10}
+    good |= {"target": jnp.zeros((2, 2, 3)), "state": start(2)}
     with pytest.raises(ValueError, match=told):
-        run(LINEAR, MATRIX, **good | arguments)
+        run(**good | arguments)

@@ -113,9 +113,10 @@ def test_the_gradient_is_whole_at_eps_and_0_below():
         ({"l1": -1.0}, "the weight of l1 must be from 0 to 1e\\+15, got -1.0"),
         ({"geocross": float("nan")}, "nan"),
         ({"l2": 0.0, "geocross": 0.0}, "other than 0"),
+        ({"others": ((1.0, "huber"),)}, r"others\[0\] must have a function of .*, got 'huber'"),
     ],
 )
-def test_bad_losses(arguments, told):
+def test_bad_losses(unchecked, arguments, told):
     with pytest.raises(ValueError, match=told):
         Loss(**arguments)
 

@@ -151,6 +151,21 @@ def test_an_optimizer_with_a_line_search():
     assert relative_error(*radii) <= 1e-5
 
 
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ({"generator": (GENERATOR, {})}, r"generator must be a Generator, got \(Generator"),
+        ({"operator": "bicubic"}, "operator must be an Operator or a function .*, got 'bicubic'"),
+        ({"loss": "100*L2"}, r"loss must be a Loss, .*, got '100\*L2'"),
+        ({"optimizer": optax.adam}, "optimizer must be one of optax, got <function"),
+    ],
+)
+def test_parts_of_another_kind_are_refused_at_once(unchecked, part, told):
+    parts = {"generator": GENERATOR, "operator": AREA, "loss": Loss(), "optimizer": optax.sgd(0.1)}
+    with pytest.raises(ValueError, match=told):
+        build(**parts | part)
+
+
 def test_a_loss_of_styles_needs_a_generator_with_styles():
     generator = GENERATOR._replace(styles=None)
     with pytest.raises(ValueError, match="GEOCROSS alone compares style vectors"):
