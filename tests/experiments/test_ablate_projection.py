@@ -5,6 +5,8 @@ import pytest
 from experiment_helpers import ROOT, read_table, run_experiment, save_small_generator
 from helpers import DATA
 
+from pulse_jax import images
+
 pytestmark = pytest.mark.slow
 OWN = "my_parts shell"  # as its cells are called
 TINY = "--generator=small", "--inputs=2", "--restarts=2", "--steps=3", "--factor=4"
@@ -131,3 +133,15 @@ def test_a_scheme_in_a_file_is_compared_with_rescale_over_five_seeds(tmp_path):
     path.write_text(path.read_text().replace("old / new", "new / old"))
     again = run_experiment("ablate_projection", *TINY, *arguments, cwd=tmp_path)
     assert again.returncode == 1 and "SHA-256 of plug-ins was" in again.stderr
+
+
+def test_a_damaged_image_is_told_once_for_all_seeds(tmp_path):
+    save_small_generator(tmp_path / "small")
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "a.png").write_bytes(b"")
+    for name in "bc":
+        images.save_image(tmp_path / "faces" / f"{name}.png", np.full((8, 8, 3), 0.5))
+    given = "--images=faces", "--variants=none", "--seeds=0:2", "--workdir=a"
+    result = run_experiment("ablate_projection", *TINY, *given, cwd=tmp_path)
+    assert result.returncode == 1 and (tmp_path / "a" / "by_seed.csv").is_file()
+    assert result.stderr.count("a.png: can't be read") == 1, result.stderr
