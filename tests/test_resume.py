@@ -21,7 +21,10 @@ from PIL import Image
 
 import pulse_jax
 from pulse_jax import progress
+from pulse_jax.files import attempt, npz
 from pulse_jax.upsampling import restarts, results
+from pulse_jax.upsampling.pictures import Picture
+from pulse_jax.upsampling.results import Restart, take_up, take_up_restart
 
 ROOT = Path(__file__).parents[1]
 PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
@@ -422,3 +425,32 @@ def check_whole(path):
         json.loads(path.read_text())
     else:
         assert path.read_text().endswith("\n")
+
+
+def test_a_part_that_is_none_is_told_with_its_name(tmp_path):
+    """As one that was edited, or of another program. The files of a posterior have no curve."""
+    target = np.zeros((2, 2, 3), np.float32)
+    picture = Picture("a.png", target, 0.0, "", folder=tmp_path)
+    row = {"checksum": picture.checksum, "steps": 2}
+    part = {"row": json.dumps(row), "curve": np.zeros((2, 5)), "000": np.ones(3)}
+    restart = Restart(picture, 1, 5)
+    restart.part.parent.mkdir()
+
+    def complaint(**changes):
+        content = {name: x for name, x in (part | changes).items() if x is not None}
+        restart.part.write_bytes(npz(content))
+        told = attempt(take_up, picture, 1) or attempt(take_up_restart, picture, restart)
+        return told.removeprefix(f"{restart.part}: ")
+
+    assert complaint() == "" and restart.steps == 2
+    np.testing.assert_array_equal(restart.state, [part["000"]])
+    for changes in (
+        {"row": None},
+        {"row": "none"},
+        {"row": "3"},
+        {"row": json.dumps(row | {"status": "converged"}), "curve": None},
+        {"curve": None},
+        {"curve": np.zeros((2, 4))},
+        {"000": None, "001": np.ones(3)},
+    ):
+        assert complaint(**changes) == "can't be read: it holds no part of a search", changes

@@ -32,6 +32,7 @@ from pulse_jax.upsampling.pictures import Picture, image_path
 
 CROP, PUT_BACK = "crop.json", "put_back.png"  # where a picture was in a photograph; the best there
 Row = Mapping[str, Any]  # of results.csv
+NO_PART = "can't be read: it holds no part of a search"
 MET, APART = "met", "not met"  # the status of a posterior's draws, whose chains have met or not
 
 
@@ -93,7 +94,9 @@ def take_up(picture: Picture, number: int) -> None:
     if picture.folder is None:
         return
     table = picture.place / "results.csv"
-    rows: Sequence[Row] = read_table(table) if table.is_file() else list(_rows(picture))
+    rows: Sequence[Row] = (
+        read_table(table) if table.is_file() else [row for row, _ in _parts(picture)]
+    )
     if any(str(row.get("checksum")) != str(picture.checksum) for row in rows):
         kind = "picture" if picture.start is None else "picture or start"
         raise ValueError(f"{picture.place} holds results of another {kind} than {picture.name}")
@@ -139,9 +142,12 @@ def take_up_restart(picture: Picture, restart: Restart) -> None:
     restart.steps, restart.state = 0, None
     restart.curve = np.full((2, restart.longest), np.nan, np.float32)
     if picture.folder is not None and restart.part.is_file():
-        arrays = load_arrays(restart.part)
-        restart.curve, restart.steps = arrays["curve"], json.loads(str(arrays["row"]))["steps"]
-        restart.state = [arrays[f"{i:03d}"] for i in range(len(arrays) - 2)]
+        row, arrays = _part(restart.part)
+        names = [f"{i:03d}" for i in range(len(arrays) - 1)]
+        if arrays.keys() != {"curve", *names} or arrays["curve"].shape != restart.curve.shape:
+            raise ValueError(f"{restart.part}: {NO_PART}")
+        restart.curve, restart.steps = arrays["curve"], row.get("steps", 0)
+        restart.state = [arrays[name] for name in names]
 
 
 def identity(restart: Restart) -> dict[str, Any]:
@@ -216,7 +222,7 @@ def overview(picture: Picture, resolution: int, eps: float) -> list[dict[str, np
     """Write what shows the restarts that are done together. Returns their parts."""
     rows = [picture.rows[restart] for restart in sorted(picture.rows)]
     save_grid(picture, resolution)
-    parts = [part for part in _parts(picture) if "status" in json.loads(str(part["row"]))]
+    parts = [part for row, part in _parts(picture) if "status" in row]
     best = min(range(len(rows)), key=lambda i: rank(rows[i]))
     by_step = np.stack([part["curve"] for part in parts], axis=1)
     restart = rows[best]["restart"]
@@ -256,7 +262,7 @@ def finish(picture: Picture, resolution: int, eps: float) -> None:
     if picture.folder is None or (picture.place / "results.csv").is_file():
         return
     parts = overview(picture, resolution, eps)
-    names = [name for name in parts[0] if name not in ("row", "curve")]
+    names = [name for name in parts[0] if name != "curve"]
     latents = {name: np.stack([part[name] for part in parts]) for name in names}
     write(picture.place / "latents.npz", npz(latents | {GENERATOR: picture.networks}))
     rows = [picture.rows[restart] for restart in sorted(picture.rows)]
@@ -313,19 +319,21 @@ def as_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def _parts(picture: Picture) -> Iterator[dict[str, np.ndarray]]:
-    """The picture's parts, in the order of its restarts. Raises ValueError."""
-    for path in sorted((picture.place / "parts").glob("*.npz")):
-        part = load_arrays(path)
-        if "row" not in part:
-            raise ValueError(f"{path}: can't be read: it holds no part of a search")
-        yield part
+def _parts(picture: Picture) -> Iterator[tuple[Row, dict[str, np.ndarray]]]:
+    """The rows and arrays of its parts, in the order of its restarts. Raises ValueError."""
+    return map(_part, sorted((picture.place / "parts").glob("*.npz")))
 
 
-def _rows(picture: Picture) -> Iterator[Row]:
-    """The rows of its parts."""
-    for part in _parts(picture):
-        yield json.loads(str(part["row"]))
+def _part(path: Path) -> tuple[Row, dict[str, np.ndarray]]:
+    """The row and the arrays in a part's file. Raises ValueError if it isn't one."""
+    arrays = load_arrays(path)
+    try:
+        row = json.loads(str(arrays.pop("row")))
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: {NO_PART}") from error
+    if not isinstance(row, dict) or ("status" in row and "curve" not in arrays):
+        raise ValueError(f"{path}: {NO_PART}")
+    return row, arrays
 
 
 def _save_part(restart: Restart, row: Row, arrays: dict[str, np.ndarray]) -> None:
