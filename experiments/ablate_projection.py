@@ -141,7 +141,10 @@ def read_seeds():
     """The seeds of --seeds, or else of --seed. Raises ValueError if they can't be read."""
     if FLAGS.seeds is None:
         return (FLAGS.seed,)
-    return pulse_jax.Settings.from_json({"seeds": FLAGS.seeds}).seeds
+    try:
+        return pulse_jax.Settings.from_json({"seeds": FLAGS.seeds}).seeds
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
 
 
 def variant(name):

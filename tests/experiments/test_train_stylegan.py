@@ -39,6 +39,7 @@ def python(*arguments, cwd, **environment):
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.optimised  # otherwise, the average of equal weights is off by an ulp
 @pytest.mark.slow
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path):
     command = [SCRIPT, "--data=galaxies", "--images=24", "--quality_images=64", *TINY, *OFTEN]
