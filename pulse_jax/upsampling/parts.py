@@ -116,10 +116,15 @@ def make_generator(settings: Settings) -> tuple[Generator, Params]:
 
 
 def _refuse(settings: Settings, group: str, kind: str) -> None:
-    """Raises ValueError if a setting of a group isn't a default. It is for another kind."""
+    """Raises ValueError if a setting of a group isn't a default. It is for another kind.
+
+    The posterior's recipe has defaults of posteriors alone.
+    """
+    samples = settings.noise is not None
+    recipes = [recipe for recipe in RECIPES.values() if recipe.noise is None or samples]
     for setting in dataclasses.fields(Settings):
         name = setting.name
-        usual = [getattr(recipe, name) for recipe in RECIPES.values()]
+        usual = [getattr(recipe, name) for recipe in recipes]
         if setting.metadata["group"] == group and getattr(settings, name) not in usual:
             told = f"{name} is for {kind}: {settings.generator} has no such thing"
             raise ValueError(f"{name}={settings.as_json()[name]}: {told}")

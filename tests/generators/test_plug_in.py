@@ -181,6 +181,7 @@ def test_styles_of_its_own_are_compared(run, folder):
         ("--num_trainable_noise_layers=4", "noise_layers=4: num_trainable_noise_layers is for"),
         ("--bad_noise_layers=3.17", "--bad_noise_layers=3.17: bad_noise_layers is for StyleGANs"),
         ("--tile_latent", "--tile_latent=True: tile_latent is for StyleGANs"),
+        ("--style_spread=0.5", "--style_spread=0.5: style_spread is for StyleGANs"),
         ("--loss_str=100*L2+0.05*GEOCROSS", "GEOCROSS compares style vectors"),
         ("--generator=decoders:fails", "no weights at all"),
     ],
