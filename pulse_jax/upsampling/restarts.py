@@ -42,6 +42,7 @@ SHARE = 0.02  # of the time, for saving what is under way
 
 Draw = Callable[[Sequence[Restart]], tuple[Latents, Frozen]]
 Look = Callable[[], Sequence[Underway]]
+Chunk = tuple[int, list[Restart], Look]  # steps made, jobs that are done, what was in the slots
 Program = Callable[..., tuple[SearchState, SearchInfo]]  # called as `driver.advance`
 
 
@@ -100,7 +101,10 @@ def carry_out(
         if not own or stop():
             continue
         began, steps = time.perf_counter(), 0
-        for made, done, underway in search_all(own, run, side, draw, program, writer, stop):
+        search = functools.partial(
+            search_slots, run=run, side=side, draw=draw, program=program, writer=writer, stop=stop
+        )
+        for made, done, underway in search_all(own, run, search, writer):
             steps += made
             course.note(made, len(done), sum(settings.steps - job.steps for job in done))
             progress(course.progress._replace(underway=underway))
@@ -195,16 +199,13 @@ def restart_keys(
 def search_all(
     jobs: list[Restart],
     run: Run,
-    side: int,
-    draw: Draw,
-    program: Program,
+    search: Callable[[list[Restart]], Iterator[Chunk]],
     writer: Writer,
-    stop: Callable[[], bool],
-) -> Iterator[tuple[int, list[Restart], Look]]:
-    """`search_slots`. Each time that memory runs out, what is left has less: see `halve`."""
+) -> Iterator[Chunk]:
+    """`search`, of all jobs. Each time that memory runs out, what is left has less: see `halve`."""
     while jobs:
         try:
-            yield from search_slots(jobs, run, side, draw, program, writer, stop)
+            yield from search(jobs)
             return
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error) or not halve(run):
@@ -240,7 +241,7 @@ def search_slots(
     program: Program,
     writer: Writer,
     stop: Callable[[], bool],
-) -> Iterator[tuple[int, list[Restart], Look]]:
+) -> Iterator[Chunk]:
     """Search for restarts of pictures of one side, in the run's slots, and save them.
 
     Yields steps made, jobs that are done, and a function that shows all that were in these steps.
