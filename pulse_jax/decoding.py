@@ -67,9 +67,11 @@ def decode(
     """
     is_fits = stream.read(len(_FITS)) == _FITS
     stream.seek(0)
+    values = None
     try:
         if is_fits:
-            image, tiles = Image.fromarray(_read_fits(stream).astype(np.float32)), ""
+            values = _read_fits(stream)
+            image, tiles = Image.fromarray(values.astype(np.float32)), ""
         else:
             image, tiles = _open(stream, suffix)
     except Exception as error:
@@ -91,7 +93,9 @@ def decode(
             "it doesn't say whether black or white is zero (PhotometricInterpretation)"
         )
     if image.mode == "F" or image.mode[0] == "I" or tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED:
-        colour, alpha = _numbers(image, tiles, tags, value_range, notes)
+        # Pillow holds float32, which is too coarse for the counts of a telescope.
+        values = _stored(image, tiles) if values is None else values
+        colour, alpha = _numbers(image, values, tags, value_range, notes)
     else:
         if re.search(r";16[BLN]|'RGB', \d{4}", tiles):  # PNG and TIFF, PPM
             notes.append("only the upper 8 bits of its 16-bit colours are read")
@@ -169,12 +173,14 @@ def _read_fits(stream: Stream) -> Float[np.ndarray, "h w"] | Integer[np.ndarray,
         install = 'pip install "pulse_jax[fits]"'
         raise ValueError(f"a FITS picture, which takes another package: {install}") from error
     with fits.open(stream, memmap=False) as parts:
-        arrays = [part.data for part in parts if part.is_image and part.data is not None]
-    if not arrays:
+        arrays = (part.data for part in parts if part.is_image and part.data is not None)
+        found = next(arrays, None)  # what follows need not be whole
+    if found is None:
         raise ValueError("a FITS file without a picture")
-    values = np.squeeze(arrays[0])
+    alone = [axis for axis, size in enumerate(found.shape) if size == 1]
+    values = found.squeeze(tuple(alone[: max(found.ndim - 2, 0)]))
     if values.ndim != 2:
-        raise ValueError(f"its picture has the shape {arrays[0].shape}, not two axes")
+        raise ValueError(f"its picture has the shape {found.shape}, not two axes")
     return values[::-1]
 
 
@@ -234,10 +240,13 @@ def _orientation(image: Image.Image, notes: list[str]) -> int:
 
 
 def _numbers(
-    image: Image.Image, tiles: str, tags: Any, value_range: ValueRange | None, notes: list[str]
+    image: Image.Image,
+    values: Float[np.ndarray, "h w"] | Integer[np.ndarray, "h w"],
+    tags: Any,
+    value_range: ValueRange | None,
+    notes: list[str],
 ) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 1"] | None]:
     """Grey in [0, 1] of numbers whose meaning depends on the file, and alpha, if any."""
-    values = _stored(image, tiles)
     bits, kind = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0]
     transparent = image.info.get("transparency")
     alpha = None if transparent is None else (values != transparent).astype(np.float32)[..., None]

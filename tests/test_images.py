@@ -18,7 +18,15 @@ from helpers import DATA
 from PIL import Image, ImageCms, PngImagePlugin
 
 from pulse_jax import images
-from pulse_jax.images import ImageError, ImageWarning, list_images, load_image, on_white, save_image
+from pulse_jax.images import (
+    ImageError,
+    ImageWarning,
+    list_images,
+    load_image,
+    load_kernel,
+    on_white,
+    save_image,
+)
 
 RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
 GREY16 = np.random.default_rng(1).integers(0, 65536, (4, 6)).astype(np.uint16)
@@ -587,6 +595,21 @@ def test_fits(tmp_path, monkeypatch):
     ]
     monkeypatch.setitem(sys.modules, "astropy.io", None)
     rejected(tmp_path / "a.fits", 'pip install "pulse_jax[fits]"')
+
+
+def test_fits_of_a_telescope(tmp_path):
+    """Large counts keep their digits, a row is a picture, and what follows needn't be whole."""
+    fits = pytest.importorskip("astropy.io.fits")
+    row = np.arange(8.0)[None] / 8
+    fits.writeto(tmp_path / "counts.fits", 1e9 + row)
+    found = load_image(tmp_path / "counts.fits", (1e9, 1e9 + 1), channels=1)
+    np.testing.assert_allclose(found[..., 0], row, rtol=1e-6)
+    assert np.array_equal(load_kernel(tmp_path / "counts.fits"), 1e9 + row)
+    parts = fits.HDUList([fits.PrimaryHDU(row.astype(np.float32) / 2), fits.ImageHDU(row)])
+    parts.writeto(tmp_path / "cut.fits")
+    content = (tmp_path / "cut.fits").read_bytes()
+    (tmp_path / "cut.fits").write_bytes(content[:-2880])
+    assert np.array_equal(load_image(tmp_path / "cut.fits")[..., 0], row / 2)
 
 
 def test_a_heif_picture_is_told_what_to_install(tmp_path, monkeypatch):

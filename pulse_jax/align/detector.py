@@ -44,7 +44,7 @@ def find_faces(picture: UInt8[np.ndarray, "h w 3"]) -> list[Float[np.ndarray, "5
     height, width, _ = picture.shape
     factor = max(1, max(height, width) / MOST)
     if factor > 1:
-        size = round(width / factor), round(height / factor)
+        size = max(1, round(width / factor)), max(1, round(height / factor))
         resized = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
         picture = np.asarray(resized)
     detector = _detector()

@@ -118,7 +118,7 @@ def shrunk(region: Region, side: int) -> Region:
     if factor <= 1:
         return region
     height, width, _ = region.picture.shape
-    size = round(width / factor), round(height / factor)
+    size = max(1, round(width / factor)), max(1, round(height / factor))
     picture = Image.fromarray(region.picture).resize(size, Image.Resampling.LANCZOS)
     return Region(np.asarray(picture), region.quad / factor)
 

@@ -71,6 +71,12 @@ def test_large_pictures_are_searched_too(astronaut):
 
 
 @needs_detector
+@pytest.mark.parametrize("shape", [(1, 9000, 3), (9000, 1, 3)])
+def test_a_line_of_pixels_has_no_face(shape):
+    assert find_faces(np.zeros(shape, np.uint8)) == []
+
+
+@needs_detector
 def test_all_faces_are_cut_out_from_left_to_right(astronaut, call, tmp_path, capsys):
     grey = np.asarray(Image.fromarray(astronaut).convert("L").convert("RGB"))
     Image.fromarray(np.hstack([grey, astronaut])).save(tmp_path / "two.png")

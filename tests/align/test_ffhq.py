@@ -97,3 +97,9 @@ def test_a_square_follows_its_landmarks(golden):
 def test_landmarks_of_no_face_are_refused(landmarks, told):
     with pytest.raises(ValueError, match=told):
         face_quad(landmarks)
+
+
+def test_a_picture_that_is_a_speck_of_its_square_is_cut_out():
+    """Reduced by as much as the square, it would have no pixel."""
+    quad = 1e6 * np.array([[-1.0, -1], [-1, 1], [1, 1], [1, -1]])
+    assert (cut_out(np.full((9, 5, 3), 77, np.uint8), quad, 8) == 77).all()
