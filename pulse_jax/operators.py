@@ -11,6 +11,7 @@ import functools
 import inspect
 import math
 import numbers
+import reprlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -27,7 +28,7 @@ from pulse_jax.images import LUMA, load_kernel, load_mask
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.products import product
 from pulse_jax.static import Static, argument, compiled
-from pulse_jax.types import AnyArray
+from pulse_jax.types import AnyArray, check_kind
 
 Image: TypeAlias = Float[AnyArray, "H W C"]
 Degraded: TypeAlias = Float[AnyArray, "h w C"]  # of H / factor × W / factor pixels
@@ -241,7 +242,12 @@ def grey() -> Operator:
 
 
 def compose(*operators: Operator) -> Operator:
-    """One operator after the other, the first first: D = Dₙ … D₂ D₁, Dᵀ = D₁ᵀ D₂ᵀ … Dₙᵀ."""
+    """One operator after the other, the first first: D = Dₙ … D₂ D₁, Dᵀ = D₁ᵀ D₂ᵀ … Dₙᵀ.
+
+    Raises ValueError for what is no `Operator`, such as `bicubic` without its factor.
+    """
+    for operator in operators:
+        check_kind(operator, Operator, "compose takes Operators")
 
     def in_turn(*functions_and_image: Any) -> Any:
         *functions, image = functions_and_image
@@ -304,6 +310,24 @@ def parse(text: str) -> Callable[[int], Operator]:
 def plug_ins(text: str) -> list[str]:
     """The operators of a line that are a user's own."""
     return [link for link in text.split(",") if is_plug_in(link, OPERATORS)]
+
+
+def check_operator(operator: object, shape: tuple[int, int, int]) -> None:
+    """Raises ValueError for what is neither an `Operator` nor a function of an image of this shape.
+
+    Such is `bicubic` without its factor: it can be called, and would fail where the search runs.
+    """
+    told = "operator must be an Operator or a function of an image"
+    check_kind(operator, Callable, told)
+    if isinstance(operator, Operator):
+        return
+    name = getattr(operator, "__name__", reprlib.repr(operator))
+    if operator in OPERATORS.values():
+        call = f"{name}({', '.join(inspect.signature(OPERATORS[name]).parameters)})"
+        raise ValueError(f"{told}, got {name}, which makes one: {call}")
+    image = jax.ShapeDtypeStruct(shape, np.float32)
+    found = plug_in.attempt(f"{told}; for {shape}, {name}", jax.eval_shape, operator, image)
+    check_kind(found, jax.ShapeDtypeStruct, f"{told}; {name} must return one")
 
 
 def is_flat(operator: Operator, shape: tuple[int, int, int]) -> bool:

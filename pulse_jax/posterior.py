@@ -18,7 +18,7 @@ from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from pulse_jax.likelihoods import Likelihood, pairwise_sum
 from pulse_jax.losses import Scalar
-from pulse_jax.operators import Degraded, Image, Operator
+from pulse_jax.operators import Degraded, Image, Operator, check_operator
 from pulse_jax.static import Static, argument
 from pulse_jax.types import AnyArray, Frozen, Generator, Latents, Params, check_kind
 
@@ -125,7 +125,7 @@ def build(
     generator doesn't have, or none where it has some.
     """
     check_kind(generator, Generator, "generator must be a Generator")
-    check_kind(operator, Callable, "operator must be an Operator or a function of an image")
+    check_operator(operator, (generator.resolution, generator.resolution, generator.channels))
     check_kind(likelihood, Likelihood, "likelihood must be a Likelihood")
     for name, value, known in (("prior", prior, PRIORS), ("noise", noise, NOISE)):
         if value not in known:

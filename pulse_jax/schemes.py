@@ -31,7 +31,7 @@ from jaxtyping import Float, PyTree
 from pulse_jax import plug_in, sphere
 from pulse_jax.optimizers import LangevinState, LBFGSState, PCNState, Scalar, plugged_in
 from pulse_jax.plug_in import is_plug_in
-from pulse_jax.types import AnyArray, Latents, misfit
+from pulse_jax.types import AnyArray, Latents, check_kind, misfit
 
 Optimizer: TypeAlias = optax.GradientTransformation
 State: TypeAlias = PyTree  # of a base
@@ -57,6 +57,7 @@ def _scheme(function: Callable[..., Optimizer]) -> Callable[..., SphereOptimizer
     def scheme(base: Optimizer, *parameters: float, **named: float) -> SphereOptimizer:
         for parameter in (*parameters, *named.values()):
             _check_parameter(name, parameter)
+        check_kind(base, optax.GradientTransformation, f"{name} takes an optimiser of optax")
         base = optax.with_extra_args_support(base)
         some = jnp.zeros((2, 3))
         try:

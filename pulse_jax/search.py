@@ -19,7 +19,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Integer
 
 from pulse_jax.losses import Criterion, Image, Loss, l2
-from pulse_jax.operators import Operator
+from pulse_jax.operators import Operator, check_operator
 from pulse_jax.schemes import SphereOptimizer, none
 from pulse_jax.static import argument
 from pulse_jax.types import AnyArray, Frozen, Generator, Latents, Params, check_kind
@@ -90,7 +90,7 @@ def build(
     that has no bounds without a scheme, and for a part that is none, such as the name of one.
     """
     check_kind(generator, Generator, "generator must be a Generator")
-    check_kind(operator, Callable, "operator must be an Operator or a function of an image")
+    check_operator(operator, (generator.resolution, generator.resolution, generator.channels))
     check_kind(loss, Criterion, "loss must be a Loss, or what has its methods")
     check_kind(optimizer, optax.GradientTransformation, "optimizer must be one of optax")
     if generator.styles is None and isinstance(loss, Loss) and loss.geocross:

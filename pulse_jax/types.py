@@ -39,10 +39,10 @@ def misfit(number: float) -> str:
 def check_kind(given: object, kind: Any, told: str) -> None:
     """Raises ValueError, which has `told` what it must be, if a part is of another kind.
 
-    So parts that are taken for each other, as a name for what it names, are found where they are
-    put together, not where they run.
+    So parts that are taken for each other, as a name or a class for what it stands for, are found
+    where they are put together, not where they run.
     """
-    if not isinstance(given, kind):
+    if isinstance(given, type) or not isinstance(given, kind):
         raise ValueError(f"{told}, got {reprlib.repr(given)}")
 
 

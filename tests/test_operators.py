@@ -383,6 +383,11 @@ def test_a_kernel_in_a_picture_is_what_its_file_says(tmp_path):
         images.load_kernel(path)
 
 
+def test_compose_takes_operators(unchecked):
+    with pytest.raises(ValueError, match="compose takes Operators, got <function bic"):
+        compose(grey(), bicubic)
+
+
 @pytest.mark.parametrize(
     ("values", "line"),
     [

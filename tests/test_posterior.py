@@ -313,7 +313,11 @@ def test_widths_may_be_traced_and_must_be_numbers(unchecked):
 def test_a_posterior_takes_a_likelihood(unchecked):
     with pytest.raises(ValueError, match="likelihood must be a Likelihood, got <function"):
         posterior.build(GENERATOR, lambda x: x, lambda lr, target: 0.0)
-    for name, given in {"generator": (GENERATOR, {}), "operator": "bicubic"}.items():
+    for name, given in (
+        ("generator", (GENERATOR, {})),
+        ("operator", "bicubic"),
+        ("operator", operators.bicubic),
+    ):
         parts = {"generator": GENERATOR, "operator": lambda x: x} | {name: given}
         with pytest.raises(ValueError, match=f"{name} must be an? .*, got "):
             posterior.build(**parts, likelihood=likelihoods.gaussian(0.1))

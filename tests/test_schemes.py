@@ -466,6 +466,11 @@ def test_a_base_that_knows_the_latents_names_is_looked_at_with_them():
         assert np.abs(np.sum(carried[name] * points[name], -1)).max() <= 1e-5
 
 
+def test_a_scheme_takes_an_optimiser(unchecked):
+    with pytest.raises(ValueError, match="rescale takes an optimiser of optax, got <function ada"):
+        SCHEMES["rescale"](optax.adam)
+
+
 @pytest.mark.parametrize("name", ["gaussian_prior", "radial_prior", "soft_shell", "rescale_every"])
 @pytest.mark.parametrize("parameter", [0, -1.0, math.nan, math.inf])
 def test_bad_parameters(name, parameter):

@@ -156,6 +156,11 @@ def test_an_optimizer_with_a_line_search():
     [
         ({"generator": (GENERATOR, {})}, r"generator must be a Generator, got \(Generator"),
         ({"operator": "bicubic"}, "operator must be an Operator or a function .*, got 'bicubic'"),
+        ({"operator": operators.bicubic}, r"got bicubic, which makes one: bicubic\(factor"),
+        ({"operator": operators.grey}, r"an image, got grey, which makes one: grey\(\)"),
+        ({"operator": operators.parse("area")}, r"for \(8, 8, 3\), make raised TypeError"),
+        ({"operator": lambda image: None}, "an image; <lambda> must return one, got None"),
+        ({"loss": Loss}, "loss must be a Loss, .*, got <class"),
         ({"loss": "100*L2"}, r"loss must be a Loss, .*, got '100\*L2'"),
         ({"optimizer": optax.adam}, "optimizer must be one of optax, got <function"),
     ],
