@@ -21,7 +21,7 @@ from PIL import Image
 
 import pulse_jax
 from pulse_jax import progress
-from pulse_jax.files import attempt, npz
+from pulse_jax.files import attempt, load_arrays, npz
 from pulse_jax.upsampling import restarts, results
 from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.results import Restart, take_up, take_up_restart
@@ -179,6 +179,37 @@ def test_the_state_of_another_picture_is_not_taken_up(run, folder, monkeypatch, 
     line = fails(run, capsys, folder)
     assert f"{tmp_path / 'out' / 'a'} holds results of another picture" in line
     assert {row["image"] for row in read_rows(tmp_path / "out")} == {"b.png"}
+
+
+def test_parts_of_another_version_are_told_with_their_files(
+    run, folder, monkeypatch, tmp_path, capsys
+):
+    """The other picture is searched. Without the parts, the run goes on."""
+    with monkeypatch.context() as patch:
+        cut_off_after(3, patch, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(SystemExit):
+            run(folder, "--restarts=4")
+    capsys.readouterr()
+    parts = tmp_path / "out" / "a" / "parts"
+    done, begun = parts / "000002.npz", parts / "000003.npz"
+    arrays = load_arrays(begun)
+    text, fewer = arrays | {"000": arrays["000"].astype(str)}, dict(arrays)
+    fewer.pop(f"{len(arrays) - 3:03d}")  # of the state: "row" and "curve" are none of it
+    for other in (arrays | {"000": arrays["000"][None]}, text, fewer):
+        begun.write_bytes(npz(other))
+        told = f"{begun}: of another run or version; remove it to begin this restart anew"
+        assert told in fails(run, capsys, folder, "--restarts=4")
+        assert {row["image"] for row in read_rows(tmp_path / "out")} == {"a.png", "b.png"}
+        assert not (parts.parent / "results.csv").exists()
+    begun.unlink()
+    arrays = load_arrays(done)
+    latents = next(name for name in arrays if name not in ("row", "curve"))
+    for other in (arrays | {"curve": arrays["curve"][:, 1:]}, arrays | {latents: None}):
+        done.write_bytes(npz({name: array for name, array in other.items() if array is not None}))
+        told = f"{done}: unlike 000001.npz beside it; remove one of them to begin its restart anew"
+        assert told in fails(run, capsys, folder, "--restarts=4")
+    done.unlink()
+    assert len(read_rows(run(folder, "--restarts=4"))) == 8
 
 
 def test_without_resume_results_are_left_alone(run, folder, capsys):

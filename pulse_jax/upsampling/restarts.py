@@ -126,10 +126,24 @@ def take_up(run: Run) -> list[Restart]:
     jobs = [job for job in share if job.number not in job.picture.rows]
     for job in jobs:
         save(job.picture, results.take_up_restart, job)
+    if begun := [job for job in jobs if job.state is not None]:
+        likes = saved_shapes(run)
+        for job in begun:
+            save(job.picture, results.check_state, job, likes)
     if len(jobs) < len(share):
         done, whole = len(share) - len(jobs), counted(len(share), "restart")
         log.info(f"{done} of {whole} had been done before: {len(jobs)} to go")
-    return jobs
+    return [job for job in jobs if not job.picture.error]
+
+
+def saved_shapes(run: Run) -> list[jax.ShapeDtypeStruct]:
+    """The arrays that are saved of a state, which are the same for pictures of all sides."""
+    search = next(iter(run.searches.values()))
+
+    def saved(key: Key[Array, ""]) -> Any:
+        return as_data(without_frozen(search.init(*run.generator.sample(key))))
+
+    return jax.eval_shape(saved, jax.random.key(0))
 
 
 def in_turn(share: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

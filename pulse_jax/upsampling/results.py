@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
@@ -95,7 +96,7 @@ def take_up(picture: Picture, number: int) -> None:
         return
     table = picture.place / "results.csv"
     rows: Sequence[Row] = (
-        read_table(table) if table.is_file() else [row for row, _ in _parts(picture)]
+        read_table(table) if table.is_file() else [row for _, row, _ in _parts(picture)]
     )
     if any(str(row.get("checksum")) != str(picture.checksum) for row in rows):
         kind = "picture" if picture.start is None else "picture or start"
@@ -144,10 +145,23 @@ def take_up_restart(picture: Picture, restart: Restart) -> None:
     if picture.folder is not None and restart.part.is_file():
         row, arrays = _part(restart.part)
         names = [f"{i:03d}" for i in range(len(arrays) - 1)]
-        if arrays.keys() != {"curve", *names} or arrays["curve"].shape != restart.curve.shape:
+        if arrays.keys() != {"curve", *names} or not _is_alike(arrays["curve"], restart.curve):
             raise ValueError(f"{restart.part}: {NO_PART}")
         restart.curve, restart.steps = arrays["curve"], row.get("steps", 0)
         restart.state = [arrays[name] for name in names]
+
+
+def check_state(picture: Picture, restart: Restart, likes: Sequence[jax.ShapeDtypeStruct]) -> None:
+    """Raises ValueError if a restart's arrays aren't such as this search goes on from."""
+    state = restart.state or []
+    if len(state) != len(likes) or not all(map(_is_alike, state, likes)):
+        told = "of another run or version; remove it to begin this restart anew"
+        raise ValueError(f"{restart.part}: {told}")
+
+
+def _is_alike(array: np.ndarray, like: np.ndarray | jax.ShapeDtypeStruct) -> bool:
+    """Whether it has the same shape, and numbers of the same kind."""
+    return (array.shape, array.dtype.kind) == (like.shape, like.dtype.kind)
 
 
 def identity(restart: Restart) -> dict[str, Any]:
@@ -222,7 +236,7 @@ def overview(picture: Picture, resolution: int, eps: float) -> list[dict[str, np
     """Write what shows the restarts that are done together. Returns their parts."""
     rows = [picture.rows[restart] for restart in sorted(picture.rows)]
     save_grid(picture, resolution)
-    parts = [part for row, part in _parts(picture) if "status" in row]
+    parts = _done(picture)
     best = min(range(len(rows)), key=lambda i: rank(rows[i]))
     by_step = np.stack([part["curve"] for part in parts], axis=1)
     restart = rows[best]["restart"]
@@ -319,9 +333,29 @@ def as_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def _parts(picture: Picture) -> Iterator[tuple[Row, dict[str, np.ndarray]]]:
-    """The rows and arrays of its parts, in the order of its restarts. Raises ValueError."""
-    return map(_part, sorted((picture.place / "parts").glob("*.npz")))
+def _done(picture: Picture) -> list[dict[str, np.ndarray]]:
+    """The arrays of the parts that are done. Raises ValueError if those of one are unlike others.
+
+    Such are of another version. Which of them they are, their shapes don't tell.
+    """
+    done = [(path, arrays) for path, row, arrays in _parts(picture) if "status" in row]
+    first, others = done[0]
+    for path, arrays in done:
+        if arrays.keys() != others.keys() or not all(
+            _is_alike(array, others[name]) for name, array in arrays.items()
+        ):
+            told = f"unlike {first.name} beside it; remove one of them to begin its restart anew"
+            raise ValueError(f"{path}: {told}")
+    return [arrays for _, arrays in done]
+
+
+def _parts(picture: Picture) -> Iterator[tuple[Path, Row, dict[str, np.ndarray]]]:
+    """The files of its parts, their rows and arrays, in the order of its restarts.
+
+    Raises ValueError.
+    """
+    for path in sorted((picture.place / "parts").glob("*.npz")):
+        yield path, *_part(path)
 
 
 def _part(path: Path) -> tuple[Row, dict[str, np.ndarray]]:
