@@ -158,8 +158,52 @@ def test_the_page_shows_no_image_large_at_first_and_the_square_and_takes_any_fil
     (picture,) = [b for b in page.make_page(desk).blocks.values() if b.elem_id == "picture"]
     again = type(picture)(**picture.constructor_args)  # as Gradio makes it after an update
     assert again.get_block_name() == "image"
+    no_picture = Path(picture.GRADIO_CACHE, "no picture")
     for each in (picture, again):
-        assert each.preprocess(each.data_model(path="no picture")) == "no picture"
+        assert each.preprocess(each.data_model(path=str(no_picture))) == str(no_picture)
+
+
+def test_visitors_reach_no_files_of_the_server(desk, tmp_path, monkeypatch):
+    """Only those that were uploaded, and their own searches."""
+    pytest.importorskip("gradio", reason="the page takes the extra web")
+    from fastapi.testclient import TestClient
+
+    from pulse_jax.web import page
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    write_picture(tmp_path / "secret.png")
+    client = TestClient(page.make_app(desk), raise_server_exceptions=False)
+
+    def square_of(path, **others):
+        given = [{"path": str(path), **others}, "square", "0,0,2"]
+        answer = client.post("/gradio_api/run/show_square", json={"data": given})
+        return answer.json()["data"][0] if answer.status_code == 200 else None
+
+    with (tmp_path / "secret.png").open("rb") as file:
+        (upload,) = client.post("/gradio_api/upload", files={"files": file}).json()
+    meta = {"_type": "gradio.FileData"}
+    assert "background-image" in square_of(upload, meta=meta)["value"]
+    assert square_of(tmp_path / "secret.png", meta=meta) is None
+    assert square_of(tmp_path / "secret.png") is None
+    (desk.results / "own").mkdir()
+    assert client.get("/download/own.zip").status_code == 200
+    for name in ("..", "%2e%2e%2fpictures", "%00", "nothing"):
+        assert client.get(f"/download/{name}.zip").status_code == 404
+
+
+def test_an_archive_that_does_not_fit_the_disk_is_removed(desk, tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="the page takes the extra web")
+    from pulse_jax.web import page
+
+    def full(folder, archive):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(page, "pack", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (desk.results / "own").mkdir()
+    with pytest.raises(OSError):
+        page.make_download(desk.results)("own")
+    assert not list(tmp_path.glob("*.zip"))
 
 
 def test_the_input_size_follows_the_generator(tmp_path):

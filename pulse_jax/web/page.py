@@ -1,5 +1,6 @@
 """The page, made with Gradio: a form, what comes of it, and the run's own page below."""
 
+import contextlib
 import tempfile
 import time
 import zipfile
@@ -64,14 +65,20 @@ STYLE = """
 footer { display: none !important; }
 """
 FONT = ["system-ui", "sans-serif"]  # which are on the visitor's machine
-# Gradio would open a picture, and tell of a bad one in its own words. This has the path of whatever
-# was uploaded. For a class statement, Gradio's metaclass would write a file beside this one.
-Picture = ABCMeta.__new__(
-    type(gr.Image),
-    "Image",
-    (gr.Image,),
-    {"preprocess": lambda self, payload: payload.path if payload else None},
-)
+
+
+def uploaded(component: gr.Image, payload: Any) -> str | None:
+    """The path of an upload, whatever it holds. Raises gr.Error for any other file."""
+    if payload is None or not payload.path:
+        return None
+    if not Path(payload.path).resolve().is_relative_to(Path(component.GRADIO_CACHE).resolve()):
+        raise gr.Error("this picture wasn't uploaded")
+    return str(payload.path)
+
+
+# Gradio would open a picture, and tell of a bad one in its own words. For a class statement, its
+# metaclass would write a file beside this one.
+Picture = ABCMeta.__new__(type(gr.Image), "Image", (gr.Image,), {"preprocess": uploaded})
 
 
 class Headed:
@@ -95,9 +102,11 @@ def make_app(desk: Desk) -> Headed:
     app = FastAPI(openapi_url=None)
     app.mount("/results", StaticFiles(directory=desk.results))
     app.get("/download/{name}.zip")(make_download(desk.results))
+    page = make_page(desk)
+    page.has_launched = True  # else Gradio takes any file of the server that a request names
     app = gr.mount_gradio_app(
         app,
-        make_page(desk),
+        page,
         path="/",
         max_file_size=BYTES,
         ssr_mode=False,
@@ -114,13 +123,18 @@ def make_download(results: Path) -> Callable[[str], FileResponse]:
     """A function that answers with all that a search has written, as a zip archive."""
 
     def download(name: str) -> FileResponse:
-        folder = results / name
-        if folder.resolve().parent != results.resolve() or not folder.is_dir():
+        there = (path for path in results.iterdir() if path.name == name and path.is_dir())
+        if (folder := next(there, None)) is None:
             raise HTTPException(404)
         with tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as file:
-            pack(folder, Path(file.name))
-        remove = BackgroundTask(Path(file.name).unlink)
-        return FileResponse(file.name, filename=f"{name}.zip", background=remove)
+            archive = Path(file.name)
+        try:
+            pack(folder, archive)
+        except OSError:  # the disk is full, which the archive makes no better
+            archive.unlink()
+            raise
+        remove = BackgroundTask(archive.unlink)
+        return FileResponse(archive, filename=f"{name}.zip", background=remove)
 
     return download
 
@@ -130,7 +144,8 @@ def pack(folder: Path, archive: Path) -> None:
     with zipfile.ZipFile(archive, "w") as packed:
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path.suffix != ".tmp":
-                packed.write(path, path.relative_to(folder.parent))
+                with contextlib.suppress(FileNotFoundError):  # a result has taken its place
+                    packed.write(path, path.relative_to(folder.parent))
 
 
 def make_page(desk: Desk) -> gr.Blocks:
