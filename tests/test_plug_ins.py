@@ -321,8 +321,10 @@ def test_a_picture_without_a_finite_loss_fails_and_spares_the_others(parts, run,
         out, err = capsys.readouterr()
         assert [line for line in err.splitlines() if "failed" in line] == [f"pulse_jax: {told}"]
         assert "1 picture done, 1 failure;" in out
+        assert "\nbright.png: 3 of 3 failed, best l2 0" in out
         page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
         assert f"<li>{html.escape(told)}</li>" in page
+        assert "bright.png<small>3 of 3 restarts failed, best l2 0" in page
     run(str(tmp_path / "in" / "dark.png"), loss, generator=f"{parts}:linear")
 
 

@@ -273,7 +273,10 @@ def section(
     folder = picture.place
     rows = sorted(picture.rows.values(), key=rank)
     if kind is SEARCH:
-        told = ", ".join((*converged(rows, restarts), f"best l2 {figure(rows[0]['l2_saved'])}"))
+        came_to = ", ".join(converged(rows, restarts))
+        if picture.lost:
+            came_to = f"{len(rows)} of {counted(len(rows), 'restart')} failed"
+        told = f"{came_to}, best l2 {figure(rows[0]['l2_saved'])}"
         maps, figures = "", courses(folder)
     else:
         rows = [row for _, row in sorted(picture.rows.items())]

@@ -339,8 +339,8 @@ def _done(picture: Picture) -> list[dict[str, np.ndarray]]:
     Such are of another version. Which of them they are, their shapes don't tell.
     """
     done = [(path, arrays) for path, row, arrays in _parts(picture) if "status" in row]
-    first, others = done[0]
-    for path, arrays in done:
+    for path, arrays in done[1:]:
+        first, others = done[0]
         if arrays.keys() != others.keys() or not all(
             _is_alike(array, others[name]) for name, array in arrays.items()
         ):

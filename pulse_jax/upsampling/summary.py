@@ -30,13 +30,16 @@ def summary(results: Results, output: Path) -> Iterator[str]:
 
 
 def line(picture: Picture, settings: Settings) -> str:
-    """How many restarts have converged, and how far the best is from the picture."""
+    """How many restarts have converged, or that all failed, and how far the best is."""
     seed = f", seed {picture.seed}" if len(settings.seeds or ()) > 1 else ""
     if settings.noise is not None:
         return f"{picture.name}{seed}: {verdict(picture.rows[1])}"
     rows = sorted(picture.rows.values(), key=rank)
     met = sum(row["status"] == STATUS[0] for row in rows)
+    came_to = f"{met} of {len(rows)} converged"
+    if picture.lost:
+        came_to = f"{len(rows)} of {len(rows)} failed"
     best = rows[0]["l2_saved"]
     above = best - settings.eps
     missed = f", {figure(above)} above --eps={settings.eps:g}" if above > 0 else ""
-    return f"{picture.name}{seed}: {met} of {len(rows)} converged, best l2 {figure(best)}{missed}"
+    return f"{picture.name}{seed}: {came_to}, best l2 {figure(best)}{missed}"
