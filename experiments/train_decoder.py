@@ -90,7 +90,11 @@ flags.adopt_module_key_flags(pool)
 flags.DEFINE_list(
     "start_from", [], "Layers are taken over from these generators, where they have the same sizes."
 )
-flags.DEFINE_string("discriminator", None, "The discriminator of this generator joins in.")
+flags.DEFINE_string(
+    "discriminator",
+    None,
+    "The discriminator of this generator joins in. It may have been trained on smaller images.",
+)
 flags.DEFINE_integer(
     "mapping_width", 256, "Each layer of the mapping network has this many units.", lower_bound=1
 )
@@ -236,7 +240,7 @@ def make_steps(generator, discriminator):
     optimizer = style_training.make_optimizer(0.0 if FLAGS.discriminator else 0.9, MAPPING_RATE)
     given = layers(FLAGS.start_from)
     if FLAGS.discriminator:
-        judges = trained(discriminator)
+        judges = trained(discriminator, random_key("start"))
     gamma = FLAGS.r1_gamma * FLAGS.resolution**2 / FLAGS.batch_size
 
     def judge(params, x):
@@ -294,16 +298,32 @@ def make_steps(generator, discriminator):
     return start, {kind: jax.jit(partial(step, kind=kind), donate_argnums=0) for kind in kinds}
 
 
-def trained(discriminator):
-    """The parameters of --discriminator's. Raises ValueError for other sizes."""
+def trained(discriminator, key):
+    """--discriminator's parameters, which may be of a smaller side than --resolution.
+
+    A block beyond that side begins as its skip alone, which passes all channels on. So the whole
+    judges an image much as what is given judges the half of it. Raises ValueError for other sizes.
+    """
     folder = checkpoint.find(FLAGS.discriminator, "--discriminator")
-    _, params = checkpoint.load_discriminator(folder)
+    given = flatten_dict(checkpoint.load_discriminator(folder)[1])
     image = jnp.zeros((1, FLAGS.resolution, FLAGS.resolution, 3))
-    own = jax.eval_shape(discriminator.init, random_key("start"), image)["params"]
-    if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, own):
+    own = flatten_dict(jax.jit(discriminator.init)(key, image)["params"])
+    (from_rgb,) = {name for name, _ in given if name.endswith("_from_rgb")}
+    found, unused = {}, set(given)
+    for (name, kind), leaf in own.items():
+        path = (from_rgb if name.endswith("_from_rgb") else name), kind
+        if path in given:
+            unused.discard(path)
+            found[name, kind] = jnp.asarray(given[path])
+        elif name.endswith("_skip"):  # its sum with zeros is halved, in variance
+            inputs, outputs = leaf.shape[2:]
+            found[name, kind] = jnp.sqrt(2 * inputs) * jnp.eye(inputs, outputs)[None, None]
+        else:
+            found[name, kind] = jnp.zeros_like(leaf) if name.endswith("_conv_down") else leaf
+    if unused or jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, own):
         told = "its sizes are others than --resolution and --channels give"
         raise ValueError(f"--discriminator={FLAGS.discriminator}: {told}")
-    return params
+    return unflatten_dict(found)
 
 
 def layers(names):

@@ -146,6 +146,37 @@ json.dump(found, open("found.json", "w"))
     assert found == [[3, 3], [3, 3], [1, 1], [0, 3], [2, 2], [0, 3], 3]
 
 
+def test_a_discriminator_of_smaller_images_joins_in(tmp_path):
+    """It judges large images as it judged small ones; where it can't, its sizes are refused."""
+    code = """
+from pulse_jax.generators import checkpoint
+from pulse_jax.generators.stylegan2 import Discriminator
+small, large = Discriminator((6, 4)), Discriminator((6, 4, 4))
+images = np.repeat(np.random.default_rng(0).random((8, 4, 4, 3), np.float32), 2, (1)).repeat(2, 2)
+params = small.init(jax.random.key(0), images)["params"]
+checkpoint.save("small", discriminator=(small, params))
+at("--resolution=16", "--discriminator=small")
+grown = t.trained(large, jax.random.key(1))
+whole = images.repeat(2, 1).repeat(2, 2)
+found = [f.apply({"params": p}, 2 * x - 1).tolist() for f, p, x in (
+    (small, params, images), (large, grown, whole))]
+complaints = []
+for channels in (6, 4, 5), (6, 5, 5), (5, 4):
+    t.FLAGS.resolution = 4 * 2 ** (len(channels) - 1)
+    try:
+        t.trained(Discriminator(channels), jax.random.key(1))
+    except ValueError as error:
+        complaints.append(str(error))
+json.dump([found, complaints], open("found.json", "w"))
+"""
+    result = run_code(SCRIPT + code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (small, large), complaints = json.loads((tmp_path / "found.json").read_text())
+    assert np.corrcoef(small, large)[0, 1] > 0.9
+    told = "--discriminator=small: its sizes are others than --resolution and --channels give"
+    assert complaints == [told] * 3
+
+
 def test_batches_and_bad_settings(tmp_path):
     code = """
 at("--resolution=8", "--batch_size=16")
