@@ -101,6 +101,9 @@ def check(
     `places` are the folders of this run's pictures. If one holds results, their settings must be
     known.
     """
+    most = "--max_draws"  # to which a run goes on
+    if most in earlier and (earlier[most] or 0) <= (now[most] or 0):
+        earlier = {**earlier, most: now[most]}
     if earlier and (told := difference(earlier, now)):
         raise ValueError(f"output_dir={output} holds results of {told}")
     for place in () if earlier else places:

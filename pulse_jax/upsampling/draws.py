@@ -27,7 +27,6 @@ from pulse_jax.files import counted, load_arrays, npz, one_line, write
 from pulse_jax.generators.reader import Reader
 from pulse_jax.images import save_image
 from pulse_jax.losses import Image, l2
-from pulse_jax.operators import Operator
 from pulse_jax.posterior import Position, Posterior
 from pulse_jax.progress import Course, Progress, Underway
 from pulse_jax.samplers import Info
@@ -53,9 +52,30 @@ class Now(NamedTuple):
     """How far a picture's chains are, after each chunk."""
 
     made: int  # transitions of each chain in this chunk
-    spared: int  # which an earlier run has made
+    left: int  # that each still has to make, as far as is known
     told: str  # in words
     underway: Callable[[], list[Underway]]  # shows where they are
+
+
+class Plan(NamedTuple):
+    """How often each chain draws, and which draws are kept: those of numbers that these divide.
+
+    A plan that is doubled keeps as many again, and of the earlier draws none that weren't kept.
+    """
+
+    draws: int
+    thinning: int  # for positions, whose images are shown
+    stride: int  # for images that the maps are made from; it divides `thinning`
+
+    def doubled(self, values: int) -> "Plan":
+        """The plan for twice as many draws. `values`: of an image of each chain."""
+        fits = 2 * self.draws * values <= self.stride * LARGEST
+        return Plan(2 * self.draws, 2 * self.thinning, self.stride if fits else 2 * self.stride)
+
+
+def kept(first: int, number: int, every: int) -> list[int]:
+    """Of so many draws after the `first`, those whose number `every` divides, counted from 1."""
+    return [i for i in range(number) if (first + i + 1) % every == 0]
 
 
 def carry_out(
@@ -64,7 +84,7 @@ def carry_out(
     """Draw from the posterior of each picture of a run. Yields rows for timings.csv."""
     settings = run.settings
     share = run.pictures[jax.process_index() :: jax.process_count()]
-    own = [picture for picture in share if not (picture.error or run.is_complete(picture))]
+    own = [picture for picture in share if not picture.error and is_wanting(picture, settings)]
     length = warm_up_length(settings) + settings.draws
     course = Course(len(own), len(own) * length, False, 1)
     start = make_draw(run.generator, settings)
@@ -77,11 +97,11 @@ def carry_out(
     def draw(picture: Picture) -> None:
         density = run.posteriors[picture.side]
         its_chains = Chains(picture, settings, density, run.params, start, run.reader)
+        left = length
         for now in its_chains.run(stop):
-            course.note(now.made, 0, now.spared)
+            course.note(now.made, 0, left - now.made - now.left)
+            left = now.left
             tell(now.told, now.underway)
-        if its_chains.made == settings.draws:
-            its_chains.finish(run.operators[picture.side])
 
     tell()
     for side in run.posteriors:
@@ -143,7 +163,9 @@ class Chains:
             told = "too large for a preconditioner: its chains will meet later"
             log.info(one_line(f"{picture.name}: {told}"))
         self.warm_up = WarmUp(density, settings.steps, precondition=size <= LARGEST)
-        self.stride = image_stride(settings, math.prod(self.image_shape))
+        size = math.prod(self.image_shape)
+        self.values = settings.restarts * size  # of the images of each chain's next draw
+        self.plan = Plan(settings.draws, settings.thinning, image_stride(settings, size))
         self.made = 0  # draws of each chain
         self.found: list[dict[str, np.ndarray]] = []  # (chains, draws, ...) of each chunk
         self.saved, self.saved_at, self.cost = 0, time.monotonic(), 0.0  # chunks, and seconds
@@ -154,29 +176,29 @@ class Chains:
         Raises ValueError if the density is finite at none of the starts, or if a file can't be
         read, and OSError if one can't be written.
         """
-        total, whole = self.settings.draws, warm_up_length(self.settings)
+        whole = warm_up_length(self.settings)
         try:
             warming = self.warm_up.init(*self.inputs, self.positions)
         except ValueError as error:
             told = f"{self.picture.name}: noise={self.settings.noise}: {error}"
             raise ValueError(told) from error
         warming = self.take_up(warming)
-        spared = whole - self.warm_up.left(warming) + self.made
         length = chunk_length(self.settings.steps // 2)
         while left := self.warm_up.left(warming):
             warming = self.warm_up.step(self.warm_up_key, *self.inputs, warming, length)
             jax.block_until_ready(warming.state)
             still = self.warm_up.left(warming)
             told = f"{whole - still} of {whole} transitions to warm up"
-            yield Now(left - still, spared, told, partial(self.underway, warming))
-            spared = 0
+            shown = partial(self.underway, warming)
+            yield Now(left - still, still + self.plan.draws, told, shown)
             if self.save_if_due(warming, stop()):
                 return
-        sampler, length, rhat = self.warm_up.sampler(warming), chunk_length(total), ""
+        sampler, rhat = self.warm_up.sampler(warming), ""
+        length = chunk_length(self.settings.draws)
         directions = random_directions(self.image_shape)
-        looks = {length * round(total / part / length) for part in (4, 2)}
-        while self.made < total:
-            number = min(length, total - self.made)
+        looks = {length * round(self.settings.draws / part / length) for part in (4, 2)}
+        while self.made < self.plan.draws or self.goes_on(warming):
+            number = min(length, self.plan.draws - self.made)
             key = jax.random.fold_in(self.draw_key, self.made)
             state, positions, info = chains.draw(key, sampler, *self.inputs, warming.state, number)
             warming = warming._replace(state=state)
@@ -185,36 +207,58 @@ class Chains:
             if self.made in looks and self.made >= 20:  # each takes a program of its own
                 rhat = f", R-hat {diagnostics.rhat(self.all('statistics')).max():.2f}"
             rate = self.all("acceptance_rate").mean()
-            told = f"{self.made} of {total} draws, acceptance {rate:.2f}{rhat}"
-            yield Now(number, spared, told, partial(self.underway, warming))
-            spared = 0
-            if self.made < total and self.save_if_due(warming, stop()):
+            told = f"{self.made} of {self.plan.draws} draws, acceptance {rate:.2f}{rhat}"
+            left = self.plan.draws - self.made
+            yield Now(number, left, told, partial(self.underway, warming))
+            if left and self.save_if_due(warming, stop()):
                 return
+
+    def goes_on(self, warming: Warming) -> bool:
+        """Write the results of all draws. If the chains haven't met, double the plan, if it may be.
+
+        What such chains need to go on is kept, also for a later run whose settings have more draws.
+        """
+        self.finish()
+        if self.picture.folder is not None and results.is_apart(self.picture):
+            self.save(warming)
+        if not is_wanting(self.picture, self.settings):
+            return False
+        before = self.plan
+        self.plan = before.doubled(self.values)
+        first = 0
+        for chunk in self.found:
+            first += self.thin(chunk, first, before)
+        return True
+
+    def thin(self, chunk: dict[str, np.ndarray], first: int, before: Plan) -> int:
+        """Leave of a chunk after the `first` draws what the plan keeps. Returns its draws.
+
+        `before`: the plan by which it was kept.
+        """
+        number = chunk["l2"].shape[1]
+        for name in chunk:
+            if name == "images" or name.startswith("position_"):
+                which = "stride" if name == "images" else "thinning"
+                had = kept(first, number, getattr(before, which))
+                still = set(kept(first, number, getattr(self.plan, which)))
+                chunk[name] = chunk[name][:, [k for k, i in enumerate(had) if i in still]]
+        return number
 
     def note(self, positions: Position, info: Info, measured: dict[str, AnyArray]) -> None:
         """Keep a chunk of draws: all that is measured, and of images and positions some."""
         chunk = {name: np.asarray(values) for name, values in measured.items()}
         chunk |= {name: np.asarray(getattr(info, name)) for name in INFO}
         number = chunk["l2"].shape[1]
-        images, shown = self.kept(number)
-        chunk["images"] = chunk["images"][:, images]
+        chunk["images"] = chunk["images"][:, kept(self.made, number, self.plan.stride)]
+        shown = np.array(kept(self.made, number, self.plan.thinning), int)
         for i, leaf in enumerate(jax.tree.leaves(positions)):
-            chunk[f"position_{i:03d}"] = np.asarray(leaf[:, np.array(shown, int)])
+            chunk[f"position_{i:03d}"] = np.asarray(leaf[:, shown])
         self.found.append(chunk)
         self.made += number
 
-    def kept(self, number: int) -> tuple[list[int], list[int]]:
-        """Of so many next draws, those whose images and those whose positions are kept."""
-        before = self.settings.draws - self.made - 1  # the last one is kept
-        images, shown = (
-            [i for i in range(number) if (before - i) % every == 0]
-            for every in (self.stride, self.settings.thinning)
-        )
-        return images, shown
-
-    def shapes(self, number: int) -> dict[str, tuple[int, ...]]:
+    def shapes(self, number: int, plan: Plan) -> dict[str, tuple[int, ...]]:
         """Of what `note` keeps of so many next draws."""
-        images, shown = map(len, self.kept(number))
+        images, shown = (len(kept(self.made, number, n)) for n in (plan.stride, plan.thinning))
         of_chain: dict[str, tuple[int, ...]] = dict.fromkeys(("l2", *INFO), (number,))
         of_chain["statistics"] = number, len(self.statistics)
         of_chain["images"] = images, *self.image_shape
@@ -247,8 +291,8 @@ class Chains:
 
     # --- What the chains have found. ---
 
-    def finish(self, operator: Operator) -> None:
-        """Write the results, or keep them in memory.
+    def finish(self) -> None:
+        """Write the results of all draws so far, or keep them in memory.
 
         Images that aren't finite are left out of the maps, whose chains then haven't met. Raises
         ValueError if none is.
@@ -265,7 +309,7 @@ class Chains:
         if self.reader:
             read = statistics[..., len(STATISTICS) :].reshape(-1, len(self.reader.names))
             shares = self.reader.shares(read)
-        degrade, latents = jax.jit(operator.apply), []
+        degrade, latents = jax.jit(self.density.operator), []
         for number, position in enumerate(self.shown(), 1):
             hr = results.eight_bits(image_of(self.density, self.params, position))
             lr = np.asarray(degrade(hr))
@@ -313,20 +357,22 @@ class Chains:
             write(picture.place / "attributes.csv", results.as_csv(rows))
         rows = [row for _, row in sorted(picture.rows.items())]
         write(picture.place / "results.csv", results.as_csv(rows))
-        results.clear(picture)
+        if not results.is_apart(picture):
+            results.clear(picture)
 
     def record(
         self, number: int, hr: Float[np.ndarray, "r r c"], lr: Float[np.ndarray, "h h c"]
     ) -> dict[str, Any]:
         """A row of results.csv, of a thinned draw. Raises ValueError as `put_back` does."""
-        settings, picture = self.settings, self.picture
-        turn, chain = divmod(number - 1, settings.restarts)
-        draw = (settings.draws - 1) % settings.thinning + turn * settings.thinning
+        picture = self.picture
+        turn, chain = divmod(number - 1, self.settings.restarts)
+        draw = (turn + 1) * self.plan.thinning - 1
         l2_saved = float(l2(lr, picture.target))
         put_back = {} if picture.origin is None else {"l2_put_back": picture.l2_put_back(hr)}
         return results.identity(Restart(picture, number, 0)) | {
             "chain": chain + 1,
             "draw": draw + 1,
+            "draws": self.made,
             "l2": float(self.all("l2")[chain, draw]),
             "l2_saved": l2_saved,
             "l2_relative": picture.relative(l2_saved),
@@ -381,12 +427,17 @@ class Chains:
         check_shapes(path, arrays, shapes | {"made": ()})
         leaves = [chains.as_placed(arrays[name], like) for name, like in named.items()]
         warming = jax.tree.unflatten(structure, leaves)._replace(learned=start.learned)
-        total = int(arrays["made"])
+        total, plans = int(arrays["made"]), [self.plan]
+        while plans[-1].draws < total:
+            plans.append(plans[-1].doubled(self.values))
+        self.plan = plans[-1]
         while self.made < total:
             path = folder / f"draws_{self.made:06d}.npz"
             chunk = numbers(path)
             count = max(1, np.size(chunk.get("l2", ())) // self.settings.restarts)
-            check_shapes(path, chunk, self.shapes(count))
+            plan = next(plan for plan in plans if self.made < plan.draws)  # by which it was kept
+            check_shapes(path, chunk, self.shapes(count, plan))
+            self.thin(chunk, self.made, plan)
             self.found.append(chunk)
             self.made += count
         self.saved = len(self.found)
@@ -412,6 +463,18 @@ def judge(figures: diagnostics.Diagnostics) -> dict[str, Any]:
     rhat = float(figures.rhat.max())
     ess = float(np.minimum(figures.ess_bulk, figures.ess_tail).min())
     return {"rhat": rhat, "ess": ess, "status": MET if rhat <= LARGEST_RHAT else APART}
+
+
+def is_wanting(picture: Picture, settings: Settings) -> bool:
+    """Whether draws of a picture are still to be made: the first, or as many again.
+
+    Where R-hat isn't finite, since images aren't, more draws don't mend that.
+    """
+    if len(picture.rows) < settings.results:
+        return True
+    row = picture.rows[1]
+    grows = 2 * row["draws"] <= (settings.max_draws or 0)
+    return results.is_apart(picture) and math.isfinite(row["rhat"]) and grows
 
 
 INFO = "acceptance_rate", "is_divergent", "evaluations"

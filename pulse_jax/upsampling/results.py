@@ -113,7 +113,7 @@ def take_up(picture: Picture, number: int) -> None:
         told = f"it has {counted(len(by_restart), 'result')}, and {number} were written"
         raise ValueError(f"{table}: can't be read: {told}")
     picture.rows = by_restart
-    if table.is_file():
+    if table.is_file() and not is_apart(picture):
         clear(picture)
 
 
@@ -315,7 +315,7 @@ def verdict(row: Row) -> str:
     if row["status"] == MET:
         return figures
     told = f"the chains have not met, so its maps must not be used: {figures}"
-    return f"{told}; take more --draws in another --output_dir"
+    return f"{told}; to draw on, give --max_draws={2 * int(row['draws'])} or more"
 
 
 def rank(row: Row) -> tuple[bool, float]:

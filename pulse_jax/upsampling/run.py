@@ -241,7 +241,7 @@ def _search(
 
     Where memory doesn't hold the least that can be searched, that is a reason to stop, too.
     """
-    settings, samples = run.settings, run.settings.noise is not None
+    samples = run.settings.noise is not None
     stopped, timings = "", []
     with Writer() as writer:
         try:
@@ -249,11 +249,8 @@ def _search(
                 timings = list(draws.carry_out(run, progress, stop))
             else:
                 timings = list(restarts.carry_out(run, progress, stop, writer))
-            usable = [picture for picture in run.pictures if not picture.error]
-            done, total = sum(len(p.rows) for p in usable), settings.results * len(usable)
-            if stop() and done < total:
-                noun = "draw" if samples else "restart"
-                stopped = f"stopped when {done} of {counted(total, noun)} were done"
+            if stop():
+                stopped = _stopped(run)
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -262,6 +259,18 @@ def _search(
                 at_once += f" on each of {len(run.devices)} devices"
             stopped = f"out of memory with {at_once} at once: {one_line(error)[:200]}"
     return stopped, timings
+
+
+def _stopped(run: Run) -> str:
+    """How much was done when the run was stopped, or nothing if that was all."""
+    usable = [picture for picture in run.pictures if not picture.error]
+    if run.settings.noise is None:
+        noun, done = "restart", sum(len(picture.rows) for picture in usable)
+        total = run.settings.results * len(usable)
+    else:
+        noun, total = "picture", len(usable)
+        done = sum(not draws.is_wanting(picture, run.settings) for picture in usable)
+    return f"stopped when {done} of {counted(total, noun)} were done" if done < total else ""
 
 
 def _finish(run: Run, picture: Picture, stopped: bool) -> None:

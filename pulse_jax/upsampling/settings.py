@@ -214,6 +214,14 @@ class Settings:
         notation=NOISE,
     )
     draws: int = _setting(200, POSTERIOR, "Each chain draws so many samples.", low=4, high=MANY)
+    max_draws: int | None = _setting(
+        None,
+        POSTERIOR,
+        "As long as chains have not met, their draws are doubled, up to this number. A run whose "
+        "chains have not met goes on if it gets a larger one.",
+        low=4,
+        high=MANY,
+    )
     loss_str: str | None = _setting(
         None,
         SEARCH,
@@ -357,8 +365,9 @@ class Settings:
 
     def _check_posterior(self) -> None:
         if self.noise is None:
-            if self.draws != Settings.draws:
-                raise ValueError(f"draws={self.draws} is for noise=SIGMA")
+            for name in ("draws", "max_draws"):
+                if getattr(self, name) != getattr(Settings, name):
+                    raise ValueError(f"{name}={getattr(self, name)} is for noise=SIGMA")
             return
         with _blaming(noise=self.noise):
             likelihoods.parse(self.noise)
@@ -433,7 +442,7 @@ class Settings:
         """How many images each picture gets: one for each restart, or the thinned draws."""
         if self.noise is None:
             return self.restarts
-        return self.restarts * -(-self.draws // self.thinning)
+        return self.restarts * (self.draws // self.thinning)
 
     def _schedule(self) -> optax.Schedule:
         return SCHEDULES[self.lr_schedule](self.learning_rate, self.steps)
@@ -518,5 +527,5 @@ def _blaming(**settings: Any) -> Iterator[None]:
 RECIPES = {
     "fast": Settings(),
     "original": Settings(opt_name="adam", stop_at_eps=False, equal_start=False),
-    "posterior": Settings(noise=0.03, style_spread=0.5),
+    "posterior": Settings(noise=0.03, max_draws=1600, style_spread=0.5),
 }

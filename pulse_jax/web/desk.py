@@ -379,7 +379,7 @@ class Desk:
             return view("The search failed. The server's log says why.", failed=True)
         told = [line(picture, results.settings) for picture in results.pictures if picture.rows]
         # The page has no flags, and each of its searches a folder of its own.
-        told = [re.sub(" --(eps=|draws)( in another .*)?", r" \1", one) for one in told]
+        told = [re.sub("; to draw on, .*", "", one).replace(" --eps=", " eps=") for one in told]
         if results.settings.noise is not None and told:
             told.append(" ".join(SAMPLES.terms[name] for name in ("R-hat", "ESS")))
         told += [f"⚠ {p.name} is {p.unlike}" for p in results.pictures if p.unlike]
