@@ -149,20 +149,18 @@ def reliability(
     itself off by up to 1/√(4N), which draws predictions apart that should agree: take many draws.
     Raises ValueError for probabilities outside [0, 1].
     """
+    from scipy import stats  # here, since each start of the command would wait for it
+
     probabilities, outcomes = np.asarray(probabilities, np.float64), np.asarray(outcomes)
     _check_shares("probabilities", probabilities)
     places = np.minimum((probabilities * bins).astype(int), bins - 1)
     counts = np.bincount(places, minlength=bins)
     filled = counts > 0
     sums = (np.bincount(places, weights=x, minlength=bins) for x in (probabilities, outcomes))
-    stated, observed = (total[filled] / counts[filled] for total in sums)
-    counts = counts[filled]
-    z = 1.959964  # the normal distribution's quantile of 97.5%
-    middle = (observed + z**2 / (2 * counts)) / (1 + z**2 / counts)
-    variance = observed * (1 - observed) / counts + z**2 / (4 * counts**2)
-    half = z * np.sqrt(variance) / (1 + z**2 / counts)
-    low, high = (np.clip(end, 0, 1) for end in (middle - half, middle + half))  # against rounding
-    return Reliability(counts, stated, observed, low, high)
+    counts, stated, came_true = (x[filled] for x in (counts, *sums))
+    tests = [stats.binomtest(int(k), int(n)) for k, n in zip(came_true, counts, strict=True)]
+    intervals = np.reshape([test.proportion_ci(method="wilson") for test in tests], (-1, 2))
+    return Reliability(counts, stated / counts, came_true / counts, *intervals.T)
 
 
 def through_truth(

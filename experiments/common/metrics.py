@@ -452,15 +452,16 @@ def _wavelets():
 # --- How sure. ---
 
 
-def wilson(successes, trials, confidence=0.95):
-    """Interval (low, high) of a share of which `successes` of `trials` were seen.
+def wilson(successes, trials):
+    """Interval (low, high) of 95% of a share of which `successes` of `trials` were seen.
 
     Wilson's score interval (1927), which also holds near 0 and 1 and for few trials. Trials must be
-    independent. Raises ValueError for counts that can't be.
+    independent. A trial may be a success in part, which SciPy's `binomtest` doesn't take. Raises
+    ValueError for counts that can't be.
     """
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} successes of {trials} trials can't be")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = NormalDist().inv_cdf(0.975)
     share = successes / trials
     centre = share + z**2 / (2 * trials)
     half = z * np.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
