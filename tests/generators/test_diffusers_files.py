@@ -253,6 +253,21 @@ def test_entries_that_do_not_fit(flow, changes, message):
     assert message in refused(flow, path)
 
 
+def test_weights_of_a_type_that_numpy_lacks(flow):
+    path = flow / "unet" / WEIGHTS
+    entry = {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}
+    path.write_bytes(header(a=entry) + bytes(1))
+    assert "tensors of float8_e4m3fn: save it with float16 or float32" in refused(flow, path)
+
+
+def test_weights_that_are_not_finite(flow):
+    path = flow / "unet" / WEIGHTS
+    arrays = safetensors.numpy.load_file(path)
+    arrays["conv_in.bias"][3] = np.nan
+    safetensors.numpy.save_file(arrays, path)
+    assert "network/conv_in/bias has values that are not finite" in refused(flow, flow)
+
+
 @pytest.mark.parametrize(
     "text", ["", "[1]", NESTED, '{"_class_name":' + NESTED, "\x00", " " * 2**21]
 )

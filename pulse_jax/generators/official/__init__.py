@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from pulse_jax.generators.diffusion import DiffusionModel
@@ -45,9 +46,17 @@ def read_network(path: str | Path) -> tuple[StyleNetwork | DiffusionModel, dict[
     search has its own. The file's size bounds the time and memory that this takes, as in `read`.
 
     Raises ValueError, in one line with the path, if the file can't be read, if it holds no such
-    generator, or if these modules can't compute its generator.
+    generator or one with weights that aren't finite, or if these modules can't compute it.
     """
-    path = Path(path)
+    module, params = _read_network(Path(path))
+    for place, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not np.isfinite(leaf).all():  # as after a training that diverged
+            name = jax.tree_util.keystr(place, simple=True, separator="/")
+            raise ValueError(f"{path}: {name} has values that are not finite")
+    return module, params
+
+
+def _read_network(path: Path) -> tuple[StyleNetwork | DiffusionModel, dict[str, Any]]:
     if is_diffusers(path):
         return from_diffusers(path)
     tree = read(path)

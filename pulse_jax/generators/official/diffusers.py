@@ -239,6 +239,9 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     else:
         try:
             arrays = safetensors.numpy.load_file(path)
+        except AttributeError as error:  # NumPy's, of a type that it lacks
+            told = f"can't read its tensors of {error.name}: save it with float16 or float32"
+            raise ValueError(f"{path}: {told}") from error
         except Exception as error:
             raise ValueError(f"{path}: {one_line(error)[:300]}") from error
     if type(arrays) is not dict or not all(
