@@ -377,9 +377,16 @@ def test_a_bug_is_told_in_one_line(desk, picture, monkeypatch, caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_the_line_of_a_posterior_is_explained(desk, picture, monkeypatch):
+@pytest.mark.parametrize("status", ["met", "not met"])
+def test_the_line_of_a_posterior_is_explained(desk, picture, monkeypatch, status):
+    """The page has no flags, and no use for draws with which a run of the command would go on."""
+    parts = []
+
     def upsample(pictures, folder, settings, *_, **__):
-        rows = {1: {"status": "met", "rhat": 1.013, "ess": 300.0, "l2_saved": 0.1}}
+        row = {"status": status, "rhat": 1.013, "ess": 300.0, "l2_saved": 0.1, "draws": 200}
+        rows = {1: row}
+        parts.append(folder / "parts")
+        parts[0].mkdir(parents=True)
         drawn = Picture(
             "small.png", np.zeros((4, 4, 3), np.float32), 1.0, "", folder=folder, rows=rows
         )
@@ -388,7 +395,9 @@ def test_the_line_of_a_posterior_is_explained(desk, picture, monkeypatch):
     monkeypatch.setattr(tasks, "upsample", upsample)
     told = last(desk.search("a", Form(picture, LINEAR, recipe="posterior"))).told
     line, meaning = told.split("\n\n")
-    assert line == "small.png: R-hat 1.01, ESS 300"
+    apart = "" if status == "met" else "the chains have not met, so its maps must not be used: "
+    assert line == f"small.png: {apart}R-hat 1.01, ESS 300"
+    assert not parts[0].exists()
     assert "R-hat compares chains" in meaning and "ESS is the effective sample size" in meaning
 
 

@@ -13,6 +13,7 @@ from pulse_jax.images import save_image
 from pulse_jax.progress import Progress, Underway
 from pulse_jax.starts import GENERATOR
 from pulse_jax.upsampling.pictures import Picture, image_path
+from pulse_jax.upsampling.results import clear
 from pulse_jax.upsampling.run import Results, upsample
 from pulse_jax.upsampling.settings import Settings
 
@@ -150,9 +151,15 @@ class Task:
                 min(ended, key=lambda one: one.l2).best = True
 
     def clear(self) -> None:
-        """Remove the images of what was under way, where results have taken their place."""
+        """Remove the images of what was under way, where results have taken their place.
+
+        Draws of chains that have not met are removed too: they are large, and no search of the page
+        goes on with them.
+        """
         shown = self.images()
         for name, picture in self.pictures.items():
+            if self.settings.noise is not None:
+                clear(picture)
             left = {one.number for one in shown if one.name == name and not one.ended}
             for path in (picture.place / SO_FAR).glob("*.*"):
                 if int(path.stem) not in left:
