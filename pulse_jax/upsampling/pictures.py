@@ -233,77 +233,113 @@ def read_pictures(
     load_photograph.cache_clear()  # files may have changed since another run
     names = [s.name if isinstance(s, Path) else f"{i:02d}" for i, s in enumerate(sources, 1)]
     find = crops.make_find(settings, generator.resolution, generator.channels)
-    found: list[tuple[str, Picture]] = []  # after what messages call it
-    pictures: dict[str, Picture] = {}
-    unsigned = []
-
-    def target_of(image: crops.Image) -> tuple[crops.Image, str]:
-        return _bring_to_size(image, settings, generator, degradation)
-
-    def cut_again(crop: Crop, photograph: crops.Image) -> crops.Image:
-        return target_of(crop.cut(photograph))[0]
+    reading = _Reading(settings, generator, networks, degradation, find)
+    found: list[tuple[str, Picture]] = []
 
     def read(name: str, source: Source) -> None:
+        found.extend(reading.pictures(name, source))
+
+    complaints = [attempt(read, name, s) for name, s in zip(names, sources, strict=True)]
+    unread = [name for name, complaint in zip(names, complaints, strict=True) if complaint]
+    pictures, refused = reading.by_folder(found, unread)
+    return pictures, [complaint for complaint in (*complaints, *refused) if complaint]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How a run reads its pictures. Each goes with what messages call it, `told`."""
+
+    settings: Settings
+    generator: Generator
+    networks: str  # the digest of the generator's
+    degradation: Callable[[int], Operator]
+    find: Callable[[str, crops.Image], list[Crop]]  # of `crops.make_find`
+
+    def pictures(self, name: str, source: Source) -> Iterator[tuple[str, Picture]]:
+        """The picture of a source, or those that are cut out of it. Raises ValueError."""
         told = str(source) if isinstance(source, Path) else f"picture {name}"
-        image = _read(told, source, settings, generator.channels)
-        path = source if isinstance(source, Path) else None
-        digest = "" if path is None else file_digest(path)
-        load = functools.partial(
-            load_photograph, path, settings.value_range, generator.channels, digest
-        )
+        image = _read(told, source, self.settings, self.generator.channels)
+        origin = self._make_origin(source, image)
         try:
-            squares = [None] if settings.crop is None else find(name, image)
-            targets = [target_of(square.cut(image) if square else image) for square in squares]
+            squares = [None] if self.settings.crop is None else self.find(name, image)
+            targets = [self._target(square.cut(image) if square else image) for square in squares]
         except ValueError as error:
             raise ValueError(f"{told}: {error}") from error
         for number, (square, (target, smaller)) in enumerate(zip(squares, targets, strict=True), 1):
             if prepared := ", then ".join(filter(None, [square and square.told, smaller])):
                 log.info(one_line(f"{told}: {prepared}"))
-            variance = operators.variance(degradation(generator.resolution // len(target)), target)
-            if variance <= settings.eps and settings.noise is None:
-                faint = (
-                    f"is faint: with its variance of {variance:.2g}, an image of one colour would "
-                    f"converge too; eps={settings.eps:g} is too high to prevent that"
-                )
-                alike = "has one colour throughout, so an image of that colour would converge, too"
-                log.info(one_line(f"{told} {faint if variance else alike}"))
-            own, origin = name, None
+            variance = self._variance(told, target)
+            own = name
             if len(squares) > 1:
                 own = f"{Path(name).stem}_{number}{Path(name).suffix}"
-            if square:
-                origin = Origin(
-                    load if path else lambda: image,
-                    path,
-                    digest,
-                    square.quad,
-                    square.landmarks,
-                    settings.value_range,
-                    functools.partial(cut_again, square),
-                )
-            found.append((told, Picture(own, target, variance, networks, prepared, origin)))
+            cut_out = origin(square) if square else None
+            yield told, Picture(own, target, variance, self.networks, prepared, cut_out)
 
-    complaints = [attempt(read, name, s) for name, s in zip(names, sources, strict=True)]
-    unread = [name for name, complaint in zip(names, complaints, strict=True) if complaint]
-    # The folder of a picture's results keeps its suffix, where its name would else be taken.
-    names = [*unread, *(picture.name for _, picture in found)]
-    taken = Counter(Path(name).stem for name in names)
-    taken.update([*OF_THE_RUN, ".", "..", *names])  # "..", as of a picture ...png
+    def _target(self, image: crops.Image) -> tuple[crops.Image, str]:
+        """What is searched for, and how the image was downscaled to it, in words."""
+        return _bring_to_size(image, self.settings, self.generator, self.degradation)
 
-    def enter(told: str, picture: Picture) -> None:
-        stem = Path(picture.name).stem
-        folder = picture.name if taken[stem] > 1 else stem
-        if settings.init_from is not None:
-            picture.start, signed = _read_start(folder, settings, generator, networks)
-            unsigned.extend([] if signed else [told])
-        if folder in pictures:
-            raise ValueError(f"{told}: another picture is also called {picture.name}")
-        pictures[folder] = picture
+    def _make_origin(self, source: Source, image: crops.Image) -> Callable[[Crop], Origin]:
+        """A function `origin(square)` of what is cut out of an image."""
+        path = source if isinstance(source, Path) else None
+        digest = "" if path is None else file_digest(path)
+        value_range = self.settings.value_range
+        channels = self.generator.channels
+        photograph = functools.partial(load_photograph, path, value_range, channels, digest)
+        load = photograph if path else lambda: image
 
-    complaints += [attempt(enter, *one) for one in found]
-    if unsigned:
-        told = f"init_from={settings.init_from} doesn't say which generator it is of"
-        log.info(f"{told}; {settings.generator} is assumed")
-    return pictures, [complaint for complaint in complaints if complaint]
+        def cut_again(square: Crop, photograph: crops.Image) -> crops.Image:
+            return self._target(square.cut(photograph))[0]
+
+        def origin(square: Crop) -> Origin:
+            cut = functools.partial(cut_again, square)
+            return Origin(load, path, digest, square.quad, square.landmarks, value_range, cut)
+
+        return origin
+
+    def _variance(self, told: str, target: crops.Image) -> float:
+        """The variance of a target. It is told where an image of one colour meets eps."""
+        operator = self.degradation(self.generator.resolution // len(target))
+        variance, eps = operators.variance(operator, target), self.settings.eps
+        if variance <= eps and self.settings.noise is None:
+            faint = (
+                f"is faint: with its variance of {variance:.2g}, an image of one colour would "
+                f"converge too; eps={eps:g} is too high to prevent that"
+            )
+            alike = "has one colour throughout, so an image of that colour would converge, too"
+            log.info(one_line(f"{told} {faint if variance else alike}"))
+        return variance
+
+    def by_folder(
+        self, found: Sequence[tuple[str, Picture]], unread: Sequence[str]
+    ) -> tuple[dict[str, Picture], list[str]]:
+        """Pictures by their folders' names, with their starts, and what is wrong with each.
+
+        The folder of a picture's results keeps its suffix, where its name would else be taken, also
+        by that of a picture that can't be read.
+        """
+        names = [*unread, *(picture.name for _, picture in found)]
+        taken = Counter(Path(name).stem for name in names)
+        taken.update([*OF_THE_RUN, ".", "..", *names])  # "..", as of a picture ...png
+        pictures: dict[str, Picture] = {}
+        unsigned = []
+
+        def enter(told: str, picture: Picture) -> None:
+            stem = Path(picture.name).stem
+            folder = picture.name if taken[stem] > 1 else stem
+            if self.settings.init_from is not None:
+                start = _read_start(folder, self.settings, self.generator, self.networks)
+                picture.start, signed = start
+                unsigned.extend([] if signed else [told])
+            if folder in pictures:
+                raise ValueError(f"{told}: another picture is also called {picture.name}")
+            pictures[folder] = picture
+
+        complaints = [attempt(enter, *one) for one in found]
+        if unsigned:
+            told = f"init_from={self.settings.init_from} doesn't say which generator it is of"
+            log.info(f"{told}; {self.settings.generator} is assumed")
+        return pictures, complaints
 
 
 def told(function: Callable[..., Any], *arguments: Any) -> Any:
