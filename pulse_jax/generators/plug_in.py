@@ -1,6 +1,8 @@
 """Generators of other programs, named as module:callable."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from pulse_jax.generators import Generator
 from pulse_jax.images import CHANNELS
@@ -30,15 +32,23 @@ def plug_in(name: str) -> tuple[Generator, Params]:
 
 
 def _check(generator: Generator, params: Params) -> None:
-    """Hold a generator to its contract, by shapes alone."""
-    key = jax.random.key(0)
-    latents, frozen = attempt("its sample", jax.eval_shape, generator.sample, key)
-    for leaf in jax.tree.leaves(latents):
-        if leaf.ndim < 2:
+    """Hold a generator to its contract, by shapes and types alone."""
+    resolution, channels = generator.resolution, generator.channels
+    if not isinstance(resolution, int | np.integer):
+        raise ValueError(f"its resolution is {resolution!r}, not a whole number")
+    drawn = attempt("its sample", jax.eval_shape, generator.sample, jax.random.key(0))
+    if not (isinstance(drawn, tuple) and len(drawn) == 2):
+        raise ValueError(f"its sample returned a {type(drawn).__name__}, not (latents, frozen)")
+    latents, frozen = drawn
+    if not (leaves := jax.tree.leaves(latents)):
+        raise ValueError("its latents are empty")
+    for leaf in leaves:
+        if leaf.ndim < 2 or not leaf.size:
             raise ValueError(
                 f"a leaf of its latents has shape {leaf.shape}: axis 0 counts spheres, so that one "
                 f"vector of d coordinates is (1, d)"
             )
+        _check_floats(leaf, "a leaf of its latents has")
     by_name(latents, frozen)
     if generator.styles is not None:
         styles = attempt("its styles", jax.eval_shape, generator.styles, params, latents, frozen)
@@ -46,9 +56,16 @@ def _check(generator: Generator, params: Params) -> None:
             raise ValueError(
                 f"its styles have shape {getattr(styles, 'shape', None)}, not (layers, d)"
             )
+        _check_floats(styles, "its styles have")
     image = attempt("its synthesize", jax.eval_shape, generator.synthesize, params, latents, frozen)
-    wanted = generator.resolution, generator.resolution, generator.channels
-    if generator.channels not in CHANNELS:
-        raise ValueError(f"its images have {generator.channels} channels, not 1, 3 or 4")
+    wanted = resolution, resolution, channels
+    if channels not in CHANNELS:
+        raise ValueError(f"its images have {channels} channels, not 1, 3 or 4")
     if getattr(image, "shape", None) != wanted:
         raise ValueError(f"its images have shape {getattr(image, 'shape', None)}, not {wanted}")
+    _check_floats(image, "its images have")
+
+
+def _check_floats(array: jax.ShapeDtypeStruct, told: str) -> None:
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{told} the type {array.dtype}, not one of floats")

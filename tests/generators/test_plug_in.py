@@ -69,6 +69,19 @@ def with_one_style():
 def with_other_images():
     return make()[0]._replace(resolution=16), PARAMS
 
+def with_other_types(what):
+    generator, z = make()[0], jnp.zeros((1, 20))
+    changes = {
+        "resolution": generator._replace(resolution=8.0),
+        "sample": generator._replace(sample=lambda key: {"z": z}),
+        "no latents": generator._replace(sample=lambda key: ({}, ())),
+        "no spheres": generator._replace(sample=lambda key: (z[:0], ())),
+        "latents": generator._replace(sample=lambda key: (z.astype(int), ())),
+        "styles": generator._replace(styles=lambda p, latents, frozen: latents.astype(int)),
+        "images": generator._replace(synthesize=lambda *inputs: 1j * synthesize(*inputs)),
+    }
+    return changes[what], PARAMS
+
 def with_other_params():
     return make()[0], {"axis": PARAMS["axes"]}
 """
@@ -137,6 +150,13 @@ def test_a_callable_in_the_current_folder_is_loaded(folder, name):
         ("decoders:with_one_style", r"its styles have shape \(20,\), not \(layers, d\)"),
         ("decoders:with_other_images", r"images have shape \(8, 8, 3\), not \(16, 16, 3\)"),
         ("decoders:with_other_params", "its synthesize raised KeyError: 'axes'"),
+        ("decoders:with_other_types:resolution", "its resolution is 8.0, not a whole number"),
+        ("decoders:with_other_types:sample", r"sample returned a dict, not \(latents, frozen\)"),
+        ("decoders:with_other_types:no latents", "its latents are empty"),
+        ("decoders:with_other_types:no spheres", r"latents has shape \(0, 20\): axis 0 .*"),
+        ("decoders:with_other_types:latents", "latents has the type int32, not one of floats"),
+        ("decoders:with_other_types:styles", "styles have the type int32, not one of floats"),
+        ("decoders:with_other_types:images", "images have the type complex64, not one of floats"),
     ],
 )
 def test_what_breaks_the_contract_is_told_in_one_line(folder, name, message):
