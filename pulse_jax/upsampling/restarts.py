@@ -20,12 +20,12 @@ from jaxtyping import Array, Float, Integer, Key, UInt32
 import pulse_jax
 from pulse_jax import starts
 from pulse_jax.capacity import fit_slots, is_out_of_memory
-from pulse_jax.driver import Slots, advance
+from pulse_jax.driver import Slots, Start, advance
 from pulse_jax.files import attempt, counted
 from pulse_jax.generators import Generator
 from pulse_jax.losses import l2
 from pulse_jax.progress import Course, Progress, Underway
-from pulse_jax.search import STATUS, Best, SearchInfo, SearchState
+from pulse_jax.search import STATUS, Best, Search, SearchInfo, SearchState
 from pulse_jax.static import compiled
 from pulse_jax.types import Frozen, Latents
 from pulse_jax.upsampling import results
@@ -264,56 +264,12 @@ def search_slots(
     `stop()` is asked after each chunk. If it is true, what is under way is saved, and the search
     ends.
     """
-    settings, generator, params = run.settings, run.generator, run.params
-    search, operator = run.searches[side], run.operators[side]
-    init = compiled(jax.vmap(search.init))
-    # One at a time, so that the image is the same for any number of slots.
-    synthesize = run.keep("synthesize", generator.synthesize)
-    begun = {n: job.state for n, job in enumerate(jobs) if job.state is not None}
-
-    def start(numbers: Integer[np.ndarray, "slots"]) -> tuple[np.ndarray, SearchState]:
-        chosen = [jobs[number] for number in numbers]
-        state = init(*draw(chosen))
-        return np.stack([job.picture.target for job in chosen]), restore(state, numbers, begun)
-
-    def render(latents: Latents, frozen: Frozen) -> Float[np.ndarray, "r r c"]:
-        return results.eight_bits(synthesize(params, latents, frozen))
-
-    def look(job: Restart, done: bool, latents: Latents, best: Best, frozen: Frozen) -> None:
-        """Save those results of a chunk that are wanted."""
-        picture = job.picture
-        if settings.save_video:
-            writer(save, picture, results.save_frame, job.snapshot(), render(latents, frozen))
-        if not (done or settings.save_intermediate):
-            return
-        hr = render(best.latents, frozen)
-        lr = np.asarray(operator(hr))
-        if settings.save_intermediate:
-            number = "" if settings.restarts == 1 else f"_{job.number}"
-            writer(save, picture, results.save_intermediate, number, job.steps - 1, hr, lr)
-        if done:
-            arrays = starts.by_name(best.latents, frozen)
-            label = {"label": int(arrays["label"])} if generator.classes else {}
-            row = picture.rows[job.number] = record(job, settings, best, lr) | label
-            if picture.origin is not None:
-                row["l2_put_back"] = math.nan
-                save(picture, note_put_back, row, hr)
-            writer(save, picture, results.save_restart, job.snapshot(), row, hr, lr, arrays)
-
-    def underway(now: Slots) -> list[Underway]:
-        seen = jax.device_get((now.state.best, now.state.frozen))
-        found = []
-        for slot in np.flatnonzero(now.numbers >= 0).tolist():
-            job, (best, frozen) = jobs[now.numbers[slot]], take(seen, slot)
-            image, latents = render(best.latents, frozen), starts.by_name(best.latents, frozen)
-            found.append(Underway(job.picture, job.number, float(best.l2), image, latents))
-        return [one for one in found if np.isfinite(one.image).all()]
-
-    saving = Saving(writer)
+    search, settings = run.searches[side], run.settings
+    outcomes, saving = Outcomes(run, side, writer), Saving(writer)
     for now in pulse_jax.stream(
         search,
-        params,
-        start,
+        run.params,
+        make_start(jobs, search, draw),
         len(jobs),
         settings.steps,
         slots=run.slots,
@@ -325,19 +281,89 @@ def search_slots(
         used = np.flatnonzero(now.numbers >= 0).tolist()
         full = [(slot, jobs[now.numbers[slot]]) for slot in used]
         made = note(full, now)
-        ended = [(slot, job) for slot, job in full if now.done[slot]]
-        shown = full if settings.save_intermediate or settings.save_video else ended
-        if shown:
-            seen = jax.device_get((now.state.latents, now.state.best, now.state.frozen))
-            for slot, job in shown:
-                look(job, bool(now.done[slot]), *take(seen, slot))
-        done = [job for _, job in ended]
-        yield made, done, functools.partial(underway, now)
+        outcomes.save(full, now)
+        done = [job for slot, job in full if now.done[slot]]
+        yield made, done, functools.partial(outcomes.underway, full, now)
         stopping = stop()
         if stopping or saving.is_due():
             saving.save([(slot, job) for slot, job in full if not now.done[slot]], now.state)
         if stopping:
             return
+
+
+def make_start(jobs: Sequence[Restart], search: Search, draw: Draw) -> Start:
+    """A function `start(numbers)` of the jobs of these numbers, from which `stream` begins."""
+    init = compiled(jax.vmap(search.init))
+    begun = {n: job.state for n, job in enumerate(jobs) if job.state is not None}
+
+    def start(numbers: Integer[np.ndarray, "slots"]) -> tuple[np.ndarray, SearchState]:
+        chosen = [jobs[number] for number in numbers]
+        state = init(*draw(chosen))
+        return np.stack([job.picture.target for job in chosen]), restore(state, numbers, begun)
+
+    return start
+
+
+class Outcomes:
+    """What restarts in their slots have come to: as images, and as files."""
+
+    def __init__(self, run: Run, side: int, writer: Writer) -> None:
+        self.run, self.operator, self.writer = run, run.operators[side], writer
+        # One at a time, so that the image is the same for any number of slots.
+        self.synthesize = run.keep("synthesize", run.generator.synthesize)
+
+    def render(self, latents: Latents, frozen: Frozen) -> Float[np.ndarray, "r r c"]:
+        return results.eight_bits(self.synthesize(self.run.params, latents, frozen))
+
+    def save(self, full: Sequence[tuple[int, Restart]], now: Slots) -> None:
+        """Save those results of a chunk that are wanted. `full`: the slots with a restart."""
+        settings = self.run.settings
+        each = settings.save_intermediate or settings.save_video
+        shown = [(slot, job) for slot, job in full if each or now.done[slot]]
+        if not shown:
+            return
+        seen = jax.device_get((now.state.latents, now.state.best, now.state.frozen))
+        for slot, job in shown:
+            latents, best, frozen = take(seen, slot)
+            if settings.save_video:
+                frame = self.render(latents, frozen)
+                self.writer(save, job.picture, results.save_frame, job.snapshot(), frame)
+            if settings.save_intermediate or now.done[slot]:
+                hr = self.render(best.latents, frozen)
+                lr = np.asarray(self.operator(hr))
+            if settings.save_intermediate:
+                number = "" if settings.restarts == 1 else f"_{job.number}"
+                so_far = number, job.steps - 1, hr, lr
+                self.writer(save, job.picture, results.save_intermediate, *so_far)
+            if now.done[slot]:
+                self.finish(job, best, frozen, hr, lr)
+
+    def finish(
+        self,
+        job: Restart,
+        best: Best,
+        frozen: Frozen,
+        hr: Float[np.ndarray, "r r c"],
+        lr: Float[np.ndarray, "h h c"],
+    ) -> None:
+        """Enter a restart's result into its picture's rows, and save it."""
+        picture, arrays = job.picture, starts.by_name(best.latents, frozen)
+        label = {"label": int(arrays["label"])} if self.run.generator.classes else {}
+        row = picture.rows[job.number] = record(job, self.run.settings, best, lr) | label
+        if picture.origin is not None:
+            row["l2_put_back"] = math.nan
+            save(picture, note_put_back, row, hr)
+        self.writer(save, picture, results.save_restart, job.snapshot(), row, hr, lr, arrays)
+
+    def underway(self, full: Sequence[tuple[int, Restart]], now: Slots) -> list[Underway]:
+        """The best of each restart in a slot, if its image is finite."""
+        seen = jax.device_get((now.state.best, now.state.frozen))
+        found = []
+        for slot, job in full:
+            best, frozen = take(seen, slot)
+            image, latents = self.render(best.latents, frozen), starts.by_name(best.latents, frozen)
+            found.append(Underway(job.picture, job.number, float(best.l2), image, latents))
+        return [one for one in found if np.isfinite(one.image).all()]
 
 
 def note_put_back(picture: Picture, row: dict[str, Any], hr: Float[np.ndarray, "r r c"]) -> None:
