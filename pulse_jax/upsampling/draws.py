@@ -60,7 +60,7 @@ class Now(NamedTuple):
 class Plan(NamedTuple):
     """How often each chain draws, and which draws are kept: those of numbers that these divide.
 
-    A plan that is doubled keeps as many again, and of the earlier draws none that weren't kept.
+    What a doubled plan keeps of the earlier draws, the one before has kept too.
     """
 
     draws: int
