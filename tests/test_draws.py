@@ -21,7 +21,7 @@ from pulse_jax import chains, images, likelihoods, operators
 from pulse_jax.files import load_arrays, npz
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.reader import Reader
-from pulse_jax.upsampling import draws, maps
+from pulse_jax.upsampling import draws, kept_draws, maps
 from pulse_jax.upsampling.parts import build_posterior, completed, make_generator
 from pulse_jax.upsampling.pictures import MAPS, read_pictures
 from pulse_jax.upsampling.restarts import make_draw
@@ -221,7 +221,7 @@ def test_chains_draw_on_until_they_have_met(tmp_path, monkeypatch):
     picture = tmp_path / "a.png"
     write_picture(picture, seed=1)
     settings = replace(SETTINGS, draws=20, max_draws=640)
-    monkeypatch.setattr(draws, "LARGEST", 40 * 6 * 32 * 32 * 3)  # images of 40 draws
+    monkeypatch.setattr(kept_draws, "LARGEST", 40 * 6 * 32 * 32 * 3)  # images of 40 draws
     told = []
     whole = pulse_jax.upsample(picture, tmp_path / "whole", settings, told.append)
     rows = whole.pictures[0].rows
@@ -419,14 +419,13 @@ def test_without_blackjax(run, capsys, monkeypatch):
 def test_thinning():
     for count, number in ((8, 200), (6, 100), (3, 4), (64, 10)):
         settings = pulse_jax.Settings(noise=0.1, restarts=count, draws=number)
-        shown = draws.kept(0, number, settings.thinning)
+        plan = kept_draws.make_plan(number, settings.thinning, 1024**2 * count)
+        shown = plan.kept("position_000", 0, number)
         assert settings.results == count * len(shown)
         assert settings.results <= max(32, count)
-        stride = draws.image_stride(settings, 1024**2)
-        assert settings.thinning % stride == 0
-    large = pulse_jax.Settings(noise=0.1, draws=1000)
-    assert draws.image_stride(large, 3 * 64**2) == 1
-    assert draws.image_stride(large, 3 * 1024**2) == 125
+        assert settings.thinning % plan.stride == 0
+    strides = [kept_draws.make_plan(1000, 250, 8 * 3 * side**2).stride for side in (64, 1024)]
+    assert strides == [1, 125]
 
 
 def test_a_deviation_has_a_scale_that_ends_in_a_round_number():

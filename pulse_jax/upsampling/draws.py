@@ -10,20 +10,19 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
 from pulse_jax import chains, diagnostics
 from pulse_jax.chains import Warming, WarmUp
-from pulse_jax.files import counted, load_arrays, npz, one_line, write
+from pulse_jax.files import counted, npz, one_line, write
 from pulse_jax.generators.reader import Reader
 from pulse_jax.images import save_image
 from pulse_jax.losses import Image, l2
@@ -33,6 +32,14 @@ from pulse_jax.samplers import Info
 from pulse_jax.starts import GENERATOR, by_name
 from pulse_jax.types import AnyArray, Params
 from pulse_jax.upsampling import maps, results
+from pulse_jax.upsampling.kept_draws import (
+    LARGEST,
+    POSITION,
+    KeptDraws,
+    check_shapes,
+    make_plan,
+    numbers,
+)
 from pulse_jax.upsampling.parts import Run
 from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.restarts import PATIENCE, SHARE, Draw, make_draw, restart_keys
@@ -45,7 +52,6 @@ LARGEST_RHAT = 1.05  # of chains that have met, of all statistics
 PROJECTIONS = 20  # of an image to random directions, by which chains are judged
 STATISTICS = "log density", *(f"projection {i}" for i in range(1, PROJECTIONS + 1))
 CHUNK = 10  # transitions between two looks at the chains, at most
-LARGEST = 2**28  # values in an array of a picture: of its images, or of its Jacobians
 
 
 class Now(NamedTuple):
@@ -55,27 +61,6 @@ class Now(NamedTuple):
     left: int  # that each still has to make, as far as is known
     told: str  # in words
     underway: Callable[[], list[Underway]]  # shows where they are
-
-
-class Plan(NamedTuple):
-    """How often each chain draws, and which draws are kept: those of numbers that these divide.
-
-    What a doubled plan keeps of the earlier draws, the one before has kept too.
-    """
-
-    draws: int
-    thinning: int  # for positions, whose images are shown
-    stride: int  # for images that the maps are made from; it divides `thinning`
-
-    def doubled(self, values: int) -> "Plan":
-        """The plan for twice as many draws. `values`: of an image of each chain."""
-        fits = 2 * self.draws * values <= self.stride * LARGEST
-        return Plan(2 * self.draws, 2 * self.thinning, self.stride if fits else 2 * self.stride)
-
-
-def kept(first: int, number: int, every: int) -> list[int]:
-    """Of so many draws after the `first`, those whose number `every` divides, counted from 1."""
-    return [i for i in range(number) if (first + i + 1) % every == 0]
 
 
 def carry_out(
@@ -142,7 +127,8 @@ class Chains:
         self.params = params
         self.inputs: tuple[Params, Array] = jax.device_put((params, picture.target), whole)
         generator = density.generator
-        self.image_shape = generator.resolution, generator.resolution, generator.channels
+        image = generator.resolution, generator.resolution, generator.channels
+        self.directions = random_directions(image)
         jobs = [Restart(picture, number, 0) for number in range(settings.restarts + 1)]
         key, *keys = restart_keys(
             np.full(len(jobs), picture.seed, np.uint32),
@@ -163,12 +149,12 @@ class Chains:
             told = "too large for a preconditioner: its chains will meet later"
             log.info(one_line(f"{picture.name}: {told}"))
         self.warm_up = WarmUp(density, settings.steps, precondition=size <= LARGEST)
-        size = math.prod(self.image_shape)
-        self.values = settings.restarts * size  # of the images of each chain's next draw
-        self.plan = Plan(settings.draws, settings.thinning, image_stride(settings, size))
-        self.made = 0  # draws of each chain
-        self.found: list[dict[str, np.ndarray]] = []  # (chains, draws, ...) of each chunk
-        self.saved, self.saved_at, self.cost = 0, time.monotonic(), 0.0  # chunks, and seconds
+        plan = make_plan(settings.draws, settings.thinning, settings.restarts * math.prod(image))
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("l2", *INFO), ())
+        shapes |= {"statistics": (len(self.statistics),), "images": image}
+        shapes |= {name: leaf.shape[2:] for name, leaf in named(self.positions).items()}
+        self.kept = KeptDraws(plan, settings.restarts, shapes)
+        self.saved_at, self.cost = time.monotonic(), 0.0  # in seconds
 
     def run(self, stop: Callable[[], bool]) -> Iterator[Now]:
         """Move the chains to their end, a chunk at a time. `stop()` is asked after each.
@@ -190,25 +176,23 @@ class Chains:
             still = self.warm_up.left(warming)
             told = f"{whole - still} of {whole} transitions to warm up"
             shown = partial(self.underway, warming)
-            yield Now(left - still, still + self.plan.draws, told, shown)
+            yield Now(left - still, still + self.kept.plan.draws, told, shown)
             if self.save_if_due(warming, stop()):
                 return
         sampler, rhat = self.warm_up.sampler(warming), ""
         length = chunk_length(self.settings.draws)
-        directions = random_directions(self.image_shape)
         looks = {length * round(self.settings.draws / part / length) for part in (4, 2)}
-        while self.made < self.plan.draws or self.goes_on(warming):
-            number = min(length, self.plan.draws - self.made)
-            key = jax.random.fold_in(self.draw_key, self.made)
+        kept = self.kept
+        while kept.made < kept.plan.draws or self.goes_on(warming):
+            number = min(length, kept.plan.draws - kept.made)
+            key = jax.random.fold_in(self.draw_key, kept.made)
             state, positions, info = chains.draw(key, sampler, *self.inputs, warming.state, number)
             warming = warming._replace(state=state)
-            looked = self.reader, self.reader_params, directions
-            self.note(positions, info, measure(self.density, *self.inputs, *looked, positions))
-            if self.made in looks and self.made >= 20:  # each takes a program of its own
-                rhat = f", R-hat {diagnostics.rhat(self.all('statistics')).max():.2f}"
-            rate = self.all("acceptance_rate").mean()
-            told = f"{self.made} of {self.plan.draws} draws, acceptance {rate:.2f}{rhat}"
-            left = self.plan.draws - self.made
+            kept.note(self.measure(positions) | named(positions) | given(info))
+            if kept.made in looks and kept.made >= 20:  # each takes a program of its own
+                rhat = f", R-hat {diagnostics.rhat(kept.all('statistics')).max():.2f}"
+            rate, left = kept.all("acceptance_rate").mean(), kept.plan.draws - kept.made
+            told = f"{kept.made} of {kept.plan.draws} draws, acceptance {rate:.2f}{rhat}"
             yield Now(number, left, told, partial(self.underway, warming))
             if left and self.save_if_due(warming, stop()):
                 return
@@ -221,50 +205,13 @@ class Chains:
         self.finish()
         if self.picture.folder is not None and results.is_apart(self.picture):
             self.save(warming)
-        if not is_wanting(self.picture, self.settings):
-            return False
-        before = self.plan
-        self.plan = before.doubled(self.values)
-        first = 0
-        for chunk in self.found:
-            first += self.thin(chunk, first, before)
-        return True
+        if wanting := is_wanting(self.picture, self.settings):
+            self.kept.double()
+        return wanting
 
-    def thin(self, chunk: dict[str, np.ndarray], first: int, before: Plan) -> int:
-        """Leave of a chunk after the `first` draws what the plan keeps. Returns its draws.
-
-        `before`: the plan by which it was kept.
-        """
-        number = chunk["l2"].shape[1]
-        for name in chunk:
-            if name == "images" or name.startswith("position_"):
-                which = "stride" if name == "images" else "thinning"
-                had = kept(first, number, getattr(before, which))
-                still = set(kept(first, number, getattr(self.plan, which)))
-                chunk[name] = chunk[name][:, [k for k, i in enumerate(had) if i in still]]
-        return number
-
-    def note(self, positions: Position, info: Info, measured: dict[str, AnyArray]) -> None:
-        """Keep a chunk of draws: all that is measured, and of images and positions some."""
-        chunk = {name: np.asarray(values) for name, values in measured.items()}
-        chunk |= {name: np.asarray(getattr(info, name)) for name in INFO}
-        number = chunk["l2"].shape[1]
-        chunk["images"] = chunk["images"][:, kept(self.made, number, self.plan.stride)]
-        shown = np.array(kept(self.made, number, self.plan.thinning), int)
-        for i, leaf in enumerate(jax.tree.leaves(positions)):
-            chunk[f"position_{i:03d}"] = np.asarray(leaf[:, shown])
-        self.found.append(chunk)
-        self.made += number
-
-    def shapes(self, number: int, plan: Plan) -> dict[str, tuple[int, ...]]:
-        """Of what `note` keeps of so many next draws."""
-        images, shown = (len(kept(self.made, number, n)) for n in (plan.stride, plan.thinning))
-        of_chain: dict[str, tuple[int, ...]] = dict.fromkeys(("l2", *INFO), (number,))
-        of_chain["statistics"] = number, len(self.statistics)
-        of_chain["images"] = images, *self.image_shape
-        for i, leaf in enumerate(jax.tree.leaves(self.positions)):
-            of_chain[f"position_{i:03d}"] = shown, *leaf.shape[2:]
-        return {name: (self.settings.restarts, *shape) for name, shape in of_chain.items()}
+    def measure(self, positions: Position) -> dict[str, AnyArray]:
+        looked = self.reader, self.reader_params, self.directions
+        return measure(self.density, *self.inputs, *looked, positions)
 
     def underway(self, warming: Warming) -> list[Underway]:
         """Where the chains are."""
@@ -277,14 +224,10 @@ class Chains:
             found.append(Underway(self.picture, chain + 1, error, image, latents))
         return [one for one in found if np.isfinite(one.image).all()]
 
-    def all(self, name: str) -> Shaped[np.ndarray, "chains draws ..."]:
-        """What has been noted so far of this name."""
-        return np.concatenate([chunk[name] for chunk in self.found], axis=1)
-
     def shown(self) -> list[Position]:
         """The thinned draws' positions: of the first time of each chain, then of the next."""
-        likes, structure = jax.tree.flatten(self.positions)
-        leaves = [self.all(f"position_{i:03d}") for i in range(len(likes))]
+        structure = jax.tree.structure(self.positions)
+        leaves = [self.kept.all(name) for name in named(self.positions)]
         count = self.settings.results
         flat = [leaf.swapaxes(0, 1).reshape(count, *leaf.shape[2:]) for leaf in leaves]
         return [jax.tree.unflatten(structure, [leaf[i] for leaf in flat]) for i in range(count)]
@@ -297,8 +240,8 @@ class Chains:
         Images that aren't finite are left out of the maps, whose chains then haven't met. Raises
         ValueError if none is.
         """
-        picture, statistics = self.picture, self.all("statistics")
-        images = self.all("images")
+        picture, statistics = self.picture, self.kept.all("statistics")
+        images = self.kept.all("images")
         images = images.reshape(-1, *images.shape[2:])
         images = images[np.isfinite(images).all((1, 2, 3))]
         if not len(images):
@@ -334,7 +277,7 @@ class Chains:
         shares: dict[str, dict[str, float]],
     ) -> None:
         """Write what is about all draws. results.csv comes last, and says that all is done."""
-        picture, statistics = self.picture, self.all("statistics")
+        picture, statistics = self.picture, self.kept.all("statistics")
         for name, values in found.items():
             maps.save(picture.place, name, values)
         save_image(picture.place / "lr_mean.png", lr_mean)
@@ -366,20 +309,20 @@ class Chains:
         """A row of results.csv, of a thinned draw. Raises ValueError as `put_back` does."""
         picture = self.picture
         turn, chain = divmod(number - 1, self.settings.restarts)
-        draw = (turn + 1) * self.plan.thinning - 1
+        draw = (turn + 1) * self.kept.plan.thinning - 1
         l2_saved = float(l2(lr, picture.target))
         put_back = {} if picture.origin is None else {"l2_put_back": picture.l2_put_back(hr)}
         return results.identity(Restart(picture, number, 0)) | {
             "chain": chain + 1,
             "draw": draw + 1,
-            "draws": self.made,
-            "l2": float(self.all("l2")[chain, draw]),
+            "draws": self.kept.made,
+            "l2": float(self.kept.all("l2")[chain, draw]),
             "l2_saved": l2_saved,
             "l2_relative": picture.relative(l2_saved),
-            "log_density": float(self.all("statistics")[chain, draw, 0]),
-            "acceptance_rate": float(self.all("acceptance_rate")[chain].mean()),
-            "divergent": int(self.all("is_divergent")[chain].sum()),
-            "evaluations": int(self.all("evaluations")[chain].sum()),
+            "log_density": float(self.kept.all("statistics")[chain, draw, 0]),
+            "acceptance_rate": float(self.kept.all("acceptance_rate")[chain].mean()),
+            "divergent": int(self.kept.all("is_divergent")[chain].sum()),
+            "evaluations": int(self.kept.all("evaluations")[chain].sum()),
             **put_back,
         }
 
@@ -400,14 +343,10 @@ class Chains:
         folder = self.picture.place / "parts"
         folder.mkdir(parents=True, exist_ok=True)
         row = json.dumps({"checksum": self.picture.checksum})
-        if new := self.found[self.saved :]:
-            first = self.made - sum(chunk["l2"].shape[1] for chunk in new)
-            joined = {name: np.concatenate([chunk[name] for chunk in new], 1) for name in new[0]}
-            write(folder / f"draws_{first:06d}.npz", npz(joined | {"row": row}))
+        self.kept.save(folder, row)
         leaves = jax.device_get(jax.tree.leaves(warming._replace(learned=None)))
         arrays = {f"{i:03d}": leaf for i, leaf in enumerate(leaves)}
-        write(folder / "state.npz", npz(arrays | {"made": self.made, "row": row}))
-        self.saved = len(self.found)
+        write(folder / "state.npz", npz(arrays | {"made": self.kept.made, "row": row}))
 
     def take_up(self, start: Warming) -> Warming:
         """What an earlier run has saved, or else the start.
@@ -427,35 +366,8 @@ class Chains:
         check_shapes(path, arrays, shapes | {"made": ()})
         leaves = [chains.as_placed(arrays[name], like) for name, like in named.items()]
         warming = jax.tree.unflatten(structure, leaves)._replace(learned=start.learned)
-        total, plans = int(arrays["made"]), [self.plan]
-        while plans[-1].draws < total:
-            plans.append(plans[-1].doubled(self.values))
-        self.plan = plans[-1]
-        while self.made < total:
-            path = folder / f"draws_{self.made:06d}.npz"
-            chunk = numbers(path)
-            count = max(1, np.size(chunk.get("l2", ())) // self.settings.restarts)
-            plan = next(plan for plan in plans if self.made < plan.draws)  # by which it was kept
-            check_shapes(path, chunk, self.shapes(count, plan))
-            self.thin(chunk, self.made, plan)
-            self.found.append(chunk)
-            self.made += count
-        self.saved = len(self.found)
+        self.kept.read(folder, int(arrays["made"]))
         return warming._replace(learned=self.warm_up.learned(*self.inputs, warming))
-
-
-def numbers(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of numbers in a file. Raises ValueError if it can't be read."""
-    return {name: array for name, array in load_arrays(path).items() if array.dtype.kind in "biuf"}
-
-
-def check_shapes(
-    path: Path, arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Raises ValueError if a file holds other arrays, or of other shapes, than this run keeps."""
-    if {name: array.shape for name, array in arrays.items()} != shapes:
-        told = f"of another run or version; remove {path.parent} to begin anew"
-        raise ValueError(f"{path}: {told}")
 
 
 def judge(figures: diagnostics.Diagnostics) -> dict[str, Any]:
@@ -480,6 +392,16 @@ def is_wanting(picture: Picture, settings: Settings) -> bool:
 INFO = "acceptance_rate", "is_divergent", "evaluations"
 
 
+def given(info: Info) -> dict[str, AnyArray]:
+    """What is kept of a transition's info."""
+    return {name: getattr(info, name) for name in INFO}
+
+
+def named(positions: Position) -> dict[str, Array]:
+    """The leaves of positions, by the names under which they are kept."""
+    return {f"{POSITION}{i:03d}": leaf for i, leaf in enumerate(jax.tree.leaves(positions))}
+
+
 def warm_up_length(settings: Settings) -> int:
     """In transitions of a chain."""
     starts = chains.STARTS if settings.init_from is None else 1
@@ -493,14 +415,6 @@ def chunk_length(number: int) -> int:
     """
     whole = (n for n in range(CHUNK, CHUNK // 2 - 1, -1) if number % n == 0)
     return next(whole, min(CHUNK, number))
-
-
-def image_stride(settings: Settings, size: int) -> int:
-    """The draws of which one's image counts in the maps: each, if all fit into memory."""
-    values = settings.restarts * settings.draws * size
-    strides = range(1, settings.thinning)
-    fitting = (n for n in strides if settings.thinning % n == 0 and values <= n * LARGEST)
-    return next(fitting, settings.thinning)
 
 
 def random_directions(shape: tuple[int, int, int]) -> Float[Array, "k r r c"]:
