@@ -331,13 +331,18 @@ def check_operator(operator: object, shape: tuple[int, int, int]) -> None:
 
 
 def is_flat(operator: Operator, shape: tuple[int, int, int]) -> bool:
-    """Whether D has no gradient at an image of random pixels, as one that rounds hasn't."""
+    """Whether D has no gradient at an image of random pixels, as one that rounds hasn't.
+
+    Raises ValueError for one that JAX can't differentiate.
+    """
 
     def energy(image: Float[Array, "H W C"]) -> Float[Array, ""]:
         return jnp.sum(operator(image) ** 2)
 
     image = jax.random.uniform(jax.random.key(0), shape)
-    return not bool(jax.jit(jax.grad(energy))(image).any())
+    named = f"the gradient of operator={operator.name}"
+    traced = plug_in.attempt(named, jax.jit(jax.grad(energy)).lower, image)
+    return not bool(traced.compile()(image).any())
 
 
 def discard_unseen(
@@ -425,6 +430,10 @@ def _foreign(text: str) -> Operator:
     def apply(image: Image) -> Any:
         return plug_in.attempt(f"what {told} returned", made, image)
 
+    def check_type(dtype: DTypeLike) -> None:
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"what {told} returned makes {dtype} of an image, not floats")
+
     if isinstance(made, Operator):
         _check_factor(made.factor)
 
@@ -434,6 +443,7 @@ def _foreign(text: str) -> Operator:
             if np.shape(small) != (height / made.factor, width / made.factor, channels):
                 makes = f"makes {np.shape(small)} of an image {image.shape}"
                 raise ValueError(f"{told} says that its factor is {made.factor}, but {makes}")
+            check_type(small.dtype)
             return small
 
         return made._replace(apply=checked_apply)
@@ -442,8 +452,7 @@ def _foreign(text: str) -> Operator:
     shape = getattr(found, "shape", None)
     if not (shape and len(shape) == 3 and shape[0] == shape[1] and shape[2] == image.shape[2]):
         raise ValueError(f"what {told} returned makes {shape} of an image {image.shape}")
-    if not jnp.issubdtype(found.dtype, jnp.floating):
-        raise ValueError(f"what {told} returned makes {found.dtype} of an image, not floats")
+    check_type(found.dtype)
     factor, rest = divmod(PROBE, shape[0] or PROBE + 1)
     if rest:
         raise ValueError(

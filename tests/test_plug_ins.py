@@ -74,6 +74,12 @@ def no_factor():
 def wrong_factor():
     return pulse_jax.operators.Operator("mine", 2, lambda x: x, lambda x: x)
 
+def whole_numbers():
+    return pulse_jax.operators.Operator("mine", 1, lambda x: x.astype(int), lambda x: x)
+
+def of_the_host():
+    return lambda image: jax.pure_callback(lambda x: x, image, image)
+
 def no_gradient():
     return lambda image: image + jnp.sqrt(image - image)
 
@@ -277,6 +283,7 @@ def test_the_command_takes_them_all(parts, run, tmp_path):
         ("--opt_name={}:grows", "leaves a state of other shapes"),
         ("--scheme={}:fails", "fails() raised RuntimeError: no such thing"),
         ("--operator={}:wrong_factor", "is 2, but makes (8, 8, 3) of an image (8, 8, 3)\n"),
+        ("--operator={}:of_the_host,bicubic", ":of_the_host,bicubic raised ValueError: Pure call"),
         ("--operator={}:calls_back,bicubic", "a callback of a part raised RuntimeError: no such"),
         ("--operator={}:large_alone,bicubic", "large_alone() returned raised ZeroDivisionError"),
     ],
@@ -290,6 +297,13 @@ def test_parts_that_do_not_fit_end_in_one_line(parts, run, tmp_path, capsys, fla
     except SystemExit as end:
         lines = f"{end}\n{capsys.readouterr().err}"
     assert told in lines and "Traceback" not in lines
+
+
+def test_an_operator_that_makes_integers_is_told(parts, unchecked):
+    with pytest.raises(
+        ValueError, match=r"whole_numbers\(\) returned makes int32 of an image, not"
+    ):
+        operators.parse(f"{parts}:whole_numbers")(1)(jnp.zeros((8, 8, 3)))
 
 
 def test_restarts_whose_gradient_is_not_finite_are_told(parts, caplog):
