@@ -9,10 +9,8 @@
     python experiments/benchmark.py --mode=slots
     python experiments/benchmark.py --mode=cores --recipes=fast --repeats=6
     python experiments/benchmark.py --mode=recipes
-    python experiments/benchmark.py --mode=command --recipes=fast --faces=4 --slots=2 --repeats=6
-    python experiments/benchmark.py --mode=start --recipes=fast --faces=1
 
-- steps, the default, measures the rate of steps with so many restarts at once. An evaluation is one
+- steps, the default, measures the rate of steps with --restarts at once. An evaluation is one
   restart's image and gradient. "share of matrix rate" compares with products of square matrices of
   the same type (3072² on a CPU, 8192² elsewhere). It counts the operations of the original
   networks, even if ours need fewer. Other columns have the time of the search's compiled chunk over
@@ -22,7 +20,7 @@
   --against_torch (pip install -e ".[bench]") is for StyleGAN 1 and the recipe "original". It adds
   the time of the same steps in eager PyTorch, in float32 on the same device, over ours. Images and
   errors are checked to be equal before.
-- scaling measures time and memory of more and more restarts. The seconds of a round of --slots
+- scaling measures time and memory of more and more --restarts, in all. The seconds of a round of --slots
   restarts should stay the same, and so should the memory.
 - slots compares the restarts accepted in a second if a slot goes to the next one as soon as it is
   free, and if batches of as many wait for their slowest.
@@ -31,16 +29,6 @@
 - recipes measures restarts accepted in a second, and how good their images are: the discriminator's
   score, which the true faces have too, GEOCROSS, and diversity, the mean difference of two restarts
   of one input, with the same noise maps.
-- command measures the time of `pulse_jax.upsample`, which is all that the command does once it has
-  been imported, over the time of its search alone. Both have the same pictures, restarts, devices,
-  slots, steps and results. All has been compiled before: the command finds it in its cache, as
-  another process would, and the search has it at hand. The goal is at most 1.05. With the flags
-  above, there are 14 searches of 32 restarts, which take six seconds each on two cores; by default,
-  of 128.
-- start measures the seconds until a process of the command has written its first result, over the
-  seconds of a process that does `import jax`. An earlier process has compiled what it needs. The
-  command chooses the slots. The goal is 5 seconds on two cores. This process holds an accelerator
-  too, and with XLA_PYTHON_CLIENT_PREALLOCATE=false it leaves memory to the others.
 
 Inputs are freshly drawn faces that the generator has never seen. A restart is accepted if its
 image, as an 8-bit file holds it, downscales to the input with a mean squared error of at most 1e-3.
@@ -53,25 +41,26 @@ on two cores, or for 1024² a quarter of an hour. Other work on the machine spoi
 ratios.
 """
 
-import contextlib
-import dataclasses
 import functools
-import importlib.metadata
 import itertools
-import json
 import math
-import os
-import platform
-import re
-import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
-from typing import Any, NamedTuple
 
-from common import door
-from common.faces import album
+from common import bench, door
+from common.bench import (
+    CHUNK,
+    EPS,
+    LOSS,
+    RECIPES,
+    draw_inputs,
+    learning_rates,
+    make_start,
+    search,
+    search_all,
+    set_up,
+    warm_up,
+)
 from common.metrics import as_saved, diversity, realism, with_noise_of_first
 from common.timing import in_turns, matrix_product, matrix_side, on_cpu, peak_memory, ratio
 
@@ -82,171 +71,26 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-import pulse_jax
-from pulse_jax.console import use_cores, used_cache
 from pulse_jax.driver import advance
-from pulse_jax.files import expanded, write
-from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan import FUSED_FROM, StyleGAN
-from pulse_jax.images import save_image
 from pulse_jax.losses import geocross
 from pulse_jax.upsampling.bar import process_memory
-from pulse_jax.upsampling.restarts import in_turn, make_draw
-from pulse_jax.upsampling.results import Restart, as_csv
-
-EPS = 1e-3  # largest mean squared error of an accepted restart
-LOSS = pulse_jax.Loss(eps=0.8 * EPS)
-CHUNK = 5  # steps in a compiled chunk, as `stream` has them
-CHANNELS = (512, 512, 512, 512, 256, 128, 64, 32, 16)  # of the official StyleGAN
-
-
-ORIGINAL, FAST = (pulse_jax.RECIPES[name] for name in ("original", "fast"))
-RECIPES = {
-    "original": ORIGINAL,
-    "original_stopping": dataclasses.replace(ORIGINAL, stop_at_eps=True),
-    "fast_free_start": dataclasses.replace(FAST, equal_start=False),
-    "fast": FAST,
-}
 
 FLAGS = flags.FLAGS
-MODES = ("steps", "scaling", "slots", "cores", "recipes", "command", "start")
+flags.adopt_module_key_flags(bench)
+MODES = ("steps", "scaling", "slots", "cores", "recipes")
 flags.DEFINE_enum("mode", "steps", MODES, "This is measured.")
-flags.DEFINE_list(
-    "generators",
-    "faces64",  # whose figures docs/costs.md has
-    "These bundled generators, or folders that hold one, are measured. In steps, command and "
-    "start, stylegan256 and the like are StyleGAN 1 with the official channels and random weights.",
-)
-flags.DEFINE_list(
-    "recipes",
-    list(RECIPES),
-    f"Of {', '.join(RECIPES)}, these are measured. Ratios are to the first.",
-)
 flags.DEFINE_list("dtypes", "float32", "In steps, activations are float32 or bfloat16.")
-flags.DEFINE_list(
-    "restarts",
-    "8",
-    "So many are searched: at once in steps, in all in scaling, else for each face.",
-)
-flags.DEFINE_integer(
-    "slots",
-    8,
-    "So many restarts are searched at once, but for steps and start. In command, it is so many on "
-    "each device.",
-    lower_bound=1,
-)
-flags.DEFINE_integer("faces", 16, "This many faces are freshly drawn.", lower_bound=1)
-flags.DEFINE_integer("steps", 100, "Each restart makes at most this many steps.", lower_bound=1)
-flags.DEFINE_integer("repeats", 5, "This many turns are timed.", lower_bound=1)
 flags.DEFINE_bool("against_torch", False, "Steps are compared with PyTorch's.")
-flags.DEFINE_integer(
-    "seed", 1000, "Faces and restarts depend on this number. It must be no trainer's."
-)
-flags.DEFINE_string("workdir", "runs/benchmark", "The results are written into this folder.")
 
 
 def main():
-    use_cores()  # `search` takes one of them, but for what is measured of the command
-    # Elsewhere compiling is measured, or happens before.
-    jax.config.update("jax_enable_compilation_cache", FLAGS.mode == "command")
-    for recipe in FLAGS.recipes:
-        if recipe not in RECIPES:
-            raise ValueError(f"--recipes={recipe} is none of {', '.join(RECIPES)}")
+    jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
     for dtype in FLAGS.dtypes:
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"--dtypes={dtype} is neither float32 nor bfloat16")
-    for count in FLAGS.restarts:
-        if not (count.isdecimal() and int(count)):
-            raise ValueError(f"--restarts={count} must be at least 1")
-    workdir = expanded(FLAGS.workdir, "--workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
-    measures = (steps, scaling, slots, cores, recipes, command, start)
-    measure = dict(zip(MODES, measures, strict=True))[FLAGS.mode]
-    rows = []
-    for name in FLAGS.generators:
-        for restarts in map(int, FLAGS.restarts):
-            for row in measure(name, restarts):
-                rows.append(row)
-                show(row, with_header=len(rows) == 1)
-                write(workdir / f"{FLAGS.mode}.json", json.dumps(configuration(), indent=2) + "\n")
-                write(workdir / f"{FLAGS.mode}.csv", as_csv(rows))
-    return workdir
-
-
-def configuration():
-    packages = ["jax", "jaxlib", "flax", "optax", "numpy"] + ["torch"] * FLAGS.against_torch
-    own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
-    return {
-        "flags": {flag.name: flag.value for flag in own},
-        "devices": [device.device_kind for device in jax.devices()],
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-    }
-
-
-def show(row, with_header):
-    """A row of a Markdown table."""
-
-    def text(value):
-        if not isinstance(value, float):
-            return str(value)
-        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-    if with_header:
-        print("|".join(["", *row, ""]) + "\n" + "|".join(["", *["---"] * len(row), ""]))
-    print("|".join(["", *map(text, row.values()), ""]), flush=True)
-
-
-# --- What is searched, and how. ---
-
-
-class Setup(NamedTuple):
-    network: Any
-    trained: bool
-    generator: pulse_jax.Generator
-    exact: pulse_jax.Generator  # the same in float32
-    params: Any
-    operator: Any
-    search: pulse_jax.Search
-    stop_at_eps: bool
-
-
-def learning_rates():
-    return pulse_jax.SCHEDULES["linear1cycledrop"](0.4, FLAGS.steps)
-
-
-@functools.cache
-def set_up(name, recipe, dtype=None):
-    """A search, from the names of a generator and a recipe."""
-    random = re.fullmatch(r"stylegan(\d+)", name)
-    if random:
-        network, params = random_stylegan(int(random[1]))
-    else:
-        network, params = checkpoint.load_network(checkpoint.find(name, "--generators"))
-    settings = RECIPES[recipe]
-    base = pulse_jax.OPTIMIZERS[settings.opt_name](learning_rates())
-    optimizer = pulse_jax.SCHEMES["rescale"](base)
-    exact = pulse_jax.style_generator(network, equal_start=settings.equal_start)
-    generator = pulse_jax.style_generator(network, equal_start=settings.equal_start, dtype=dtype)
-    operator = pulse_jax.operators.bicubic(min(32, network.resolution // 8))
-    search = pulse_jax.build(generator, operator, LOSS, optimizer)
-    return Setup(
-        network, not random, generator, exact, params, operator, search, settings.stop_at_eps
-    )
-
-
-def random_stylegan(resolution):
-    """StyleGAN with the official channels. Every weight is drawn from N(0, 1)."""
-    network = StyleGAN(resolution, CHANNELS[: resolution.bit_length() - 2])
-    size = network.latent_size
-    noise = [jnp.zeros((1, *shape)) for shape in network.noise_shapes]
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, size)), noise)["params"]
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), shapes)
-    fit = {"mean": np.zeros(size, np.float32), "std": np.ones(size, np.float32)}
-    return network, params | {"latent_fit": fit}
+    modes = dict(zip(MODES, (steps, scaling, slots, cores, recipes), strict=True))
+    return bench.measure(modes[FLAGS.mode])
 
 
 def step_operations(network):
@@ -264,63 +108,6 @@ def step_operations(network):
         total += 2 * side**2 * channels * (9 * channels + taps_up * before)
         before = channels
     return 2 * total
-
-
-def draw_inputs(setup):
-    """Faces (F, R, R, 3) that were never seen, and what they downscale to, as files hold them."""
-    keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.faces)
-    truth = as_saved(album(keys, setup.generator.resolution))
-    return truth, as_saved(jax.jit(jax.vmap(setup.operator))(truth))
-
-
-def make_start(setup, targets):
-    """`start` of `stream`. Restart n is for target n and depends on the seed and n alone."""
-    key, targets = jax.random.key(FLAGS.seed + 1), jnp.asarray(targets)
-
-    @jax.jit
-    def start(numbers):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-        return targets[numbers], jax.vmap(setup.search.init)(
-            *jax.vmap(setup.generator.sample)(keys)
-        )
-
-    return start
-
-
-def search(setup, start, restarts, slots, steps=None, devices=1):
-    """Yields the restarts that have ended with a chunk: their numbers and states.
-
-    There are so many `slots` on each of the first `devices`.
-    """
-    for now in pulse_jax.stream(
-        setup.search,
-        setup.params,
-        start,
-        restarts,
-        steps or FLAGS.steps,
-        slots=slots,
-        chunk=CHUNK,
-        stop_at_eps=setup.stop_at_eps,
-        devices=jax.local_devices()[:devices],
-    ):
-        ended = np.flatnonzero(now.done)
-        if ended.size:
-            yield now.numbers[ended], jax.tree.map(lambda x, r=ended: np.asarray(x)[r], now.state)
-
-
-def search_all(setup, start, restarts, slots, devices=1):
-    """The final states of all restarts, in their order."""
-    found = search(setup, start, restarts, slots, devices=devices)
-    numbers, states = zip(*found, strict=True)
-    order = np.argsort(np.concatenate(numbers))
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *states)
-
-
-def warm_up(setup, start, slots, restarts=None, devices=1):
-    """Compile what a search needs, also where slots are filled again, if it has the restarts."""
-    most = 2 * slots * devices
-    for _ in search(setup, start, min(most, restarts or most), slots, 1, devices):
-        pass
 
 
 def evaluations(state):
@@ -574,131 +361,6 @@ def judge(setup, state, targets, score):
         "score": score(images)[accepted].mean(dtype=float),
         "GEOCROSS": np.asarray(jax.vmap(geocross)(styles))[accepted].mean(dtype=float),
         "diversity": float(np.mean([diversity(group) for group in groups if len(group) > 1])),
-    }
-
-
-@contextlib.contextmanager
-def command_inputs(name, recipe, restarts):
-    """(setup, settings, folder) of the command: it upsamples the folder's `pictures`."""
-    setup = set_up(name, recipe)
-    with tempfile.TemporaryDirectory(dir=expanded(FLAGS.workdir, "--workdir")) as made:
-        folder = Path(made)
-        (folder / "pictures").mkdir()
-        for number, picture in enumerate(draw_inputs(setup)[1]):
-            save_image(folder / "pictures" / f"{number:03d}.png", picture)
-        if not setup.trained:
-            name = str(folder / "generator")
-            checkpoint.save(name, generator=(setup.network, setup.params))
-        own = {
-            "generator": name,
-            "restarts": restarts,
-            "steps": FLAGS.steps,
-            "seeds": (FLAGS.seed,),
-        }
-        yield setup, dataclasses.replace(RECIPES[recipe], **own), folder
-
-
-def command(name, restarts):
-    for recipe in FLAGS.recipes:
-        with command_inputs(name, recipe, restarts) as (setup, settings, folder):
-            settings = dataclasses.replace(settings, batch_size=FLAGS.slots)
-            yield {"generator": name, "recipe": recipe, **time_command(setup, settings, folder)}
-
-
-def time_command(setup, settings, folder):
-    numbers, devices, done = itertools.count(), jax.local_device_count(), {}
-
-    def whole():
-        jax.clear_caches()  # as in another process
-        output = folder / f"results{next(numbers)}"
-        done["whole"] = pulse_jax.upsample(folder / "pictures", output, settings)
-
-    def prepare():
-        warm_up(setup, start, FLAGS.slots, len(jobs), devices)
-
-    def alone():
-        done["alone"] = search_all(setup, start, len(jobs), FLAGS.slots, devices)
-
-    with used_cache(expanded(FLAGS.workdir, "--workdir") / "cache"):
-        whole()
-        jobs = command_jobs(done["whole"])
-        start = command_start(setup, settings, jobs)
-        alone()
-        check_same(jobs, done["alone"])
-        seconds, _, search_seconds = in_turns(FLAGS.repeats, whole, prepare, alone)
-    return {
-        "restarts": len(jobs),
-        "devices": devices,
-        "slots": FLAGS.slots,
-        "mean steps": done["alone"].step.mean(dtype=float),
-        "command s": np.median(seconds),
-        "search s": np.median(search_seconds),
-        **ratio("command / search", seconds, search_seconds),
-    }
-
-
-def command_jobs(results):
-    """The command's restarts, in the order in which it searches for them."""
-    for failure in results.failures:
-        raise ValueError(failure)
-    settings, pictures = results.settings, results.pictures
-    pairs = itertools.product(range(len(pictures)), range(1, settings.restarts + 1))
-    return [Restart(pictures[i], number, settings.steps) for i, number in in_turn(pairs)]
-
-
-def command_start(setup, settings, jobs):
-    """`start` of `stream`, at the command's starting points."""
-    targets = np.stack([job.picture.target for job in jobs])
-    draw, init = make_draw(setup.generator, settings), jax.jit(jax.vmap(setup.search.init))
-    return lambda numbers: (targets[numbers], init(*draw([jobs[number] for number in numbers])))
-
-
-def check_same(jobs, state):
-    """Raises ValueError if a search is not that of the command's restarts."""
-    rows = [job.picture.rows[job.number] for job in jobs]
-    theirs = [[row["l2"], row["best_step"], row["steps"]] for row in rows]
-    ours = np.stack([state.best.l2, state.best.step, state.step], axis=1)
-    if not np.array_equal(theirs, ours, equal_nan=True):
-        raise ValueError("--mode=command: the search alone has other results than the command")
-
-
-def start(name, restarts):
-    for recipe in FLAGS.recipes:
-        with command_inputs(name, recipe, restarts) as (_, settings, folder):
-            yield {"generator": name, "recipe": recipe, **time_start(settings, folder)}
-
-
-def time_start(settings, folder):
-    command = [sys.executable, "-m", "pulse_jax", *settings.as_flags()]
-    command += [f"--input_dir={folder / 'pictures'}", f"--cache_dir={folder / 'cache'}"]
-    numbers = itertools.count()
-
-    def first_result():
-        output = folder / f"results{next(numbers)}"
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen([*command, f"--output_dir={output}"], **quiet)
-        ended = False
-        while not any(output.glob("*/hr_*.png")):
-            if ended:
-                raise ValueError("--mode=start: the command has ended without a result")
-            time.sleep(0.01)
-            ended = process.poll() is not None
-        process.kill()
-        process.wait()
-
-    compiling = [*command, f"--output_dir={folder / 'first'}"]
-    result = subprocess.run(compiling, capture_output=True, text=True)
-    if result.returncode:
-        raise ValueError(f"--mode=start: {result.stderr}")
-    import_jax = [sys.executable, "-c", "import jax"]
-    seconds, import_seconds = in_turns(
-        FLAGS.repeats, first_result, functools.partial(subprocess.run, import_jax, check=True)
-    )
-    return {
-        "restarts": FLAGS.faces * settings.restarts,
-        "first result s": np.median(seconds),
-        "import jax s": np.median(import_seconds),
-        **ratio("first result / import jax", seconds, import_seconds),
     }
 
 

@@ -1,0 +1,33 @@
+"""What the command costs: beside its search alone, and until its first result."""
+
+import pytest
+from experiment_helpers import complaints
+from test_benchmark import measure_small
+
+
+@pytest.mark.slow
+def test_the_command_is_compared_with_its_search(tmp_path):
+    """It ends in an error if they have found anything else."""
+    row = measure_small("benchmark_command", "whole", tmp_path)
+    assert row["restarts"] == "2" and row["slots"] == "1" and int(row["devices"]) >= 1
+    assert 0 < float(row["mean steps"]) <= 6
+    whole, alone = float(row["command s"]), float(row["search s"])
+    least, most = map(float, row["range"].split("–"))
+    assert 0 < least <= most and whole > 0 and alone > 0
+    assert least - 1e-3 <= float(row["command / search"]) <= most + 1e-3
+
+
+@pytest.mark.slow
+def test_the_start_is_compared_with_the_import_of_jax(tmp_path):
+    """It ends in an error if the command does without a result."""
+    row = measure_small("benchmark_command", "start", tmp_path)
+    assert row["restarts"] == "2"
+    assert float(row["range"].split("–")[0]) > 1  # the command imports JAX, too
+
+
+def test_bad_lists_end_in_one_line(tmp_path):
+    flags = "--generators=nothing", "--restarts=0", "--recipes=slow"
+    for flag, line in zip(
+        flags, complaints("benchmark_command", *flags, cwd=tmp_path), strict=True
+    ):
+        assert line.startswith(f"benchmark_command: {flag}")
