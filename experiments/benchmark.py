@@ -20,8 +20,8 @@
   --against_torch (pip install -e ".[bench]") is for StyleGAN 1 and the recipe "original". It adds
   the time of the same steps in eager PyTorch, in float32 on the same device, over ours. Images and
   errors are checked to be equal before.
-- scaling measures time and memory of more and more --restarts, in all. The seconds of a round of --slots
-  restarts should stay the same, and so should the memory.
+- scaling measures time and memory of more and more --restarts, in all. The seconds of a round of
+  --slots restarts should stay the same, and so should the memory.
 - slots compares the restarts accepted in a second if a slot goes to the next one as soon as it is
   free, and if batches of as many wait for their slowest.
 - cores measures the time of a search on one device with --slots slots over that of the same search
