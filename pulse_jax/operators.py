@@ -61,8 +61,9 @@ def bicubic(factor: int) -> Operator:
         w(t) = 3/2|t|³ − 5/2|t|² + 1          for |t| ≤ 1
         w(t) = −1/2|t|³ + 5/2|t|² − 4|t| + 2  for 1 < |t| ≤ 2
     at t = (i + ½)/k − 2, i = 0 … 4k − 1, divided by their sum. Reflect padding of ⌊3k/2⌋ pixels
-    before and ⌈3k/2⌉ after. The values keep their unit and may overshoot its range. For k = 1 it is
-    a half-pixel shift, not the identity. Raises ValueError for a bad k.
+    before and ⌈3k/2⌉ after. The values keep their unit and may overshoot its range. Away from the
+    border it is Pillow's BICUBIC for even k. For odd k, all lies half a pixel of the image farther
+    up and left than there, so that k = 1 isn't the identity. Raises ValueError for a bad k.
     """
     _check_factor(factor)
     t = np.abs((np.arange(4 * factor) + 0.5) / factor - 2)

@@ -93,6 +93,17 @@ def test_bicubic_equals_the_reference(factor, x64, dtype, bound):
     assert relative_error(pullback, gradient) <= bound
 
 
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 5])
+def test_bicubic_is_pillows_or_half_a_pixel_off(factor):
+    """Where a picture is from 0 to 1 across, a pixel's value is the place that it shows."""
+    across = np.arange(12.0 * factor)
+    x = np.broadcast_to(across / across.size, (12 * factor, 12 * factor)).astype(np.float32)
+    pillow = np.asarray(Image.fromarray(x).resize((12, 12), Image.BICUBIC))
+    off = 0.5 / across.size * (factor % 2)
+    lr = bicubic(factor)(x[..., None])[..., 0]
+    np.testing.assert_allclose(lr[4:-4, 4:-4], pillow[4:-4, 4:-4] + off, atol=1e-6)
+
+
 def test_area_is_the_mean_of_each_box():
     x = random((24, 12, 3))
     expected = [
