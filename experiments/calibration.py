@@ -148,7 +148,7 @@ def judge(truths, draws, **logdensity):
         np.concatenate([logdensity["logdensity of draws"][..., None], draws @ directions], -1),
     )
     coverage = calibration.tarp(rng, truths, draws)
-    return ranks, coverage, calibration.delta_cal(rng, truths, draws)
+    return ranks, coverage, calibration.delta_cal(truths, draws)
 
 
 def line(name, ranks, coverage, delta):

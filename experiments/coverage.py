@@ -157,7 +157,7 @@ def judge(found):
     directions = rng.standard_normal((truths.shape[-1], PROJECTIONS), np.float32)
     ranks = calibration.ranks(rng, truths @ directions, draws @ directions)
     coverage = calibration.tarp(rng, truths, draws)
-    value, low, high = calibration.delta_cal(rng, truths, draws, effective(rng, draws))
+    value, low, high = calibration.delta_cal(truths, draws, effective(rng, draws))
     line = {
         "p-value of ranks": calibration.uniformity(ranks),
         "p-value of coverage": calibration.uniformity(coverage),

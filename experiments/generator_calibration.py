@@ -68,8 +68,7 @@ def main(folder):
         row = {"samples": method, "p-value of ranks": calibration.uniformity(drawn[method])}
         delta = ""
         if method == RESTARTS:
-            rng = np.random.default_rng((FLAGS.seed, 2))
-            value, low, high = calibration.delta_cal(rng, found["truths"], found["draws"])
+            value, low, high = calibration.delta_cal(found["truths"], found["draws"])
             delta = f"{value:.2f} [{low:.2f}, {high:.2f}]"
         stay = is_truth(found["truths"], found["draws"]).all(1).mean()
         row |= {"draws per truth moved": moved(found), "chains that stay": float(stay)}

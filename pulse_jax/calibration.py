@@ -5,6 +5,9 @@ the posterior p(z | y), and nothing may tell it from a sampler's. So its rank am
 whatever number is ranked. All of this is exact for truths that the generator drew; with others it
 measures the generator too.
 
+Draws of the prior, which ignore the picture, pass all of this, unless a number is ranked that
+depends on the picture, as the log density does (Modrák et al., arXiv 2211.02383).
+
 Arrays are (simulations, draws, ...), one posterior for each simulation, with independent draws.
 """
 
@@ -73,19 +76,19 @@ def tarp(
     The points are other simulations' truths. The credible regions are balls about them, and the
     share of truths with a rank below α is the coverage of regions of credibility α, in all
     dimensions at once (Lemos, Coogan, Hezaveh and Perreault-Levasseur, ICML 2023). Coordinates
-    count relative to the truths' standard deviations. Raises ValueError for fewer than 2
+    count relative to the standard deviations of truths and draws together: were it the truths'
+    alone, distances would tell a truth from its draws. Raises ValueError for fewer than 2
     simulations, and as `ranks` does.
     """
     truths, draws = _matched(truths, draws)
     _check_number("simulations", len(truths))
-    scale = truths.std(0)
-    scale = np.where(scale > 0, scale, 1)
     points = np.roll(truths, rng.integers(1, len(truths)), axis=0)
-
-    def distances(x: np.ndarray, points: np.ndarray) -> np.ndarray:
-        return np.linalg.norm((x - points) / scale, axis=-1)
-
-    return ranks(rng, distances(truths, points), distances(draws, points[:, None]))
+    dtype = np.result_type(truths, draws, np.float32)  # squares of half precision overflow
+    every = np.concatenate([truths[:, None], draws], axis=1, dtype=dtype)
+    scale = every.std((0, 1))
+    apart = (every - points[:, None]) / np.where(scale > 0, scale, 1)
+    distances = np.linalg.norm(apart, axis=-1)  # (simulations, 1 + draws)
+    return ranks(rng, distances[:, 0], distances[:, 1:])
 
 
 class DeltaCal(NamedTuple):
@@ -97,7 +100,6 @@ class DeltaCal(NamedTuple):
 
 
 def delta_cal(
-    rng: np.random.Generator,
     truths: Float[AnyArray, "simulations *shape"],
     draws: Float[AnyArray, "simulations draws *shape"],
     effective: Float[AnyArray, "simulations"] | None = None,
@@ -108,11 +110,17 @@ def delta_cal(
     that their mean square about it is short of σ² by this, and the squared error exceeds σ² by
     this. So they are divided by 1 − 1/N and 1 + 1/N: calibrated draws have 1 for any N, and others
     come nearer to it as N falls. Where draws come from chains, N is their `effective` number, which
-    tells the variance of their mean. The interval is a bootstrap over simulations. Raises
-    ValueError for fewer than 2 draws, for draws that aren't of these truths, or for an effective
+    tells the variance of their mean.
+
+    The interval is Student's for the logarithm, whose error over simulations is known to first
+    order. It holds for few simulations too, where a bootstrap's is too short. Raises ValueError for
+    fewer than 2 simulations or draws, for draws that aren't of these truths, or for an effective
     number of at most 1.
     """
+    from scipy import stats  # here, since each start of the command would wait for it
+
     truths, draws = _matched(np.asarray(truths, np.float64), np.asarray(draws, np.float64))
+    _check_number("simulations", len(truths))
     _check_number("draws", draws.shape[1])
     number = np.float64(draws.shape[1] if effective is None else effective)
     if not (number > 1).all():
@@ -120,10 +128,11 @@ def delta_cal(
     axes = tuple(range(1, truths.ndim))
     variance = draws.var(1).mean(axes) / (1 - 1 / number)  # (simulations,)
     error = ((draws.mean(1) - truths) ** 2).mean(axes) / (1 + 1 / number)
-    picked = rng.integers(len(truths), size=(2000, len(truths)))
-    again = variance[picked].mean(1) / error[picked].mean(1)
-    low, high = np.quantile(again, [0.025, 0.975])
-    return DeltaCal(float(variance.mean() / error.mean()), float(low), float(high))
+    value = variance.mean() / error.mean()
+    residual = (variance - value * error) / error.mean()
+    half = stats.t.ppf(0.975, len(truths) - 1) * stats.sem(residual)
+    factor = np.exp(half / value) if value else 1.0  # draws that are all alike have no error
+    return DeltaCal(float(value), float(value / factor), float(value * factor))
 
 
 class Reliability(NamedTuple):
@@ -132,7 +141,7 @@ class Reliability(NamedTuple):
     counts: Integer[np.ndarray, "bins"]  # of predictions
     stated: Float[np.ndarray, "bins"]  # their mean probability
     observed: Float[np.ndarray, "bins"]  # the share of them that came true
-    low: Float[np.ndarray, "bins"]  # of the interval of 95% that holds the observed share
+    low: Float[np.ndarray, "bins"]  # of the interval of 95% of how often such come true
     high: Float[np.ndarray, "bins"]
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ def test_calibrated_draws_pass():
     assert np.mean(np.array(values) < 0.5) > 0.2  # no test that passes everything
     coverage = calibration.tarp(rng, *simulate())
     assert calibration.uniformity(coverage) > 0.01
-    value, low, high = calibration.delta_cal(rng, *simulate())
+    value, low, high = calibration.delta_cal(*simulate())
     assert low < 1 < high and low < value < high
     assert high - low < 0.25
 
@@ -43,19 +44,61 @@ def test_calibrated_draws_pass():
 def test_others_are_found(fault, delta):
     rng = np.random.default_rng(1)
     assert calibration.uniformity(calibration.ranks(rng, *simulate(**fault))) < 1e-4
-    value, low, high = calibration.delta_cal(rng, *simulate(**fault))
+    value, low, high = calibration.delta_cal(*simulate(**fault))
     assert value == pytest.approx(delta, rel=0.15) and not low < 1 < high
     if "width" in fault:
         assert calibration.uniformity(calibration.tarp(rng, *simulate(**fault))) < 1e-4
 
 
+def test_expected_coverage_is_exact_for_few_simulations_in_many_dimensions():
+    rng = np.random.default_rng(0)
+    truths = rng.standard_normal((100, 4, 50))  # a hundred times four simulations
+    y = truths + rng.standard_normal(truths.shape)
+    draws = (y / 2)[:, :, None] + np.sqrt(0.5) * rng.standard_normal((100, 4, DRAWS, 50))
+    shares = [calibration.tarp(rng, *few) for few in zip(truths, draws, strict=True)]
+    assert calibration.uniformity(np.concatenate(shares)) > 0.01
+
+
+def test_expected_coverage_of_half_precision():
+    """Of so many dimensions, a sum of squares is infinite in float16."""
+    truths, draws = (np.tile(x[:8], 20000).astype("f2") for x in simulate())
+    half, single = (
+        calibration.tarp(np.random.default_rng(0), truths.astype(kind), draws.astype(kind))
+        for kind in ("f2", "f4")
+    )
+    np.testing.assert_array_equal(half, single)
+
+
+def test_the_interval_of_delta_cal_holds_for_few_simulations():
+    intervals = []
+    for seed in range(10):
+        truths, draws = simulate(seed=seed)
+        few = zip(truths.reshape(-1, 8, 3), draws.reshape(-1, 8, DRAWS, 3), strict=True)
+        intervals += [calibration.delta_cal(*one) for one in few]
+    assert 0.92 < np.mean([low < 1 < high for _, low, high in intervals]) < 0.97
+    assert calibration.delta_cal(truths, np.zeros_like(draws)) == (0, 0, 0)
+
+
+def test_draws_that_ignore_the_picture_are_found_by_what_depends_on_it():
+    """Those of the prior. Their own ranks, coverage and Δcal are right."""
+    rng = np.random.default_rng(0)
+    truths, draws = rng.standard_normal((SIMULATIONS, 3)), simulate()[1]
+    y, prior = truths + rng.standard_normal(truths.shape), rng.standard_normal(draws.shape)
+    assert calibration.uniformity(calibration.ranks(rng, truths, prior)) > 0.01
+    assert calibration.uniformity(calibration.tarp(rng, truths, prior)) > 0.01
+    delta = calibration.delta_cal(truths, prior)
+    assert delta.low < 1 < delta.high
+    fits = ((truths - y) ** 2).sum(-1), ((prior - y[:, None]) ** 2).sum(-1)
+    assert calibration.uniformity(calibration.ranks(rng, *fits)) < 1e-4
+
+
 def test_delta_cal_knows_the_number_of_draws():
     """Of posteriors of the width 0, it would be far off."""
     truths, draws = simulate()
-    few = calibration.delta_cal(np.random.default_rng(0), truths, draws[:, :2])
+    few = calibration.delta_cal(truths, draws[:, :2])
     assert few.low < 1 < few.high
-    narrow = calibration.delta_cal(np.random.default_rng(0), *simulate(width=0.5))
-    few = calibration.delta_cal(np.random.default_rng(0), truths, simulate(width=0.5)[1][:, :2])
+    narrow = calibration.delta_cal(*simulate(width=0.5))
+    few = calibration.delta_cal(truths, simulate(width=0.5)[1][:, :2])
     assert narrow.value < few.value == pytest.approx(0.25 * 1.5 / (1 + 0.25 / 2), rel=0.15)
 
 
@@ -67,11 +110,11 @@ def test_delta_cal_knows_how_alike_draws_of_a_chain_are():
         draws[:, t] = again * draws[:, t - 1] + np.sqrt(1 - again**2) * draws[:, t]
     lags = np.arange(1, DRAWS)
     number = DRAWS / (1 + 2 * ((1 - lags / DRAWS) * again**lags).sum())
-    assert calibration.delta_cal(rng, truths, draws).high < 1
-    known = calibration.delta_cal(rng, truths, draws, np.full(SIMULATIONS, number))
+    assert calibration.delta_cal(truths, draws).high < 1
+    known = calibration.delta_cal(truths, draws, np.full(SIMULATIONS, number))
     assert known.low < 1 < known.high and known.high - known.low < 0.25
     with pytest.raises(ValueError, match="above 1, got 1"):
-        calibration.delta_cal(rng, truths, draws, np.ones(SIMULATIONS))
+        calibration.delta_cal(truths, draws, np.ones(SIMULATIONS))
 
 
 def test_reliability_counts_what_came_true():
@@ -159,13 +202,16 @@ def test_what_cannot_be_judged_is_told(unchecked):
     with pytest.raises(ValueError, match=r"^at least 2 simulations are needed, got 1$"):
         calibration.uniformity(truths[:1])
     with pytest.raises(ValueError, match=r"^at least 2 draws are needed, got 1$"):
-        calibration.delta_cal(rng, truths, draws[:, :1])
-    for measure in (calibration.ranks, calibration.tarp, calibration.delta_cal):
+        calibration.delta_cal(truths, draws[:, :1])
+    with pytest.raises(ValueError, match=r"^at least 2 simulations are needed, got 1$"):
+        calibration.delta_cal(truths[:1], draws[:1])
+    ranks, tarp = (partial(measure, rng) for measure in (calibration.ranks, calibration.tarp))
+    for measure in (ranks, tarp, calibration.delta_cal):
         for others in (draws.swapaxes(0, 1), draws[..., :1], draws[0]):
             with pytest.raises(ValueError, match=r"^draws of truths \(.*\) have an axis more"):
-                measure(rng, truths, others)
+                measure(truths, others)
         with pytest.raises(ValueError, match=r"^there are no draws$"):
-            measure(rng, truths, draws[:, :0])
+            measure(truths, draws[:, :0])
     for wrong in (np.nan, 1.5):
         with pytest.raises(ValueError, match=rf"^shares must be from 0 to 1, got {wrong}$"):
             calibration.uniformity(np.array([0.5, wrong, 0.2]))
