@@ -57,8 +57,10 @@ def definition(value):
 
 def prose(value):
     """A docstring as Markdown, whose own signs outside of code are escaped."""
-    parts = re.split(r"(`[^`]*`)", inspect.getdoc(value) or "")
-    return "".join(p if p[:1] == "`" else re.sub(r"([*_<|])", r"\\\1", p) for p in parts) + "\n"
+    parts = re.split(r"(`[^`]*`|\n\n(?: {4}.*\n)+)", inspect.getdoc(value) or "")
+    escaped = (re.sub(r"([*_<|])", r"\\\1", part) for part in parts[::2])
+    code = [*parts[1::2], ""]
+    return "".join(part for pair in zip(escaped, code, strict=True) for part in pair) + "\n"
 
 
 def settings():
@@ -66,7 +68,10 @@ def settings():
     rows = ["| setting | default | what it does |", "|---|---|---|"]
     defaults = pulse_jax.Settings().as_json()
     for field in dataclasses.fields(pulse_jax.Settings):
-        told = re.sub(r"([*<|])", r"\\\1", field.metadata["told"])
+        told, choices = field.metadata["told"], field.metadata["choices"]
+        if not all(choice in told for choice in choices):
+            told += f" The choices are {', '.join(choices)}."
+        told = re.sub(r"([*<|])", r"\\\1", told)
         default = "" if defaults[field.name] is None else f"`{defaults[field.name]}`"
         rows.append(f"| `{field.name}` | {default} | {told} |")
     return "\n".join(rows) + "\n"

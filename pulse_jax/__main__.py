@@ -61,7 +61,7 @@ flags.DEFINE_enum(
     "fast",
     list(RECIPES),
     "A recipe sets the defaults of other flags. With original, they are "
-    f"{' '.join(RECIPES['original'].as_flags())}. With posterior, it is "
+    f"{' '.join(RECIPES['original'].as_flags())}. With posterior, they are "
     f"{' '.join(RECIPES['posterior'].as_flags())}.",
 )
 flags.DEFINE_bool(

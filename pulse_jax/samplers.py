@@ -109,7 +109,7 @@ def _rotate(z: Position, v: Velocity, t: Number) -> tuple[Position, Velocity]:
 
 
 def times(number: Number, z: Position) -> Position:
-    """In the types of z, whatever that of the number."""
+    """A number times z, in the types of z, whatever that of the number."""
     return jax.tree.map(lambda leaf: jnp.asarray(number, leaf.dtype) * leaf, z)
 
 

@@ -57,11 +57,11 @@ class SearchInfo(NamedTuple):
 class Search(NamedTuple):
     """A search for one restart, as two pure functions.
 
-    `init(latents, frozen)` gives the state at a sample of the generator.
-    `step(params, target, state)` makes one update, for a `target` in [0, 1]. For `jit` it is an
-        argument, a pytree of the operator's arrays. Searches that are built alike, of equal parts,
-        share what is compiled.
-    `eps` is the l2 at which a restart has converged.
+    - `init(latents, frozen)` gives the state at a sample of the generator.
+    - `step(params, target, state)` makes one update, for a `target` in [0, 1]. For `jit`, `step`
+      itself is an argument, a pytree of the operator's arrays. Searches that are built alike, of
+      equal parts, share what is compiled.
+    - `eps` is the l2 at which a restart has converged.
     """
 
     init: Callable[[Latents, Frozen], SearchState]

@@ -65,7 +65,8 @@ class Results:
     `images()`, `latents()`, a posterior's `maps()`, `error`, and `unlike`, which says how it is
     unlike what the generator makes, if it is. One that was cut out also has `put_back(image)`.
     `failures` has a line for each picture that could not be read, or all of whose restarts failed,
-    and for each file that could not be written. `settings` include the seeds that were drawn.
+    and for each file that could not be written. `unmet` are the pictures whose chains have not met,
+    so that their maps must not be used. `settings` include the seeds that were drawn.
     `stopped` says why the run ended before all was done, or nothing. The same call does the rest.
     """
 

@@ -102,7 +102,7 @@ class Settings:
         8,
         MOST,
         "Each picture gets this many results. The flag is also called --duplicates, "
-        "and --chains where it counts those.",
+        "and --chains for posterior samples.",
         low=1,
         high=MANY,
     )
@@ -206,11 +206,11 @@ class Settings:
     noise: float | str | None = _setting(
         None,
         POSTERIOR,
-        "In place of a search, samples of what the picture may show are drawn. It is taken to have "
-        "this noise: the standard deviation of Gaussian noise, for values from 0 to 1, or "
-        "unknown_sigma, student_t:SIGMA, poisson:GAIN. Each restart is then a chain, which half of "
-        "--steps transitions bring into the posterior, from each of four starts. It goes on from "
-        "one of them, and one and a half times --steps tune it.",
+        "In place of a search, samples of what the picture may show are drawn. The picture is "
+        "taken to have this noise: the standard deviation of Gaussian noise, for values from 0 to "
+        "1, or unknown_sigma, student_t:SIGMA, poisson:GAIN. Each restart is then a chain with "
+        "four starts. From each of these, it makes half of --steps towards the posterior. It goes "
+        "on from one of them, and one and a half times --steps tune it.",
         notation=NOISE,
     )
     draws: int = _setting(200, POSTERIOR, "Each chain draws so many samples.", low=4, high=MANY)
@@ -298,7 +298,7 @@ class Settings:
     dtype: str = _setting(
         "float32",
         STYLES,
-        "The generator computes with this type.",
+        "The generator computes with numbers of this type.",
         choices=("float32", "bfloat16"),
     )
     solver: str | None = _setting(
