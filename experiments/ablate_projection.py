@@ -8,10 +8,10 @@ measured by the l2 of its result, the evaluations of the generator until an iter
 distance | ‖z‖/‖start‖ − 1 | from the spheres that it started on, and the score of the generator's
 discriminator, if it has one. Each input is measured by the difference of its results.
 
-The sphere is there for realism. Without any hold on the norm (`none`), as many restarts meet l2,
+The sphere is there for realism. Without any hold on the norm (`none`), as many restarts meet 1e-3,
 but latents drift off. A prior instead of the sphere nearly keeps realism, but the Gaussian's meets
-l2 less often. --preset=full downscales by 4, since at 8 faces64 nearly always meets
-1e-3.
+1e-3 less often. --preset=full downscales by a factor of 4, since through faces64 nearly all
+restarts meet 1e-3 at a factor of 8.
 
 Intervals hold with 95%. Means are over inputs (Student). For the share that met an l2, an input
 with K restarts counts as one trial (Wilson). "evaluations" is the mean over restarts, and a restart

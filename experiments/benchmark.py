@@ -3,7 +3,7 @@
     python experiments/benchmark.py --restarts=1,8,32
     python experiments/benchmark.py --generators=stylegan256 --restarts=4 --against_torch
     python experiments/benchmark.py --generators=stylegan1024 --restarts=1 --against_torch
-    python experiments/benchmark.py --generators=stylegan1024 --restarts=16 --against_torch \
+    python experiments/benchmark.py --generators=stylegan1024 --restarts=16 --against_torch \\
         --dtypes=float32,bfloat16  # on a GPU
     python experiments/benchmark.py --mode=scaling --restarts=1,8,16,32,64,128,256
     python experiments/benchmark.py --mode=slots
@@ -20,8 +20,8 @@
   --against_torch (pip install -e ".[bench]") is for StyleGAN 1 and the recipe "original". It adds
   the time of the same steps in eager PyTorch, in float32 on the same device, over ours. Images and
   errors are checked to be equal before.
-- scaling measures time and memory of more and more --restarts, in all. The seconds of a round of
-  --slots restarts should stay the same, and so should the memory.
+- scaling measures time and memory of more and more --restarts, in all. A round is --slots of them.
+  Its seconds should stay the same, and so should the memory.
 - slots compares the restarts accepted in a second if a slot goes to the next one as soon as it is
   free, and if batches of as many wait for their slowest.
 - cores measures the time of a search on one device with --slots slots over that of the same search

@@ -24,11 +24,11 @@ For the other measures, draws count as independent. They nearly are if the chain
 column has the median of the R-hats. Writes table.csv, reliability.csv and coverage.png, with the
 shares of truths below each rank.
 
---inputs is the number of truths of each kind, --restarts that of chains for each, --steps that of
-transitions to warm up, twice, and --draws that of transitions after that, of which every
---thinning-th is kept. --preset=full takes 64 truths of each kind and seven hours of one core. An
-interrupted run goes on with the same command. Quick takes three minutes, and says nothing but
-that it runs.
+--inputs is the number of truths of each kind, --restarts that of chains for each, and --draws that
+of their transitions after the warm-up, of which every --thinning-th is kept. --steps sets how long
+the warm-up is, as in the command. --preset=full takes 64 truths of each kind and seven hours of one
+core. An interrupted run goes on with the same command. Quick takes three minutes, and says nothing
+but that it runs.
 """
 
 from functools import cache, partial

@@ -19,10 +19,9 @@ Attributes count if they are read with R² ≥ 0.5 on faces which the reader has
 taken as they are, hues and angles as points of a circle, and kinds as a 1 among 0s. Both sides of a
 difference are read off images. Intervals hold the mean over inputs with 95%.
 
-With faces64, results of one input differ 2.5 times as much as what they downscale to,
-and pairs of faces 1.1 times. Clothing, eyes and nose vary most, and skin, hair colour and
-background least. Nearly all vary less than they are off the truth, so the generator has
-preferences.
+With faces64, results of one input differ 2.5 times as much as what they downscale to, and pairs of
+faces 1.1 times. Clothing, eyes and nose vary most, and skin, hair colour and background least.
+Nearly all vary less than they are off the truth, so the generator has preferences.
 
 Writes distances.csv, attributes.csv, diversity.png and pictures.png, which has pairs of rows: a
 face and its results, and below each what it downscales to. --preset=quick takes 6 faces, 8 starts,

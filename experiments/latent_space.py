@@ -12,9 +12,9 @@ was met, the score of the generator's discriminator, the difference of two resul
 GEOCROSS of the results. Intervals hold with 95%. Means are over inputs (Student). For shares, an
 input counts as one trial (Wilson).
 
-A space with fewer dimensions, or one that keeps to what the mapping network makes, finds less: with
-faces64 "w" meets l2 1e-3 always, "w full covariance", "z" and "w tiled" in 78 to 63%
-of restarts, the other tiled ones in 22 and 13%. "z" has slightly better scores; without GEOCROSS
+In a space with fewer dimensions, or one that keeps to what the mapping network makes, less is
+found. With faces64, all restarts meet 1e-3 in "w", 78 to 63% in "w full covariance", "z" and "w
+tiled", and 22 and 13% in the other tiled ones. "z" has slightly better scores; without GEOCROSS
 they are much worse. An equal start, one sphere for all layers and the radius √d change nothing to
 speak of, and faces64 makes nothing of its noise maps.
 

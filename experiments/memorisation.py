@@ -1,7 +1,7 @@
 """Does a generator repeat parts of the photograph, or the pictures, that it was trained on?
 
     python experiments/memorisation.py --generator=tissue64 --data=tissue --preset=full
-    python experiments/memorisation.py --generator=earth64 --data_dir=runs/earth/train \
+    python experiments/memorisation.py --generator=earth64 --data_dir=runs/earth/train \\
         --images=runs/earth/held_out --inputs=93 --preset=full
 
 Each sample is compared with all crops of the training area, at every place and in all eight

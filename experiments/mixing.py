@@ -21,10 +21,10 @@ priors.csv compares the Gaussian prior with the uniform one on spheres: the larg
 the projections' means in Monte Carlo errors, the root mean square of these differences, which is 1
 if there is none, and the ratio of the pixels' mean deviations.
 
---inputs is the number of pictures, --restarts that of chains, --steps that of transitions to warm
-up, twice, and --evaluations what each chain has after that. --preset=full takes eight pictures with
-eight chains and about a day of one core. An interrupted run goes on with the same command. Quick
-takes one picture and some minutes, and its chains are too short to meet.
+--inputs is the number of pictures, --restarts that of chains, and --evaluations what each chain has
+after the warm-up. --steps sets how long that is, as in the command. --preset=full takes eight
+pictures with eight chains and about a day of one core. An interrupted run goes on with the same
+command. Quick takes one picture and some minutes, and its chains are too short to meet.
 """
 
 import math

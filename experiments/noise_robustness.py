@@ -10,8 +10,8 @@ the search has removed more of what was added than it has missed of the picture.
 of noise is the generator, which can't draw it. Motion blur is also searched with an operator that
 blurs before it downscales, so that the blur is known.
 
-With faces64, the result is nearer from a σ of 10 on, and about half as far at 25 and
-50. If less is spoiled, as by the motion blur, it isn't nearer, since eps lets it err by 7 of 255.
+With faces64, the result is nearer from a σ of 10 on, and about half as far at 25 and 50. If less is
+spoiled, as by the motion blur, it isn't nearer, since eps lets it err by 7 of 255.
 
 The paper's motion blur has 100 pixels at a factor of 64, and ours is as long in pixels of the
 input. Units are those of 8-bit pixels, 0 to 255. Intervals hold the mean over faces with 95%, also

@@ -15,9 +15,9 @@ obey no input, and realism for the true faces.
 
 The fewer pixels an input has, the less a result has to obey, and the more it may differ. Intervals
 hold means over inputs with 95%. For the share within eps, an input counts as one trial (Wilson).
-With faces64, diversity grows steadily, from a third of the samples' to all of it. The
-score falls a little, towards that of samples. The 16×16 inputs hold details that the generator
-reaches in only half of the restarts.
+With faces64, diversity grows steadily, from a third of the samples' to all of it. The score falls a
+little, towards that of samples. The 16×16 inputs hold details that the generator reaches in only
+half of the restarts.
 
 Writes table.csv, factors.png and pictures.png. --preset=quick takes 4 faces with 4 restarts and 3
 minutes on two cores, and full 12 faces with 4 and 4 minutes.

@@ -11,8 +11,8 @@ the results. With --perceptual_weight, what such a reader sees in an image count
 it sees in the true face. It is another reader than the one that judges the quality.
 
 What z doesn't tell, such as where each hair lies, comes out blurred. With --discriminator, that of
-another generator joins in and sharpens it; the distance of pixels then is on the images from half
-the side down alone.
+another generator, maybe of smaller images, joins in and sharpens it. The distance of pixels is then
+on the images from half the side down alone.
 
 Cheap first: at half the side an image costs a fifth. Each stage starts from the ones before, and
 takes layers from generators that know faces at its side. This is how `decoder64` was trained, on
