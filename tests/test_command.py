@@ -653,6 +653,9 @@ def test_what_is_in_the_hole_of_a_mask_does_not_count(run, tmp_path, capsys):
     of_file = of_file, f"--output_dir={again}"
     line = fails(run, capsys, f"--input_dir={tmp_path / 'in'}", *of_file)
     assert f"other settings: SHA-256 of {tmp_path / 'hole.png'} was" in line
+    Image.fromarray(255 * np.ones_like(hole)).save(tmp_path / "hole.png")
+    line = fails(run, capsys, f"--input_dir={tmp_path / 'in'}", *of_file)
+    assert f"{of_file[0]}: it makes 0 of every image" in line
     row, hr = read_rows(output)[0], images.load_image(output / "a" / "hr_01.png")
     error = np.where(hole[..., None], 0, hr - picture)
     assert float(row["l2_saved"]) == pytest.approx(np.mean(error**2))

@@ -177,12 +177,15 @@ def _choose_loss(settings: Settings, generator: Generator) -> str:
 
 
 def make_operators(run: Run, degradation: Callable[[int], Operator]) -> dict[int, Operator]:
-    """The degradation for each side of the run's pictures."""
+    """The degradation for each side of the run's pictures. Raises ValueError for one that fails."""
     settings, generator = run.settings, run.generator
     image_shape = generator.resolution, generator.resolution, generator.channels
     sides = sorted({picture.side for picture in run.pictures})
     made = {side: degradation(generator.resolution // side) for side in sides}
-    for operator in made.values():
+    for side, operator in made.items():
+        if not shown(operator, (side, side, generator.channels)).any():  # all would be an answer
+            told = "it makes 0 of every image, as a mask whose hole is the whole image does"
+            raise ValueError(f"operator={settings.operator}: {told}")
         if plug_ins(settings.operator) and is_flat(operator, image_shape):
             log.warning(
                 f"operator={settings.operator}: its gradient is 0 everywhere, so a search has no "
