@@ -30,7 +30,8 @@ class Diagnostics(NamedTuple):
 def diagnose(values: Float[AnyArray, "chains draws *statistics"]) -> Diagnostics:
     """R-hat and effective sample sizes of each statistic of the draws, by blackjax.
 
-    Raises ValueError for fewer than two chains or four draws.
+    A statistic that is NaN in any draw has NaN for all. One that never changes has an R-hat of NaN,
+    and effective sample sizes of 0. Raises ValueError for fewer than two chains or four draws.
     """
     names = "rhat", "ess_bulk", "ess_tail"
     return Diagnostics(*(_figures(name, values) for name in names))
@@ -44,8 +45,14 @@ def rhat(values: Float[AnyArray, "chains draws *statistics"]) -> Float[np.ndarra
 def _figures(
     name: str, values: Float[AnyArray, "chains draws *statistics"]
 ) -> Float[np.ndarray, "*statistics"]:
+    values = np.asarray(values)
     chains, draws = values.shape[:2] if values.ndim > 1 else (values.size, 0)
     if chains < 2 or draws < 4:
         found = f"{chains} and {draws}"
         raise ValueError(f"diagnostics take 2 chains and 4 draws at least, got {found}")
-    return np.asarray(jax.jit(getattr(blackjax("diagnostics"), name))(values))
+    # blackjax leaves out the last of an odd number of draws, and axes of one statistic.
+    missing = np.isnan(values).any((0, 1))
+    if values.dtype == np.float64:  # JAX rounds to float32; no figure changes with a shift
+        values = values - np.median(values, (0, 1))
+    found = jax.jit(getattr(blackjax("diagnostics"), name))(values)
+    return np.where(missing, np.nan, np.reshape(found, missing.shape))

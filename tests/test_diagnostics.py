@@ -19,6 +19,21 @@ def test_diagnostics_tell_chains_that_have_met():
     assert apart.rhat[0] < 1.01 and apart.rhat[1] > 1.3 and apart.ess_bulk[1] < 50
 
 
+@needs_blackjax
+def test_each_statistic_has_its_figures():
+    """Also if it is the only one of an axis, is large, or is NaN in the last draw alone."""
+    values = np.random.default_rng(0).standard_normal((4, 101, 1, 2))
+    values[0, -1, 0, 1] = np.nan
+    found, shifted = (diagnostics.diagnose(x) for x in (values, values + 1e9))
+    for figure, other in zip(found, shifted, strict=True):
+        assert figure.shape == (1, 2) and figure.dtype == np.float32
+        assert np.isnan(figure).tolist() == [[False, True]]
+        np.testing.assert_allclose(other, figure, rtol=1e-3)
+    np.testing.assert_array_equal(diagnostics.rhat(values), found.rhat)
+    never = diagnostics.diagnose(np.ones((4, 100)))
+    assert np.isnan(never.rhat) and never.ess_bulk == never.ess_tail == 0
+
+
 @pytest.mark.parametrize(
     ("shape", "told"),
     [((1, 100), "1 and 100"), ((4, 3), "4 and 3"), ((100,), "100 and 0"), ((), "1 and 0")],
