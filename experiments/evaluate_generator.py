@@ -68,9 +68,7 @@ import pulse_jax
 from pulse_jax import images
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-    "recipe", "fast", list(pulse_jax.RECIPES), "The search has this recipe of the command."
-)
+flags.DEFINE_enum("recipe", "fast", harness.SEARCHES, "The search has this recipe of the command.")
 flags.DEFINE_float(
     "style_spread",
     None,

@@ -40,7 +40,7 @@ flags.DEFINE_list(
     "spaces", None, "These of SPACES in this script are compared. Without it, the preset chooses."
 )
 flags.DEFINE_enum(
-    "recipe", "original", list(pulse_jax.RECIPES), "The search has this recipe of the command."
+    "recipe", "original", harness.SEARCHES, "The search has this recipe of the command."
 )
 
 # Name → (arguments of the latent space, weight of GEOCROSS).

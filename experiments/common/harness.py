@@ -74,6 +74,7 @@ flags.DEFINE_integer(
     "seed", 1000, "The images and restarts depend on this number. It must be no trainer's.", 0
 )
 
+SEARCHES = [name for name, recipe in pulse_jax.RECIPES.items() if recipe.noise is None]
 PLACES = "workdir", "config"  # settings that change no row
 WEIGHTS = "SHA-256 of the generator"
 PACKAGES = "jax", "jaxlib", "flax", "optax", "numpy", "scikit-image"

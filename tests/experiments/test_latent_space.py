@@ -44,3 +44,11 @@ def test_arguments_that_can_not_be_are_told(tmp_path):
     for line, told in zip(lines, ends.values(), strict=True):
         assert line.startswith(f"latent_space: {told}")
     assert not (tmp_path / "w" / "config.json").exists()
+
+
+@pytest.mark.parametrize("script", ["latent_space", "evaluate_generator"])
+def test_a_recipe_is_that_of_a_search(script, tmp_path):
+    """With posterior, which draws samples, they searched as with fast."""
+    save_small_generator(tmp_path / "small")
+    assert complaints(script, "--recipe=posterior", always=FLAGS, cwd=tmp_path) == [1]
+    assert not (tmp_path / "w").exists()
