@@ -67,8 +67,8 @@ flags.DEFINE_enum(
 flags.DEFINE_bool(
     "resume",
     True,
-    "A run goes on with the results that the output folder holds. With --noresume, it must hold "
-    "none.",
+    "A run goes on with the results that the output folder holds. With --noresume, the folder must "
+    "hold none.",
 )
 flags.DEFINE_string("cache_dir", "~/.cache/pulse_jax", "Compiled programs are kept in this folder.")
 flags.DEFINE_bool(

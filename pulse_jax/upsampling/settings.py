@@ -160,7 +160,8 @@ class Settings:
         "bicubic",
         PICTURES,
         "Pictures are assumed to have been degraded in this way, from left to right, as in "
-        "blur:2,bicubic. A downscaler takes what is left of the factor. The choices are "
+        "blur:2,bicubic. What downscales takes what is left of the factor, which is the side of "
+        "the result over the picture's. The choices are "
         f"{', '.join(OPERATORS)}, and module:callable of your own.",
     )
     value_range: tuple[float, float] | Literal["auto"] | None = _setting(
@@ -293,7 +294,8 @@ class Settings:
     exact_radius: bool = _setting(
         False,
         STYLES,
-        "A restart begins at norm √d, instead of at that of its Gaussian sample.",
+        "A restart begins at norm √d, with d the number of coordinates, instead of at that of its "
+        "Gaussian sample.",
     )
     dtype: str = _setting(
         "float32",
