@@ -28,7 +28,7 @@ flags.DEFINE_integer("size", 64, "The faces have this side.", lower_bound=8)
 flags.DEFINE_integer("factor", 8, "The small pictures are smaller by this factor.", lower_bound=1)
 flags.DEFINE_string("operator", "bicubic", "Faces are degraded in this way, as in blur:2,bicubic.")
 flags.DEFINE_integer(
-    "seed", 2003, "The faces depend on this number. The trainer draws its own with 0."
+    "seed", 2003, "The faces depend on this number. The trainer draws its own with 0.", **door.SEED
 )
 
 

@@ -30,7 +30,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_list("sides", ["16"], "They are downscaled to each of these sides.")
 flags.DEFINE_integer("pictures", 12, "So many are drawn.", lower_bound=2)
-flags.DEFINE_integer("seed", 0, "They depend on this number.", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "They depend on this number.", **door.SEED)
 
 
 def main():

@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common import door
 from common.faces import album
 from common.metrics import as_saved
 
@@ -73,7 +74,7 @@ flags.DEFINE_integer("faces", 16, "This many faces are freshly drawn.", lower_bo
 flags.DEFINE_integer("steps", 100, "Each restart makes at most this many steps.", lower_bound=1)
 flags.DEFINE_integer("repeats", 5, "This many turns are timed.", lower_bound=1)
 flags.DEFINE_integer(
-    "seed", 1000, "Faces and restarts depend on this number. It must be no trainer's."
+    "seed", 1000, "Faces and restarts depend on this number. It must be no trainer's.", **door.SEED
 )
 flags.DEFINE_string(
     "workdir", None, "The results are written into this folder. Without it, it is runs/SCRIPT."

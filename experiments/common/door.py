@@ -9,6 +9,9 @@ from absl import app, logging
 from pulse_jax import console
 from pulse_jax.files import one_line
 
+# The bounds of --seed. JAX's keys have 32 bits, so that 2³² would be another 0.
+SEED = {"lower_bound": 0, "upper_bound": 2**32 - 1}
+
 failed = False  # some of what `one_by_one` was given
 
 

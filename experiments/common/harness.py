@@ -71,7 +71,10 @@ flags.DEFINE_integer("factor", 8, "Images are downscaled by this factor.", 1)
 flags.DEFINE_float("eps", 1e-3, "A restart succeeds if its mean squared error is at most this.", 0)
 flags.DEFINE_integer("slots", 16, "This many restarts are searched at once.", 1)
 flags.DEFINE_integer(
-    "seed", 1000, "The images and restarts depend on this number. It must be no trainer's.", 0
+    "seed",
+    1000,
+    "The images and restarts depend on this number. It must be no trainer's.",
+    **door.SEED,
 )
 
 SEARCHES = [name for name, recipe in pulse_jax.RECIPES.items() if recipe.noise is None]

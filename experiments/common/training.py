@@ -6,7 +6,7 @@ import json
 import time
 from collections import deque
 
-from common import finite, metrics, reader
+from common import door, finite, metrics, reader
 from common.data import checksums
 
 import jax
@@ -52,7 +52,7 @@ flags.DEFINE_bool(
     False,
     "With --stop_minutes, the run ends then, and its learning rate falls towards that end.",
 )
-flags.DEFINE_integer("seed", 0, "All that is random depends on this number.")
+flags.DEFINE_integer("seed", 0, "All that is random depends on this number.", **door.SEED)
 
 # What a run may go on with otherwise than it began.
 OPEN = "output_dir", "images", "save_minutes", "stop_minutes", "finish", "export_dtype"

@@ -16,6 +16,7 @@ import jax
 from absl import flags
 
 flags.DEFINE_enum("ending", "well", ["well", "value", "file", "closed", "devices"], "It ends so.")
+flags.DEFINE_integer("seed", 0, "What is random depends on this.", **door.SEED)
 
 
 def main():
@@ -52,6 +53,12 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path):
         "script: --ending=value is bad",
         "script: nowhere: No such file or directory",
     ]
+
+
+def test_a_seed_has_32_bits(tmp_path):
+    process = start(tmp_path, "--seed=4294967296")
+    assert "4294967296 is not an integer in the range [0, 4294967295]" in process.communicate()[1]
+    assert process.returncode == 1
 
 
 @pytest.mark.parametrize("variable", ["JAX_NUM_CPU_DEVICES=two", "JAX_PLATFORMS=nonsense"])
