@@ -1,13 +1,12 @@
-"""Repeat all experiments whose figures are in the pages and the model cards.
+"""Repeat the experiments whose figures are in docs/results.md, docs/costs.md and the model cards.
 
     python experiments/all.py --list
     python experiments/all.py --pages=faces64,results
 
-The commands are those that readers see in docs/results.md, docs/costs.md and the model cards. They
-run one after another in the current folder, and their results lie in its runs/. What each of them
-prints is in runs/all/. Experiments go on where they were stopped. If a command fails, the others
-still run, and a line at the end names it. All of it takes hours on two cores. Generators are not
-trained anew.
+The commands are those that readers see there. They run one after another in the current folder, and
+their results lie in its runs/. What each of them prints is in runs/all/. Experiments go on where
+they were stopped. If a command fails, the others still run, and a line at the end names it. All of
+it takes hours on two cores. Generators are not trained anew.
 """
 
 import re

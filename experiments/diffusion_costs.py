@@ -22,9 +22,10 @@ errors are checked to be equal before. The table has the time of its steps over 
 programmer would write them, where memory grows with the solver's steps, and with PyTorch's
 checkpoints around each call, as ours has them. The goal is 1.5.
 
-What is compared is timed in turns, and figures, also ratios, are medians over the turns. The same
-command goes on with what is missing. --preset=quick takes a minute on two cores, and full, with
---against_diffusers, ten. Other work on the machine spoils all but the ratios.
+What is compared is timed in turns, and figures, also ratios, are medians over the turns. Writes
+table.csv and, with --against_diffusers, against_diffusers.csv. The same command goes on with what
+is missing. --preset=quick takes a minute on two cores, and full, with --against_diffusers, ten.
+Other work on the machine spoils all but the ratios.
 """
 
 import tempfile
