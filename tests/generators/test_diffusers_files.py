@@ -56,21 +56,20 @@ def same(params, others):
 
 def test_old_names_of_attention_and_missing_settings(tmp_path):
     """As diffusers before 0.12 wrote them, here in the folder of the pipeline itself."""
-    unet = MODERN / "ddpm_pipeline" / "unet"
     model, params = checkpoint.load_network(MODERN / "ddpm_pipeline")
-    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    arrays = safetensors.numpy.load_file(unet / WEIGHTS)
-    for new, name in old.items():
-        arrays = {k.replace(f".{new}.", f".{name}."): v for k, v in arrays.items()}
-    assert "mid_block.attentions.0.proj_attn.bias" in arrays
-    safetensors.numpy.save_file(arrays, tmp_path / WEIGHTS)
-    shutil.copy(MODERN / "ddpm_oldnames.json", tmp_path / CONFIG)
-    shutil.copy(MODERN / "ddpm_pipeline" / "model_index.json", tmp_path)
+    old = shutil.copytree(MODERN / "ddpm_oldnames", tmp_path / "old")
+    shutil.copy(MODERN / "ddpm_pipeline" / "model_index.json", old)
     scheduler = {"_class_name": "DDPMScheduler", "variance_type": "fixed_small"}
-    (tmp_path / "scheduler_config.json").write_text(json.dumps(scheduler))
-    found, found_params = checkpoint.load_network(tmp_path)
+    (old / "scheduler_config.json").write_text(json.dumps(scheduler))
+    found, found_params = checkpoint.load_network(old)
     assert found == model
     assert same(found_params, params)
+
+
+def test_old_names_of_a_decoder():
+    folders = MODERN / "kl", MODERN / "kl_oldnames"
+    one, other = (diffusers._read_module(at, diffusers.DECODERS, None, 4) for at in folders)
+    assert one[0] == other[0] and same(one[1], other[1])
 
 
 def test_half_precision_and_files_by_name(flow):
