@@ -18,7 +18,7 @@ BUNDLED = list(checkpoint.bundled())
 
 
 def test_faces_the_earth_galaxies_and_tissue_are_bundled():
-    faces = {"decoder64", "decoder128", "faces64", "faces128", "flow32"}
+    faces = {"decoder64", "decoder128", "decoder256", "faces64", "faces128", "flow32"}
     assert faces | {"earth64", "galaxies64", "tissue64"} <= set(BUNDLED)
 
 

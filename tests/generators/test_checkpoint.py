@@ -163,7 +163,7 @@ def test_the_entry_of_other_weights_has_another_digest(copied):
 
 
 def test_the_bundled_readers_are_of_drawn_faces():
-    for name in ("decoder64", "decoder128", "faces64", "faces128"):
+    for name in ("decoder64", "decoder128", "decoder256", "faces64", "faces128"):
         reader, params = checkpoint.load_reader(name)
         assert reader == common.reader.network()
         image = np.full((1, 64, 64, 3), 0.5, np.float32)
