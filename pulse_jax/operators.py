@@ -161,7 +161,7 @@ def psf(kernel: Float[AnyArray, "h w"]) -> Operator:
 
     It is divided by its sum, and kept in float32. Its centre is the pixel (h // 2, w // 2), which
     is the middle if sides are odd. It is computed by FFT. Raises ValueError for values that aren't
-    finite and for a sum that isn't finite and above 0.
+    finite and for a sum that isn't finite and above 0, or is so by rounding alone.
     """
     values = np.asarray(kernel, np.float64)
     if values.ndim != 2 or not values.size:
@@ -169,8 +169,8 @@ def psf(kernel: Float[AnyArray, "h w"]) -> Operator:
     if not np.isfinite(values).all():
         raise ValueError("the kernel has values that are not finite")
     with np.errstate(over="ignore"):
-        total = values.sum()
-    if not 0 < total < np.inf:
+        total, rounding = values.sum(), 1e-7 * np.abs(values).sum()  # of float32
+    if not rounding < total < np.inf:
         raise ValueError(f"the kernel's sum must be finite and above 0, got {total:g}")
 
     def apply(kernel: Float[AnyArray, "rows columns"], image: Image) -> Image:

@@ -406,6 +406,7 @@ def test_compose_takes_operators(unchecked):
         (np.ones((3, 3), bool), "it holds (3, 3) of bool"),
         (np.full((3, 3), np.nan), "the kernel has values that are not finite"),
         (np.eye(2) - 0.5, "the kernel's sum must be finite and above 0, got 0"),
+        ([[1, -1, 1e-12]], "the kernel's sum must be finite and above 0, got 1e-12"),
         (np.full((3, 3), 1e308), "the kernel's sum must be finite and above 0, got inf"),
     ],
 )
