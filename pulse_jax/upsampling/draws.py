@@ -360,11 +360,11 @@ class Chains:
         if not path.is_file():
             return start
         likes, structure = jax.tree.flatten(start._replace(learned=None))
-        named = {f"{i:03d}": like for i, like in enumerate(likes)}
-        shapes: dict[str, tuple[int, ...]] = {name: like.shape for name, like in named.items()}
+        wanted = {f"{i:03d}": like for i, like in enumerate(likes)}
+        shapes: dict[str, tuple[int, ...]] = {name: like.shape for name, like in wanted.items()}
         arrays = numbers(path)
         check_shapes(path, arrays, shapes | {"made": ()})
-        leaves = [chains.as_placed(arrays[name], like) for name, like in named.items()]
+        leaves = [chains.as_placed(arrays[name], like) for name, like in wanted.items()]
         warming = jax.tree.unflatten(structure, leaves)._replace(learned=start.learned)
         self.kept.read(folder, int(arrays["made"]))
         return warming._replace(learned=self.warm_up.learned(*self.inputs, warming))
