@@ -17,7 +17,7 @@ from command_helpers import fails, read_rows, write_picture
 from experiment_helpers import linear
 
 import pulse_jax
-from pulse_jax import chains, images, likelihoods, operators
+from pulse_jax import chains, diagnostics, images, likelihoods, operators
 from pulse_jax.files import load_arrays, npz
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.reader import Reader
@@ -433,6 +433,14 @@ def test_a_deviation_has_a_scale_that_ends_in_a_round_number():
         [1, 0.02, 0.05, 0.1, 1]
     )
     np.testing.assert_array_equal(maps.coloured(np.array([[0.0, 1.0]]))[0], maps.COLOURS[[0, -1]])
+
+
+def test_moments_of_large_log_densities_keep_their_digits():
+    density = 1e6 + np.random.default_rng(0).standard_normal((8, 400, 1))
+    figures = diagnostics.Diagnostics(*np.ones((3, 1)))
+    (row,) = draws.tabulate(["log density"], np.float32(density), figures)
+    assert row["mean"] == pytest.approx(density.mean(), abs=1e-2)
+    assert row["std"] == pytest.approx(density.std(), rel=1e-2)
 
 
 def test_attributes_are_counted_and_judged(tmp_path, monkeypatch):

@@ -277,19 +277,14 @@ class Chains:
         shares: dict[str, dict[str, float]],
     ) -> None:
         """Write what is about all draws. results.csv comes last, and says that all is done."""
-        picture, statistics = self.picture, self.kept.all("statistics")
+        picture = self.picture
         for name, values in found.items():
             maps.save(picture.place, name, values)
         save_image(picture.place / "lr_mean.png", lr_mean)
         results.save_grid(picture, self.density.generator.resolution)
         joined = {name: np.stack([arrays[name] for arrays in latents]) for name in latents[0]}
         write(picture.place / "latents.npz", npz(joined | {GENERATOR: picture.networks}))
-        columns = {"mean": statistics.mean((0, 1)), "std": statistics.std((0, 1))}
-        columns |= figures._asdict()
-        table = [
-            {"statistic": name} | {column: float(x[i]) for column, x in columns.items()}
-            for i, name in enumerate(self.statistics)
-        ]
+        table = tabulate(self.statistics, self.kept.all("statistics"), figures)
         write(picture.place / "diagnostics.csv", results.as_csv(table))
         if shares:
             rows = [
@@ -368,6 +363,21 @@ class Chains:
         warming = jax.tree.unflatten(structure, leaves)._replace(learned=start.learned)
         self.kept.read(folder, int(arrays["made"]))
         return warming._replace(learned=self.warm_up.learned(*self.inputs, warming))
+
+
+def tabulate(
+    names: Sequence[str],
+    statistics: Float[np.ndarray, "chains draws statistics"],
+    figures: diagnostics.Diagnostics,
+) -> list[dict[str, Any]]:
+    """The rows of diagnostics.csv, one for each statistic of the draws."""
+    # In float64: one running sum of large log densities would lose the digits of their deviation.
+    values = statistics.astype(np.float64)
+    columns = {"mean": values.mean((0, 1)), "std": values.std((0, 1))} | figures._asdict()
+    return [
+        {"statistic": name} | {column: float(x[i]) for column, x in columns.items()}
+        for i, name in enumerate(names)
+    ]
 
 
 def judge(figures: diagnostics.Diagnostics) -> dict[str, Any]:
