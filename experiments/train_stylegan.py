@@ -4,11 +4,12 @@
     python experiments/train_stylegan.py --output_dir=runs/galaxies64 --data=galaxies
     python experiments/train_stylegan.py --output_dir=runs/mine --data_dir=my_images
 
-An interrupted run goes on with the same command. The result is the same, bit for bit, on as many
-devices (on a GPU with XLA_FLAGS=--xla_gpu_deterministic_ops=true). config.json holds the flags that
-must be as before. With --stop_minutes, a run saves its state and stops after that time, or up to a
-minute later. With --finish, that is also its end, towards which the learning rate falls. Every few
-minutes and when it stops, a run writes
+An interrupted run goes on with the same command. Ctrl-C and SIGTERM have it save its state before
+it ends. The result is the same, bit for bit, on as many devices (on a GPU with
+XLA_FLAGS=--xla_gpu_deterministic_ops=true). config.json holds the flags that must be as before.
+With --stop_minutes, a run saves its state and stops after that time, or up to a minute later. With
+--finish, that is also its end, towards which the learning rate falls. Every few minutes and when it
+stops, a run writes
 
 - `state/`, from which it goes on;
 - a grid of samples of the averaged generator;

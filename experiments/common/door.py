@@ -29,8 +29,8 @@ def run(main):
 
     The last line of output says where that is. What can't be ends in one line with the script's
     name, and with exit status 1: a word that is no flag, the ValueErrors and OSErrors of `main`,
-    and devices that JAX can't use. So does it if `one_by_one` couldn't take all. A reader of the
-    output that closes it, such as `head`, ends the script too.
+    and devices that JAX can't use. So do Ctrl-C, and a run whose `one_by_one` couldn't take all. A
+    reader of the output that closes it, such as `head`, ends the script too.
     """
     name = Path(sys.argv[0]).stem
 
@@ -50,6 +50,8 @@ def run(main):
             # Python flushes what is left as it ends, and would complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+        except KeyboardInterrupt:
+            sys.exit(f"{name}: interrupted")
         except ValueError as error:
             sys.exit(f"{name}: {one_line(error)}")
         except OSError as error:

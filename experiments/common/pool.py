@@ -54,27 +54,39 @@ def draw(key, side):
 def stored(output):
     """Latents (N, D) and 8-bit faces (N, side, side, 3) of --pool, drawn if they aren't there.
 
-    Raises ValueError if others are there.
+    A run that was cut off as it drew them draws the rest. Raises ValueError if others are there.
     """
     folder = expanded(FLAGS.pool, "--pool") if FLAGS.pool else output / "pool"
     count, side, key = FLAGS.pool_images, drawn_side(), random_key("data")
     paths = [folder / f"{name}.npy" for name in ("latents", "faces")]
     if not paths[0].is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        kept = np.lib.format.open_memmap(paths[1], "w+", np.uint8, (count, side, side, 3))
-        latents = np.zeros((count, faces.LATENTS), np.float32)
+        parts = [path.with_name(f".{path.stem}_{FLAGS.seed}.npy") for path in paths]
+        latents = _begun(parts[0], np.float32, (count, faces.LATENTS))
+        kept = _begun(parts[1], np.uint8, (count, side, side, 3))
         for i in tqdm(range(0, count, CHUNK), unit="chunk", mininterval=5):
+            if latents[i].any():
+                continue
             n = min(CHUNK, count - i)
             z, drawn = draw(jax.random.fold_in(key, i // CHUNK), side)
-            latents[i : i + n], kept[i : i + n] = z[:n], drawn[:n]
+            kept[i : i + n], latents[i : i + n] = drawn[:n], z[:n]
         kept.flush()
-        np.save(paths[0], latents)
+        latents.flush()
+        parts[1].replace(paths[1])
+        parts[0].replace(paths[0])  # the last, since they say that all is there
     latents, kept = (np.load(path, mmap_mode="r") for path in paths)
     if kept.shape != (count, side, side, 3):
         raise ValueError(
             f"{folder} holds {len(kept)} faces of side {kept.shape[1]}, not {count} of {side}"
         )
     return latents, kept
+
+
+def _begun(path, dtype, shape):
+    """The array in a file, or if it isn't there a new one of zeros. Changes go to the file."""
+    if path.is_file() and (found := np.load(path, mmap_mode="r+")).shape == shape:
+        return found
+    return np.lib.format.open_memmap(path, "w+", dtype, shape)
 
 
 def drawn_side():

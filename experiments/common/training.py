@@ -3,8 +3,10 @@
 import csv
 import functools
 import json
+import sys
 import time
 from collections import deque
+from pathlib import Path
 
 from common import door, finite, metrics, reader
 from common.data import checksums
@@ -17,6 +19,7 @@ import orbax.checkpoint as ocp
 from absl import flags
 from tqdm import tqdm
 
+from pulse_jax.console import logged_to_streams, noted_signals
 from pulse_jax.files import difference, expanded, read_json, write
 from pulse_jax.generators import checkpoint
 
@@ -109,29 +112,40 @@ def run(manager, minutes, first, state, step, names, report):
     `step(i, state, rate) → state, losses` gets a factor of the learning rate. Before each save,
     `report(state, row, final)` gets a row for metrics.csv, which says where the run is, and has the
     mean of each loss in `names` over the last steps that have it. So a run that is killed in its
-    last report isn't taken for a finished one: it trains its last steps again.
+    last report isn't taken for a finished one: it trains its last steps again. SIGINT and SIGTERM
+    have the next step saved, without a report, and end the process.
     """
+    script = Path(sys.argv[0]).stem
     last, recent, saved = last_step(), deque(maxlen=RECENT), (first, minutes())
-    for i in tqdm(range(first, last), initial=first, total=last, unit="step", mininterval=1):
-        rate = np.float32(rate_factor(i / last, minutes()))
-        state, losses = step(i, state, rate)
-        recent.append(losses)
-        if len(recent) >= IN_FLIGHT:
-            jax.block_until_ready(recent[-IN_FLIGHT])
-        now = minutes()
-        stop = i + 1 == last or (FLAGS.stop_minutes is not None and now >= FLAGS.stop_minutes)
-        if not stop and now - saved[1] < FLAGS.save_minutes:
-            continue
+    with logged_to_streams(f"{script}: ", str), noted_signals() as signals:
+        for i in tqdm(range(first, last), initial=first, total=last, unit="step", mininterval=1):
+            rate = np.float32(rate_factor(i / last, minutes()))
+            state, losses = step(i, state, rate)
+            recent.append(losses)
+            if len(recent) >= IN_FLIGHT:
+                jax.block_until_ready(recent[-IN_FLIGHT])
+            now = minutes()
+            stop = i + 1 == last or (FLAGS.stop_minutes is not None and now >= FLAGS.stop_minutes)
+            due = stop or now - saved[1] >= FLAGS.save_minutes
+            if not (due or signals):
+                continue
 
-        jax.block_until_ready(state)
-        rate = (i + 1 - saved[0]) * FLAGS.batch_size / (60 * (minutes() - saved[1]))
-        row = {"images": (i + 1) * FLAGS.batch_size, "minutes": now, "images_per_second": rate}
-        report(state, row | means(names, recent), stop)
-        manager.save(i + 1, args=ocp.args.StandardSave(state))
-        manager.wait_until_finished()
-        saved = i + 1, minutes()
-        if stop:
-            break
+            jax.block_until_ready(state)
+            if stop or not signals:  # it takes up to a minute, which a signal may not leave
+                rate = (i + 1 - saved[0]) * FLAGS.batch_size / (60 * (minutes() - saved[1]))
+                row = {"images": (i + 1) * FLAGS.batch_size, "minutes": now}
+                row |= {"images_per_second": rate} | means(names, recent)
+                report(state, row, stop)
+            manager.save(i + 1, args=ocp.args.StandardSave(state))
+            manager.wait_until_finished()
+            saved = i + 1, minutes()
+            if stop:
+                return
+            if signals:
+                told = f"stopped after {(i + 1) * FLAGS.batch_size} of {FLAGS.images} images"
+                told += "; the same command goes on from here"
+                tqdm.write(f"{script}: {told}", file=sys.stderr)
+                sys.exit(128 + signals[0])
 
 
 def rate_factor(done, minutes):

@@ -15,7 +15,8 @@ from common import door
 import jax
 from absl import flags
 
-flags.DEFINE_enum("ending", "well", ["well", "value", "file", "closed", "devices"], "It ends so.")
+ENDINGS = "well", "value", "file", "signal", "closed", "devices"
+flags.DEFINE_enum("ending", "well", ENDINGS, "It ends so.")
 flags.DEFINE_integer("seed", 0, "What is random depends on this.", **door.SEED)
 
 
@@ -25,6 +26,8 @@ def main():
             raise ValueError("--ending=value\\nis bad")
         case "file":
             open("nowhere")
+        case "signal":
+            raise KeyboardInterrupt
         case "closed":
             print("much " * 100_000)
         case "devices":
@@ -48,11 +51,14 @@ def start(folder, *arguments, **variables):
 
 def test_what_cannot_be_is_told_in_one_line(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    assert complaints("script", "stray", "--ending=value", "--ending=file", cwd=tmp_path) == [
-        "script: 'stray' is no flag",
-        "script: --ending=value is bad",
-        "script: nowhere: No such file or directory",
-    ]
+    ends = {
+        "stray": "'stray' is no flag",
+        "--ending=value": "--ending=value is bad",
+        "--ending=file": "nowhere: No such file or directory",
+        "--ending=signal": "interrupted",
+    }
+    told = [f"script: {line}" for line in ends.values()]
+    assert complaints("script", *ends, cwd=tmp_path) == told
 
 
 def test_a_seed_has_32_bits(tmp_path):

@@ -6,6 +6,7 @@ No test runs in this process, since the scripts and the command define flags of 
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -253,3 +254,31 @@ json.dump(found, open("found.json", "w"))
         strict=True,
     ):
         assert complaint.startswith(start) and "\n" not in complaint
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_has_the_next_step_saved(tmp_path, number):
+    code = f"""
+import signal, types
+from common import training
+
+training.FLAGS(["train_x", "--images=160"])
+saved = []
+manager = types.SimpleNamespace(
+    save=lambda i, **_: saved.append(i), wait_until_finished=lambda: None
+)
+
+def step(i, state, rate):
+    if i == 3:
+        signal.raise_signal({int(number)})
+    return state, {{}}
+
+try:
+    training.run(manager, training.stopwatch(), 2, {{}}, step, (), report=None)
+except SystemExit as end:
+    print(saved, end.code)
+"""
+    result = run_code(code, cwd=tmp_path)
+    assert result.stdout == f"[4] {128 + number}\n", result.stderr
+    told = ": stopped after 64 of 160 images; the same command goes on from here"
+    assert any(line.endswith(told) for line in result.stderr.splitlines())

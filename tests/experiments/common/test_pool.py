@@ -1,0 +1,41 @@
+"""The pool of drawn faces: kept, and drawn on where a run was cut off.
+
+No test runs in this process, since the module defines flags.
+"""
+
+import json
+
+from experiment_helpers import run_code
+
+
+def test_a_pool_that_was_cut_off_is_drawn_on(tmp_path):
+    code = """
+import json, numpy as np
+from common import faces, pool
+
+pool.FLAGS(["", "--pool_images=160", "--pool=pool"])
+drawn = []
+
+def draw(key, side):
+    if len(drawn) == 2:
+        drawn.append("cut off")
+        raise KeyboardInterrupt
+    drawn.append(float(pool.jax.random.uniform(key)))
+    shape = pool.CHUNK, side, side, 3
+    return np.full((pool.CHUNK, faces.LATENTS), drawn[-1]), np.full(shape, 99 * drawn[-1])
+
+pool.draw = draw
+try:
+    pool.stored(None)
+except KeyboardInterrupt:
+    latents, kept = pool.stored(None)
+values = np.repeat(drawn[:2] + drawn[3:], pool.CHUNK)[:160]
+np.testing.assert_array_equal(latents[:, -1], np.float32(values))
+np.testing.assert_array_equal(kept[:, 0, 0, 0], np.uint8(99 * values))
+files = sorted(path.name for path in pool.expanded("pool").iterdir())
+print(json.dumps([drawn.index("cut off"), len(drawn), len({*drawn}), files]))
+"""
+    result = run_code(code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    # One more would have been drawn twice.
+    assert json.loads(result.stdout) == [2, 4, 4, ["faces.npy", "latents.npy"]]
