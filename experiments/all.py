@@ -1,4 +1,4 @@
-"""Repeat the experiments whose figures are in docs/results.md, docs/costs.md and the model cards.
+"""Repeat the experiments whose figures and pictures are in the documents and the model cards.
 
     python experiments/all.py --list
     python experiments/all.py --pages=faces64,results
@@ -6,7 +6,8 @@
 The commands are those that readers see there. They run one after another in the current folder, and
 their results lie in its runs/. What each of them prints is in runs/all/. Experiments go on where
 they were stopped. If a command fails, the others still run, and a line at the end names it. All of
-it takes hours on two cores. Generators are not trained anew.
+it takes hours on two cores. Generators are not trained anew. earth64's map has to be fetched first,
+as its card says.
 """
 
 import re
@@ -24,13 +25,15 @@ flags.DEFINE_bool("list", False, "The commands are only listed.")
 flags.DEFINE_list("pages", None, "Only those of these pages are run. Without it, all are.")
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = "results", "costs", "photographs", "generators"
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
+EXPERIMENT = re.compile(r"python experiments/(?!train_)")
 
 
 def main():
     if FLAGS.pages == []:
         raise ValueError("--pages= names nothing")
-    pages = {path.stem: path for path in (ROOT / "docs" / "results.md", ROOT / "docs" / "costs.md")}
+    pages = {name: ROOT / "docs" / f"{name}.md" for name in PAGES}
     pages |= {path.parent.name: path for path in sorted(ROOT.glob("checkpoints/*/README.md"))}
     for name in FLAGS.pages or []:
         if name not in pages:
@@ -50,7 +53,7 @@ def commands(page):
     """The experiments that a page runs, each on one line."""
     text = "".join(BLOCK.findall(page.read_text(encoding="utf-8")))
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
-    return [line for line in lines if line.startswith("python experiments/")]
+    return [line for line in lines if EXPERIMENT.match(line)]
 
 
 def run(command, log):

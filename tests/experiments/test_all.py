@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from experiment_helpers import run_experiment
 
+from pulse_jax.generators import checkpoint
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,6 +23,13 @@ def test_the_commands_are_those_of_the_pages(tmp_path):
     assert any(crops in command for command in commands)
     assert all(command.startswith("python experiments/") for command in commands)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_commands_of_a_card_s_pictures_are_among_them(tmp_path):
+    listed = run_experiment("all", "--list", cwd=tmp_path).stdout
+    for name in checkpoint.bundled():
+        for picture in "samples", "search":
+            assert f"--output=runs/{name}_{picture}.png\n" in listed
 
 
 @pytest.mark.parametrize(
@@ -45,6 +54,8 @@ def test_one_that_fails_is_told_and_the_others_run(tmp_path):
     (scripts / "bad.py").write_text("raise SystemExit('no')")
     (scripts / "good.py").write_text("import sys; print(sys.argv[1:])")
     (docs / "results.md").write_text("```bash\npython experiments/bad.py\n```\n")
+    (docs / "photographs.md").touch()
+    (docs / "generators.md").write_text("```bash\npython experiments/train_it.py\n```\n")
     (docs / "costs.md").write_text(
         "```bash\npip install x\npython experiments/good.py \\\n    --a='b c'\n```\n"
     )

@@ -1,0 +1,54 @@
+"""Make samples.png of the model cards: what a generator draws, before any search.
+
+    python experiments/sample_picture.py --generator=decoder64
+
+Samples of a StyleGAN come out of its mapping network, with one style for all layers and with noise.
+None is left out. They are enlarged twice if the side is below 64.
+"""
+
+from common import door
+
+import jax
+import numpy as np
+from absl import flags
+
+import pulse_jax
+from pulse_jax import images
+from pulse_jax.files import expanded
+from pulse_jax.generators import checkpoint
+from pulse_jax.generators.diffusion import DiffusionModel
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string(
+    "generator", pulse_jax.Settings.generator, "The samples are those of this generator."
+)
+flags.DEFINE_integer("rows", 8, "The picture has so many rows of samples.", 1, 100)
+flags.DEFINE_integer("columns", 8, "Each row has so many samples.", 1, 100)
+flags.DEFINE_integer("seed", 0, "The samples depend on this number.", **door.SEED)
+flags.DEFINE_string("output", "runs/samples.png", "The picture is written into this file.")
+STYLES = {"space": "z", "equal_start": True, "zero_noise_layers": ()}
+
+
+def main():
+    path = expanded(FLAGS.output, "--output")
+    network, _ = checkpoint.load_network(FLAGS.generator, "z")
+    styles = {} if isinstance(network, DiffusionModel) else STYLES
+    generator, params = pulse_jax.load(FLAGS.generator, **styles)
+
+    @jax.jit
+    def draw(params, keys):
+        def one(key):
+            return generator.synthesize(params, *generator.sample(key))
+
+        return jax.lax.map(one, keys)
+
+    keys = jax.random.split(jax.random.key(FLAGS.seed), (FLAGS.rows, FLAGS.columns))
+    rows = [np.clip(draw(params, row), 0, 1) for row in keys]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet = images.grid(rows)
+    images.save_image(path, images.resize_nearest(sheet, 2) if generator.resolution < 64 else sheet)
+    return path
+
+
+if __name__ == "__main__":
+    door.run(main)
