@@ -390,43 +390,53 @@ def _accept(
     return state, info
 
 
+class _Trial(NamedTuple):
+    """A point of the great circles, and the angles among which it was drawn."""
+
+    key: PRNGKeyArray  # of the next
+    low: Scalar
+    high: Scalar
+    angle: Scalar
+    position: Position
+    loglikelihood: Scalar
+    tried: Integer[Array, ""]  # points so far
+
+
 def _slice_step(
     loglikelihood: LogLikelihood, key: PRNGKeyArray, params: Params, target: Image, state: State
 ) -> tuple[State, Info]:
     velocity_key, level_key, key = jax.random.split(key, 3)
     velocity = onto_spheres(SPHERES.velocity(velocity_key, state.position))  # one radian in time 1
-    level = state.loglikelihood + jnp.log1p(-jax.random.uniform(level_key))
-    Trial: TypeAlias = tuple[PRNGKeyArray, Scalar, Scalar, Scalar, Position, Scalar, Array]
+    value = state.loglikelihood
+    value = jnp.where(jnp.isfinite(value), value, -jnp.inf)  # below any point with a density
+    level = value + jnp.log1p(-jax.random.uniform(level_key))
 
-    def attempt(key: PRNGKeyArray, low: Scalar, high: Scalar, tried: Array) -> Trial:
+    def attempt(key: PRNGKeyArray, low: Scalar, high: Scalar, tried: Integer[Array, ""]) -> _Trial:
         key, angle_key = jax.random.split(key)
         angle = jax.random.uniform(angle_key, minval=low, maxval=high)
         position, _ = SPHERES.move(state.position, velocity, angle)
         value = loglikelihood(params, target, position)
-        return key, low, high, angle, position, value, tried + 1
+        return _Trial(key, low, high, angle, position, value, tried + 1)
 
-    def is_below(trial: Trial) -> Bool[Array, ""]:
-        *_, value, tried = trial
-        return ~_is_above(value, level) & (tried < 100)  # then the range is as small as rounding
+    def is_above(trial: _Trial) -> Bool[Array, ""]:
+        return (trial.loglikelihood >= level) & jnp.isfinite(trial.loglikelihood)
 
-    def shrink(trial: Trial) -> Trial:
-        key, low, high, angle, *_, tried = trial
+    def goes_on(trial: _Trial) -> Bool[Array, ""]:
+        return ~is_above(trial) & (trial.tried < 100)  # then the range is as small as rounding
+
+    def shrink(trial: _Trial) -> _Trial:
+        key, low, high, angle, *_ = trial
         low, high = jnp.where(angle < 0, angle, low), jnp.where(angle < 0, high, angle)
-        return attempt(key, low, high, tried)
+        return attempt(key, low, high, trial.tried)
 
     turn = jnp.asarray(2 * math.pi, float)
     start_key, key = jax.random.split(key)
     high = turn * jax.random.uniform(start_key)
-    *_, position, value, tried = jax.lax.while_loop(
-        is_below, shrink, attempt(key, high - turn, high, jnp.zeros((), int))
-    )
-    found, moved = State(position, value, (), state.count), _is_above(value, level)
+    first = attempt(key, high - turn, high, jnp.zeros((), int))
+    last = jax.lax.while_loop(goes_on, shrink, first)
+    found, moved = State(last.position, last.loglikelihood, (), state.count), is_above(last)
     state = optax.tree.where(moved, found, state)._replace(count=state.count + 1)
-    return state, Info(moved.astype(float), -state.loglikelihood, ~moved, tried)
-
-
-def _is_above(value: Scalar, level: Scalar) -> Bool[Array, ""]:
-    return (value >= level) & jnp.isfinite(value)
+    return state, Info(moved.astype(float), -state.loglikelihood, ~moved, last.tried)
 
 
 def _varied(leapfrogs: int | Integer[Array, ""], count: Integer[Array, ""]) -> Integer[Array, ""]:

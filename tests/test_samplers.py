@@ -463,6 +463,31 @@ def test_what_is_not_finite_is_turned_down_and_counts_as_divergent(broken):
         np.testing.assert_array_equal(info.acceptance_rate[turned_down], 0)
 
 
+@pytest.mark.parametrize("broken", [jnp.nan, -jnp.inf])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda f: samplers.hmc(f, 1.0),
+        lambda f: samplers.geodesic_hmc(f, 1.0),
+        lambda f: samplers.pcn(f, 1.0),
+        samplers.geodesic_slice,
+    ],
+    ids=["hmc", "geodesic_hmc", "pcn", "geodesic_slice"],
+)
+def test_chains_leave_a_start_without_a_density(make, broken):
+    def half(params, target, z):
+        return jnp.where(z["x"][0, 0] > 0, 0.0, broken)
+
+    sampler = make(half)
+    start = jax.jit(sampler.init)({}, TARGET, {"x": -jnp.ones((1, 3))})
+    keys = jax.random.split(jax.random.key(0), 32)
+    state, _ = jax.jit(jax.vmap(sampler.step, (0, None, None, None)))(keys, {}, TARGET, start)
+    has_density = np.asarray(state.position["x"][:, 0, 0] > 0)
+    assert has_density.any()
+    np.testing.assert_array_equal(state.loglikelihood[has_density], 0)
+    np.testing.assert_array_equal(state.position["x"][~has_density], -1)
+
+
 def test_new_step_sizes_do_not_recompile():
     traces = []
 
