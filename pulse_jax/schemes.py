@@ -241,7 +241,7 @@ def reparametrise(base: Optimizer) -> Optimizer:
             return jax.tree.map(lambda v, radius: v * (radius / _norms(v)), free, radii)
 
         def pull(z: Points, g: Points, v: Points, radius: Norms) -> Points:
-            return _each(sphere.tangent)(z, g) * (radius / _norms(v))
+            return jax.vmap(sphere.tangent)(z, g) * (radius / _norms(v))
 
         gradient = jax.tree.map(pull, params, updates, free, radii)
         extra_args["grad"] = gradient
@@ -326,7 +326,7 @@ def _geodesic(base: Optimizer, carry: Carry | None = None) -> Optimizer:
     ) -> tuple[Latents, tuple[Latents, State]]:
         _check_point(params)
         radii, base_state = state
-        tangent, move = _each(sphere.tangent), _each(sphere.exp)
+        tangent, move = jax.vmap(sphere.tangent), jax.vmap(sphere.exp)
         gradient = jax.tree.map(tangent, params, updates)
         step, base_state = base.update(gradient, base_state, params, **extra_args)
 
@@ -349,7 +349,7 @@ def _carry(carry: Carry, state: State, start: Latents, end: Latents) -> State:
     def move(path: tuple[Any, ...], leaf: Any) -> Any:
         for i, key in enumerate(path, 1):
             if getattr(key, "name", None) in MOMENTA and path[i:] in starts:
-                return _each(carry)(starts[path[i:]], ends[path[i:]], leaf)
+                return jax.vmap(carry)(starts[path[i:]], ends[path[i:]], leaf)
         return leaf
 
     return tree_map_with_path(move, state)
@@ -464,12 +464,9 @@ def _link(function: Callable[[Point, Point], Point]) -> Optimizer:
 
     def update(updates: Latents, params: Latents | None = None) -> Latents:
         _check_point(params)
-        return jax.tree.map(_each(function), params, updates)
+        return jax.tree.map(jax.vmap(function), params, updates)
 
     return optax.stateless(update)
-
-
-_each = jax.vmap
 
 
 def _radii(params: Latents) -> Latents:

@@ -342,8 +342,8 @@ class _Reading:
         return pictures, complaints
 
 
-def told(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call it, and tell what is odd about the pictures that it reads, a line for each."""
+def log_oddities(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call it, and log what is odd about the pictures that it reads, a line for each."""
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", images.ImageWarning)
@@ -357,7 +357,7 @@ def _read(
     told_as: str, source: Source, settings: Settings, channels: int
 ) -> Float[np.ndarray, "h w {channels}"]:
     if isinstance(source, Path):
-        return told(images.load_image, source, settings.value_range, channels)
+        return log_oddities(images.load_image, source, settings.value_range, channels)
     assert not isinstance(source, str)  # `list_sources` makes paths of them
     return _checked_array(told_as, source, channels)
 

@@ -47,8 +47,8 @@ from pulse_jax.upsampling.pictures import (
     check_space,
     for_seeds,
     list_sources,
+    log_oddities,
     read_pictures,
-    told,
 )
 from pulse_jax.upsampling.results import save
 from pulse_jax.upsampling.settings import RECIPES, Settings
@@ -132,7 +132,7 @@ def _prepare(
     at_end: contextlib.ExitStack,
 ) -> tuple[Run, list[str]]:
     """Do all that can fail before the search. `at_end` lets the output folder go."""
-    degradation = told(settings.degradation)
+    degradation = log_oddities(settings.degradation)
     generator, params = make_generator(settings)
     settings = completed(settings, generator)
     check_space(settings)
