@@ -278,6 +278,29 @@ def test_what_breaks_off_leaves_nothing(command, monkeypatch, capsys):
     assert pulse_jax.load("old")[0].resolution == 32
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder that is a disk of 64 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder]
+    try:
+        result = subprocess.run(mount, capture_output=True, text=True)
+    except OSError as error:
+        pytest.skip(f"no disk can be mounted: {error}")
+    if result.returncode:
+        pytest.skip(f"no disk can be mounted: {result.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_told_in_one_line(command, small_disk, capfd):
+    assert command(DATA / "sg2_tf.pkl", f"--output={small_disk / 'new'}") == 1
+    told = f"pulse_jax_convert: {small_disk / 'new'}: can't be written: No space left on device: "
+    assert capfd.readouterr().err == f"{told}up to 1.27 MB are needed, and 0.0655 MB are free\n"
+    assert not list((small_disk / "new").iterdir())
+
+
 # Published generators.
 
 

@@ -136,6 +136,7 @@ def run(manager, minutes, first, state, step, names, report):
                 row = {"images": (i + 1) * FLAGS.batch_size, "minutes": now}
                 row |= {"images_per_second": rate} | means(names, recent)
                 report(state, row, stop)
+            checkpoint.check_room(Path(manager.directory), state)
             manager.save(i + 1, args=ocp.args.StandardSave(state))
             manager.wait_until_finished()
             saved = i + 1, minutes()

@@ -4,9 +4,12 @@ What other programs have published is read too, from the file as it is.
 """
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,6 +51,8 @@ from pulse_jax.generators.stylegan2 import Discriminator, StyleGAN2
 from pulse_jax.generators.stylegan3 import StyleGAN3
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.types import AnyArray, Params
+
+ORBAX_FILES = 2**20  # bytes that an Orbax folder may take beside its arrays
 
 # What spec.json holds: modules, and what a diffusion model consists of besides.
 ARCHITECTURES: dict[str, type[Any]] = {
@@ -270,7 +275,20 @@ def add(folder: str | Path, **networks: tuple[nn.Module, Params]) -> None:
     _save(folder, read_json(folder / "spec.json"), networks)
 
 
+def check_room(folder: Path, *trees: Any) -> None:
+    """Raises OSError if the disk of a folder doesn't have room for the arrays of some trees.
+
+    It goes before what Orbax writes, which would tell of a full disk in pages of tracebacks.
+    """
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) + ORBAX_FILES
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if (free := shutil.disk_usage(there).free) < needed:
+        told = f"up to {needed / 1e6:.3g} MB are needed, and {free / 1e6:.3g} MB are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {told}", str(folder))
+
+
 def _save(folder: Path, spec: dict[str, Any], networks: Mapping[str, tuple[Any, Params]]) -> None:
+    check_room(folder, *(params for _, params in networks.values()))
     with _checkpointer() as checkpointer:
         for name, (_, params) in networks.items():
             checkpointer.save(folder / name, jax.tree.map(np.asarray, params), force=True)

@@ -209,7 +209,7 @@ def killed(*_):
     raise KeyboardInterrupt
 saved = []
 manager = types.SimpleNamespace(
-    save=lambda *_, **__: saved.append("a state"), wait_until_finished=lambda: None
+    directory=".", save=lambda *_, **__: saved.append("a state"), wait_until_finished=lambda: None
 )
 at()
 training.last_step = lambda: 1
@@ -265,7 +265,7 @@ from common import training
 training.FLAGS(["train_x", "--images=160"])
 saved = []
 manager = types.SimpleNamespace(
-    save=lambda i, **_: saved.append(i), wait_until_finished=lambda: None
+    directory=".", save=lambda i, **_: saved.append(i), wait_until_finished=lambda: None
 )
 
 def step(i, state, rate):

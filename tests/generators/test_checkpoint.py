@@ -80,6 +80,13 @@ def test_what_is_saved_comes_back(saved):
     assert checkpoint.digest(params) == checkpoint.digest(networks["generator"][1])
 
 
+def test_without_room_nothing_is_begun(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9e9, 9e9, 1e6))
+    with pytest.raises(OSError, match="No space left on device: up to .* MB are needed"):
+        checkpoint.save(tmp_path / "new", **saved[1])
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_stylegan_comes_back_and_replaces_what_was_there(copied):
     network, params = with_params(StyleGAN(4, (3,), latent_size=5, norm_epsilon=1e-8))
     checkpoint.save(copied, generator=(network, params))
