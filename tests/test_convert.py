@@ -298,7 +298,7 @@ def test_a_full_disk_is_told_in_one_line(command, small_disk, capfd):
     assert command(DATA / "sg2_tf.pkl", f"--output={small_disk / 'new'}") == 1
     told = f"pulse_jax_convert: {small_disk / 'new'}: can't be written: No space left on device: "
     assert capfd.readouterr().err == f"{told}up to 1.27 MB are needed, and 0.0655 MB are free\n"
-    assert not list((small_disk / "new").iterdir())
+    assert not list(small_disk.iterdir())
 
 
 # Published generators.

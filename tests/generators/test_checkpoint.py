@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import sys
+import types
 
 import common.reader
 
@@ -81,8 +82,8 @@ def test_what_is_saved_comes_back(saved):
 
 
 def test_without_room_nothing_is_begun(saved, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9e9, 9e9, 1e6))
-    with pytest.raises(OSError, match="No space left on device: up to .* MB are needed"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=10**6))
+    with pytest.raises(OSError, match="No space left on device: up to"):
         checkpoint.save(tmp_path / "new", **saved[1])
     assert not list(tmp_path.iterdir())
 
