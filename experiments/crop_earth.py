@@ -24,7 +24,7 @@ from pulse_jax.files import expanded
 FLAGS = flags.FLAGS
 flags.DEFINE_string("map", None, "This picture is the map.")
 flags.DEFINE_string("output_dir", "runs/earth", "The crops are written into this folder.")
-flags.DEFINE_integer("resolution", 64, "The crops have this side.", lower_bound=8)
+flags.DEFINE_integer("resolution", 64, "The crops have this side.", **door.SIDE)
 flags.DEFINE_float("latitude", 60, "Nothing beyond this latitude is taken.", 0, 85)
 flags.DEFINE_float("land", 0.1, "At least this share of a crop is land.", 0, 1)
 HELD_OUT = 90, 150  # degrees east, from India's east to Japan and Australia

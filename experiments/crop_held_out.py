@@ -17,7 +17,7 @@ from pulse_jax.files import expanded
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("data", "galaxies", list(PHOTOGRAPHS), "This photograph is cropped.")
 flags.DEFINE_string("output_dir", "runs/held_out", "The crops are written into this folder.")
-flags.DEFINE_integer("resolution", 64, "The crops have this side.", lower_bound=8)
+flags.DEFINE_integer("resolution", 64, "The crops have this side.", **door.SIDE)
 
 
 def main():

@@ -24,15 +24,19 @@ from pulse_jax.files import expanded
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", "runs/faces", "The pictures are written into this folder.")
 flags.DEFINE_integer("count", 4, "This many faces are drawn.", lower_bound=1)
-flags.DEFINE_integer("size", 64, "The faces have this side.", lower_bound=8)
+flags.DEFINE_integer("size", 64, "The faces have this side.", **door.SIDE)
 flags.DEFINE_integer("factor", 8, "The small pictures are smaller by this factor.", lower_bound=1)
 flags.DEFINE_string("operator", "bicubic", "Faces are degraded in this way, as in blur:2,bicubic.")
 flags.DEFINE_integer(
     "seed", 2003, "The faces depend on this number. The trainer draws its own with 0.", **door.SEED
 )
+MOST = 2**28  # pixels of all faces together, which take a dozen bytes each
 
 
 def main():
+    if FLAGS.count * FLAGS.size**2 > MOST:
+        told = f"--count={FLAGS.count} faces of --size={FLAGS.size}"
+        raise ValueError(f"{told} have more than {MOST} pixels")
     operator = pulse_jax.operators.parse(FLAGS.operator)(FLAGS.factor)
     keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.count)
     faces = album(keys, FLAGS.size)

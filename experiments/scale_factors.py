@@ -25,7 +25,7 @@ minutes on two cores, and full 12 faces with 4 and 4 minutes.
 
 from functools import partial
 
-from common import harness
+from common import door, harness
 from common.metrics import as_saved, bracketed, diversity, mean_interval, mean_share, realism
 
 import jax
@@ -72,15 +72,14 @@ def main(folder):
 
 
 def parse_factors(resolution):
-    given = f"--factors={','.join(FLAGS.factors)}"
-    for factor in FLAGS.factors:
-        if not (factor.isdecimal() and int(factor)):
-            raise ValueError(f"{given}: {factor!r} is no factor")
-        if resolution % int(factor):
+    factors = door.whole_numbers("factors")
+    for factor in factors:
+        if resolution % factor:
             raise ValueError(
-                f"{given}: {factor} does not divide the generator's {resolution} pixels"
+                f"--factors={','.join(FLAGS.factors)}: {factor} does not divide the generator's "
+                f"{resolution} pixels"
             )
-    return [int(factor) for factor in FLAGS.factors]
+    return factors
 
 
 def search(generator, params, factor, truth):

@@ -215,7 +215,7 @@ def make_generator():
     """Raises ValueError if the flags of its sizes don't fit each other."""
     generator = StyleGAN2(
         FLAGS.resolution,
-        tuple(int(c) for c in FLAGS.channels),
+        door.whole_numbers("channels"),
         FLAGS.latent_size,
         FLAGS.mapping_layers,
         z_size=faces.LATENTS,

@@ -106,10 +106,10 @@ def main():
 
 def make_network():
     """Raises ValueError for channels that don't fit."""
-    for text in FLAGS.channels:
-        if not text.isdecimal() or not int(text) or int(text) % HEAD:
-            raise ValueError(f"--channels={text} must be a multiple of {HEAD}")
-    channels = tuple(map(int, FLAGS.channels))
+    channels = door.whole_numbers("channels")
+    for number in channels:
+        if number % HEAD:
+            raise ValueError(f"--channels={number} must be a multiple of {HEAD}")
     plain = len(channels) - 1
     if FLAGS.resolution % (FLAGS.fold * 2**plain):
         raise ValueError(

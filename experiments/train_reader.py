@@ -23,7 +23,7 @@ from pulse_jax.generators import checkpoint
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", "runs/reader.npz", "The reader is kept in this file.")
 flags.DEFINE_list("add_to", [], "The reader is added to the generators in these folders.")
-flags.DEFINE_integer("resolution", 64, "The faces have this side.", lower_bound=8)
+flags.DEFINE_integer("resolution", 64, "The faces have this side.", **door.SIDE)
 flags.DEFINE_integer("train_steps", 4000, "The reader learns from 32 faces in each step.", 1)
 flags.DEFINE_integer(
     "seed", 0, "The faces and the first weights depend on this number.", **door.SEED

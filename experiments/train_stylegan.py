@@ -170,7 +170,7 @@ def main():
     settle()
     output = expanded(FLAGS.output_dir, "--output_dir").absolute()
     output.mkdir(parents=True, exist_ok=True)
-    channels = tuple(int(c) for c in FLAGS.channels)
+    channels = door.whole_numbers("channels")
     generator = StyleGAN2(FLAGS.resolution, channels, FLAGS.latent_size, FLAGS.mapping_layers)
     generator.check_sizes()
     discriminator = Discriminator(channels)

@@ -30,6 +30,7 @@ from pulse_jax.console import (
 )
 from pulse_jax.files import expanded, one_line
 from pulse_jax.upsampling.bar import Bar, compilation_told
+from pulse_jax.upsampling.notation import MANY
 from pulse_jax.upsampling.run import upsample
 from pulse_jax.upsampling.settings import HEADINGS, KEPT, MOST, RECIPES, Settings, kind
 from pulse_jax.upsampling.summary import summary
@@ -78,10 +79,14 @@ flags.DEFINE_string(
     "coordinator_address", None, "Process 0 is at this host:port. Most clusters tell it themselves."
 )
 flags.DEFINE_integer(
-    "num_processes", None, "There are this many processes. Most clusters tell it themselves.", 1
+    "num_processes",
+    None,
+    "There are this many processes. Most clusters tell it themselves.",
+    1,
+    MANY,
 )
 flags.DEFINE_integer(
-    "process_id", None, "This process has this number. Most clusters tell it themselves.", 0
+    "process_id", None, "This process has this number. Most clusters tell it themselves.", 0, MANY
 )
 
 

@@ -339,6 +339,7 @@ def number_of(part):
     ("flags", "told"),
     [
         (["--num_processes=2"], "--num_processes=2 is for --distributed"),
+        (["--num_processes=9999999999"], "flag --num_processes=9999999999: 9999999999 is not "),
         (["--distributed", "--num_processes=1"], "--distributed: "),
     ],
 )

@@ -95,12 +95,10 @@ def measure(mode):
     for recipe in FLAGS.recipes:
         if recipe not in RECIPES:
             raise ValueError(f"--recipes={recipe} is none of {', '.join(RECIPES)}")
-    for count in FLAGS.restarts:
-        if not (count.isdecimal() and int(count)):
-            raise ValueError(f"--restarts={count} must be at least 1")
+    counts = door.whole_numbers("restarts")
     folder, rows = workdir(), []
     for name in FLAGS.generators:
-        for restarts in map(int, FLAGS.restarts):
+        for restarts in counts:
             for row in mode(name, restarts):
                 rows.append(row)
                 show(row, with_header=len(rows) == 1)

@@ -4,13 +4,21 @@ import os
 import sys
 from pathlib import Path
 
-from absl import app, logging
+from absl import app, flags, logging
 
 from pulse_jax import console
+from pulse_jax.capacity import is_out_of_memory
 from pulse_jax.files import one_line
+from pulse_jax.types import misfit
+from pulse_jax.upsampling.notation import MANY
+
+FLAGS = flags.FLAGS
 
 # The bounds of --seed. JAX's keys have 32 bits, so that 2³² would be another 0.
 SEED = {"lower_bound": 0, "upper_bound": 2**32 - 1}
+
+# The bounds of the side of square images, of which a batch must fit into memory.
+SIDE = {"lower_bound": 8, "upper_bound": 4096}
 
 failed = False  # some of what `one_by_one` was given
 
@@ -24,13 +32,35 @@ def one_by_one(given, function):
     failed |= not console.one_by_one(Path(sys.argv[0]).stem, given, function)
 
 
+def check_numbers():
+    """Raises ValueError for a flag whose number float32 can't hold, or is more than can be meant.
+
+    absl's bounds let nan through, and whole numbers of any size where there is no upper one.
+    """
+    for flag in (FLAGS[name] for name in FLAGS):
+        told = misfit(flag.value) if isinstance(flag.value, float) else ""
+        if flag.flag_type() == "int" and flag.parser.upper_bound is None:
+            told = f"must be at most {MANY}" if (flag.value or 0) > MANY else ""
+        if told:
+            raise ValueError(f"--{flag.name}={flag.value}: {told}")
+
+
+def whole_numbers(name):
+    """Those that a flag lists. Raises ValueError for what is none, or more than can be meant."""
+    for text in FLAGS[name].value:
+        if not (text.isdecimal() and 0 < int(text) <= MANY):
+            raise ValueError(f"--{name}={text} is no whole number from 1 to {MANY}")
+    return tuple(map(int, FLAGS[name].value))
+
+
 def run(main):
     """Parse the flags and call `main()`, which returns where it has written, if anywhere.
 
     The last line of output says where that is. What can't be ends in one line with the script's
-    name, and with exit status 1: a word that is no flag, the ValueErrors and OSErrors of `main`,
-    and devices that JAX can't use. So do Ctrl-C, and a run whose `one_by_one` couldn't take all. A
-    reader of the output that closes it, such as `head`, ends the script too.
+    name, and with exit status 1: a word that is no flag, a number that can't be meant, the
+    ValueErrors and OSErrors of `main`, memory that doesn't suffice, and devices that JAX can't use.
+    So do Ctrl-C, and a run whose `one_by_one` couldn't take all. A reader of the output that closes
+    it, such as `head`, ends the script too.
     """
     name = Path(sys.argv[0]).stem
 
@@ -41,6 +71,7 @@ def run(main):
         try:
             if len(argv) > 1:
                 raise ValueError(f"{argv[1]!r} is no flag")
+            check_numbers()
             if (place := _told(main)) is not None:
                 print(one_line(f"{place} has the results"))
             sys.stdout.flush()
@@ -62,9 +93,13 @@ def run(main):
 
 
 def _told(main):
-    """What `main` returns. Raises ValueError if it has failed since JAX can't use its devices."""
+    """What `main` returns. Raises ValueError if it has failed for want of memory or devices."""
     try:
         return main()
-    except (RuntimeError, AssertionError):  # as in `check_devices`
+    except MemoryError as error:
+        raise ValueError(f"out of memory: {one_line(error)}") from error
+    except (RuntimeError, AssertionError) as error:  # as in `check_devices`
+        if is_out_of_memory(error):
+            raise ValueError(f"out of memory: {one_line(error)[:200]}") from error
         console.check_devices()
         raise

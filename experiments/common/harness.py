@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from common import door, finite
+from common import door
 from common.data import checksums, read_all
 from common.faces import album
 from common.metrics import as_saved
@@ -93,6 +93,7 @@ def run(experiment, presets):
         use_cores()
         check_devices()
         settle(presets)
+        door.check_numbers()  # those of --config, too
         name = Path(sys.argv[0]).stem
         folder = Folder(expanded(FLAGS.workdir or f"runs/{name}_{FLAGS.preset}", "--workdir"))
         experiment(folder)
@@ -130,7 +131,6 @@ class Folder:
     def __init__(self, path):
         self.path, self.timings = path, []
         settings, config, cells = configuration(), path / "config.json", path / "cells"
-        finite.check(settings["flags"])
         cells.mkdir(parents=True, exist_ok=True)
         earlier = read_json(config) if any(cells.iterdir()) else settings
         told = difference(earlier["flags"], settings["flags"]) or difference(earlier, settings)

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from common import door, finite, metrics, reader
+from common import door, metrics, reader
 from common.data import checksums
 
 import jax
@@ -27,8 +27,10 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "output_dir", None, "The state, the samples and the generator are written into this folder."
 )
-flags.DEFINE_integer("resolution", 64, "The images have this side.", lower_bound=8)
-flags.DEFINE_integer("images", 250_000, "The run trains on this many images, from its start.", 1)
+flags.DEFINE_integer("resolution", 64, "The images have this side.", **door.SIDE)
+flags.DEFINE_integer(
+    "images", 250_000, "The run trains on this many images, from its start.", 1, 2**31 - 1
+)
 flags.DEFINE_integer(
     "batch_size", 16, "Each step takes this many images, on all devices together.", 4
 )
@@ -77,12 +79,11 @@ def stopwatch():
 def claim(path, module):
     """Write the flags that a run must keep, which are the key flags of its script.
 
-    Raises ValueError if its folder is of a run with others, and for flags that can't be.
+    Raises ValueError if its folder is of a run with others, and for flags that can't go together.
     """
     if FLAGS.finish and not FLAGS.stop_minutes:
         raise ValueError("--finish takes --stop_minutes")
     own = FLAGS.get_key_flags_for_module(module)
-    finite.check({flag.name: flag.value for flag in own})
     config = {flag.name: flag.value for flag in own if flag.name not in OPEN}
     config |= checksums("data_dir")
     earlier = read_json(path) if path.is_file() else config

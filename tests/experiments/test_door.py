@@ -15,12 +15,16 @@ from common import door
 import jax
 from absl import flags
 
-ENDINGS = "well", "value", "file", "signal", "closed", "devices"
+ENDINGS = "well", "value", "file", "signal", "memory", "closed", "devices"
 flags.DEFINE_enum("ending", "well", ENDINGS, "It ends so.")
+flags.DEFINE_integer("count", 1, "So many are made.", 1)
+flags.DEFINE_list("sizes", ["1"], "They have these sizes.")
+flags.DEFINE_float("eps", 1e-3, "They are so near.", 0)
 flags.DEFINE_integer("seed", 0, "What is random depends on this.", **door.SEED)
 
 
 def main():
+    door.whole_numbers("sizes")
     match flags.FLAGS.ending:
         case "value":
             raise ValueError("--ending=value\\nis bad")
@@ -28,6 +32,8 @@ def main():
             open("nowhere")
         case "signal":
             raise KeyboardInterrupt
+        case "memory":
+            raise MemoryError("Unable to allocate 9 TB")
         case "closed":
             print("much " * 100_000)
         case "devices":
@@ -56,9 +62,19 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path):
         "--ending=value": "--ending=value is bad",
         "--ending=file": "nowhere: No such file or directory",
         "--ending=signal": "interrupted",
+        "--ending=memory": "out of memory: Unable to allocate 9 TB",
+        "--count=100000000000000000000": "--count=100000000000000000000: must be at most 1000000",
+        "--sizes=4,9999999": "--sizes=9999999 is no whole number from 1 to 1000000",
+        "--sizes=4,x": "--sizes=x is no whole number from 1 to 1000000",
+        "--eps=nan": "--eps=nan: not finite",
     }
     told = [f"script: {line}" for line in ends.values()]
     assert complaints("script", *ends, cwd=tmp_path) == told
+
+
+def test_more_faces_than_memory_holds_are_refused(tmp_path):
+    line = "draw_faces: --count=9999 faces of --size=4096 have more than 268435456 pixels"
+    assert complaints("draw_faces", "--count=9999 --size=4096", cwd=tmp_path) == [line]
 
 
 def test_a_seed_has_32_bits(tmp_path):

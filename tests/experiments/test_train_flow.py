@@ -57,6 +57,8 @@ def test_bad_flags_are_told_in_one_line(tmp_path):
         "--fold=3": "--resolution=8 is no multiple of 3, by which --fold=3 and 1 levels of",
         "--data_dir=nowhere": "nowhere",
         "--finish": "--finish takes --stop_minutes",
+        "--learning_rate=nan": "--learning_rate=nan: not finite",
+        "--channels=9999999": "--channels=9999999 is no whole number from 1 to 1000000",
     }
     always = "--output_dir=run", *TINY
     lines = complaints("train_flow", *ends, always=always, cwd=tmp_path)
