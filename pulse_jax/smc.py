@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jax import Array
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from pulse_jax.chains import LONGEST_STEP
 from pulse_jax.extras import blackjax
@@ -21,6 +22,8 @@ from pulse_jax.losses import Image, Scalar
 from pulse_jax.posterior import Position, Posterior
 from pulse_jax.samplers import Number, Sampler, geodesic_hmc, hmc
 from pulse_jax.types import Params
+
+NONE = -1e24  # the loglikelihood of a particle without a density: finite, since 0 · ∞ is no number
 
 
 class SMCInfo(NamedTuple):
@@ -46,12 +49,14 @@ def smc(
 
     For posteriors with several modes, between which chains don't go: particles are shared out to
     modes as these are likely, while the likelihood is still flat. `particles`: a few hundred draws
-    of the prior. The likelihood's weight rises to 1 so that the effective number of particles is
-    half of theirs each time; then they are resampled, and moved by `hmc`, or `geodesic_hmc` on
-    spheres (Del Moral, Doucet and Jasra, JRSS B 68, 2006; by blackjax). Each weight takes
-    `transitions` of so many leapfrogs. The step size follows the acceptance rate and the weight.
+    of the prior, with leaves (particles, ...). The likelihood's weight rises to 1 so that the
+    effective number of particles is half of theirs each time; then they are resampled, and moved by
+    `hmc`, or `geodesic_hmc` on spheres (Del Moral, Doucet and Jasra, JRSS B 68, 2006; by blackjax).
+    Each weight takes `transitions` of so many leapfrogs. The step size follows the acceptance rate
+    and the weight.
 
-    Returns particles that count alike, and `SMCInfo`.
+    Returns particles that count alike, and `SMCInfo`. Raises ValueError if the density is finite at
+    none of the particles.
     """
     step_size, evidence, now = 0.1, 0.0, 0.0
     weights: list[float] = []
@@ -60,9 +65,11 @@ def smc(
     while now < 1:
         now = float(state.tempering_param)  # at which particles are moved, before it rises
         key, step_key = jax.random.split(key)
-        state, increment, rate = _step(
+        usable, state, increment, rate = _step(
             step_key, transitions, leapfrogs, posterior, params, target, state, step_size
         )
+        if not usable:
+            raise ValueError("the density is finite at none of the particles")
         evidence += float(increment)
         weights.append(now)
         rates.append(float(rate))
@@ -81,8 +88,8 @@ def _step(
     target: Image,
     state: Any,
     step_size: Number,
-) -> tuple[Any, Scalar, Scalar]:
-    """blackjax's step of all particles, with a kernel of ours."""
+) -> tuple[Bool[Array, ""], Any, Scalar, Scalar]:
+    """Whether a particle has a density, and blackjax's step of all, with a kernel of ours."""
     make_sampler = geodesic_hmc if posterior.prior == "spheres" else hmc
 
     def kernel(logdensity: Callable[[Position], Scalar]) -> Sampler:
@@ -94,9 +101,9 @@ def _step(
         return make_sampler(loglikelihood, step_size, leapfrogs)
 
     def loglikelihood(position: Position) -> Scalar:
-        """Of a particle, which weighs nothing if its density isn't a number."""
+        """Of a particle, which weighs nothing if its density isn't finite."""
         value = posterior.loglikelihood(params, target, position)
-        return jnp.where(jnp.isnan(value), -jnp.inf, value)
+        return jnp.where(jnp.isfinite(value), value, NONE)
 
     step = blackjax("smc.adaptive_tempered").build_kernel(
         posterior.logprior,
@@ -106,5 +113,7 @@ def _step(
         blackjax("smc.resampling").systematic,
         target_ess=0.5,
     )
+    usable = (jax.vmap(loglikelihood)(state.particles) > NONE).any()
     state, info = step(key, state, transitions, {})
-    return state, info.log_likelihood_increment, jnp.mean(info.update_info.acceptance_rate)
+    rate = jnp.mean(info.update_info.acceptance_rate)
+    return usable, state, info.log_likelihood_increment, rate

@@ -1,5 +1,6 @@
 """Sequential Monte Carlo."""
 
+import dataclasses
 import math
 
 import jax
@@ -49,3 +50,49 @@ def test_a_particle_without_a_density_weighs_nothing():
     found, info = smc.smc(jax.random.key(2), made, MATRIX, TARGET, particles)
     assert np.isfinite(found[0]["z"]).all() and np.isfinite(info.log_evidence)
     assert len(info.weights) > 2
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Above:
+    """y is possible if x is above a bound, and has the same density for all such x."""
+
+    bound: float
+    elsewhere: float
+
+    def logpdf(self, lr, target):
+        return jnp.where(lr.sum() > self.bound, -3.0, self.elsewhere)
+
+    def sample(self, key, lr):
+        return lr
+
+    def precision(self, lr, target):
+        return jnp.zeros_like(lr)
+
+
+def above(bound, elsewhere):
+    """The posterior of the first of two coordinates, which is all that is seen."""
+
+    def synthesize(params, latents, frozen):
+        return latents["z"][0, 0].reshape(1, 1, 1)
+
+    generator = Generator(1, lambda key: ({"z": jax.random.normal(key, (1, 2))}, {}), synthesize)
+    return posterior.build(generator, lambda x: x, Above(bound, elsewhere))
+
+
+@needs_blackjax
+@pytest.mark.parametrize("elsewhere", [-jnp.inf, jnp.nan])
+def test_the_evidence_counts_where_the_prior_has_no_density(elsewhere):
+    """Less than half of the prior is possible, so that no weight of the likelihood keeps half."""
+    made = above(1.0, elsewhere)
+    particles = starts(made, 2000)
+    found, info = smc.smc(jax.random.key(2), made, {}, jnp.zeros((1, 1, 1)), particles)
+    assert (found[0]["z"][:, 0, 0] > 1).all()
+    assert info.log_evidence == pytest.approx(-3 + stats.norm.logsf(1), abs=0.15)
+
+
+@needs_blackjax
+def test_particles_without_any_density_are_told():
+    made = above(np.inf, -jnp.inf)
+    with pytest.raises(ValueError, match="finite at none of the particles"):
+        smc.smc(jax.random.key(2), made, {}, jnp.zeros((1, 1, 1)), starts(made, 8))
