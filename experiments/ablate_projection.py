@@ -35,7 +35,17 @@ compares all on 12 faces with 4 restarts, in half an hour.
 from functools import lru_cache, partial
 
 from common import harness
-from common.metrics import bracketed, diversity, mean_interval, mean_share, paired, realism
+from common.metrics import bracketed, mean_interval, mean_share, paired, realism
+from common.restarts import (
+    BOUNDS,
+    SCORE,
+    by_input,
+    draw_pictures,
+    evaluations,
+    line,
+    measure,
+    met,
+)
 
 import jax
 import matplotlib.pyplot as plt
@@ -43,7 +53,7 @@ import numpy as np
 from absl import flags
 
 import pulse_jax
-from pulse_jax import images, schemes
+from pulse_jax import schemes
 from pulse_jax.generators.checkpoint import comes_with
 
 WHAT = "pictures", "search"  # that seeds may be for
@@ -62,8 +72,6 @@ flags.DEFINE_list(
     None,
     "These of VARIANTS in this script are compared. Without it, the preset chooses.",
 )
-BOUNDS = 1e-3, 2e-3
-SCORE = "realism"  # of a generator with a discriminator
 COLUMNS = "evaluations", "distance", SCORE, "diversity"
 
 
@@ -182,13 +190,6 @@ def search(name, generator, params, operator, inputs, seed):
     }
 
 
-def evaluations(found):
-    """Evaluations until an iterate met the first bound, or all that were made: (N, K)."""
-    met = np.asarray(found.info.l2) <= BOUNDS[0]
-    counts = np.where(met.any(1), met.argmax(1) + 1, met.shape[1])
-    return counts.reshape(found.l2.shape)
-
-
 def distance(start, latents):
     """Mean of | ‖z‖ / ‖z at the start‖ − 1 | over the spheres of each restart: (N,)."""
 
@@ -198,17 +199,6 @@ def distance(start, latents):
     pairs = zip(jax.tree.leaves(latents), jax.tree.leaves(start), strict=True)
     ratios = np.concatenate([norms(z) / norms(first) for z, first in pairs], axis=1)
     return np.abs(ratios - 1).mean(axis=1)
-
-
-def measure(found, score):
-    """A row of figures for each restart. The diversity is that of its input."""
-    single = [name for name, values in found.items() if values.ndim == 2]
-    for i, batch in enumerate(found["images"]):
-        scores, spread = score(batch) if score else None, float(diversity(batch))
-        for k in range(len(batch)):
-            row = {"input": i, "restart": k} | {name: found[name][i, k] for name in single}
-            judged = {} if scores is None else {SCORE: float(scores[k])}
-            yield row | judged | {"diversity": spread}
 
 
 def pooled(of_seeds):
@@ -222,21 +212,6 @@ def pooled(of_seeds):
         }
         rows += [row | {name: row[name] + more for name, more in further.items()} for row in own]
     return sorted(rows, key=lambda row: (row["input"], row["restart"]))
-
-
-def by_input(rows, name):
-    """Means over the restarts of each input: (N,)."""
-    return _by_input(rows, [row[name] for row in rows])
-
-
-def met(rows, bound):
-    """Shares of the restarts of each input that met an l2: (N,)."""
-    return _by_input(rows, [row["l2"] <= bound for row in rows])
-
-
-def _by_input(rows, values):
-    restarts = 1 + rows[-1]["restart"]
-    return np.asarray(values, float).reshape(-1, restarts).mean(axis=1)
 
 
 # Of by_seed.csv and by_seed.png: what is averaged over all restarts of a seed.
@@ -294,25 +269,6 @@ def draw_seeds(by_seed):
     return figure
 
 
-def line(name, rows, columns, reference):
-    """A line of the table: the rows of a name, compared with those of the reference."""
-
-    own = rows[name]
-    figures = {"": name}
-    for bound in BOUNDS:
-        figures[f"success@{bound:g}"] = bracketed(*mean_share(met(own, bound)))
-    for column in columns:
-        figures[column] = bracketed(*mean_interval(by_input(own, column)))
-    if reference in rows:
-        other = rows[reference]
-        shares = (met(both, BOUNDS[0]) for both in (own, other))
-        figures[f"success@{BOUNDS[0]:g} − {reference}"] = bracketed(*paired(*shares))
-        for column in columns:
-            pair = by_input(own, column), by_input(other, column)
-            figures[f"{column} − {reference}"] = bracketed(*paired(*pair))
-    return figures
-
-
 def draw(rows):
     """A figure of the success, and of the others' cost and score less those of the first."""
     places = np.arange(len(rows))[::-1]
@@ -338,24 +294,6 @@ def draw(rows):
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(places, rows)
     figure.tight_layout()
-    return figure
-
-
-def draw_pictures(truth, inputs, shown):
-    """A picture of each scheme's first restart, for the first inputs."""
-    count = min(6, len(truth))
-    enlarged = [images.resize_nearest(picture, FLAGS.factor) for picture in inputs[:count]]
-    lines = {"face": truth[:count], "input": enlarged}
-    lines |= {name: batch[:count, 0] for name, batch in shown.items()}
-    figure, axes = plt.subplots(
-        len(lines), count, figsize=(1.1 * count + 2.2, 1.1 * len(lines)), squeeze=False
-    )
-    for row, (name, pictures) in zip(axes, lines.items(), strict=True):
-        for axis, picture in zip(row, pictures, strict=True):
-            axis.imshow(np.clip(picture, 0, 1))
-            axis.set(xticks=[], yticks=[])
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
-    figure.tight_layout(pad=0.3)
     return figure
 
 

@@ -26,10 +26,10 @@ from functools import partial
 
 from common import harness
 from common.metrics import realism
+from common.restarts import draw_pictures, evaluations, line, measure
 
 import jax
 import numpy as np
-from ablate_projection import draw_pictures, evaluations, line, measure
 from absl import flags
 
 import pulse_jax

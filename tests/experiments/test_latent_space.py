@@ -46,6 +46,12 @@ def test_arguments_that_can_not_be_are_told(tmp_path):
     assert not (tmp_path / "w" / "config.json").exists()
 
 
+def test_flags_of_the_other_ablation_are_unknown(tmp_path):
+    save_small_generator(tmp_path / "small")
+    flags = "--variants=none --spaces=v"
+    assert complaints("latent_space", flags, always=FLAGS, cwd=tmp_path) == [1]
+
+
 @pytest.mark.parametrize("script", ["latent_space", "evaluate_generator"])
 def test_a_recipe_is_that_of_a_search(script, tmp_path):
     """With posterior, which draws samples, they searched as with fast."""
