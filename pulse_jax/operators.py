@@ -316,17 +316,23 @@ def plug_ins(text: str) -> list[str]:
 def check_operator(operator: object, shape: tuple[int, int, int]) -> None:
     """Raises ValueError for what is neither an `Operator` nor a function of an image of this shape.
 
-    Such is `bicubic` without its factor: it can be called, and would fail where the search runs.
+    Such are `bicubic` without its factor, and an `Operator` whose factor doesn't divide a side.
+    They can be called, and would fail where the search runs.
     """
     told = "operator must be an Operator or a function of an image"
     check_kind(operator, Callable, told)
+    image = jax.ShapeDtypeStruct(shape, np.float32)
     if isinstance(operator, Operator):
+        _check_factor(operator.factor)
+        if shape[0] % operator.factor:
+            told = f"factor {operator.factor} does not divide the generator's side {shape[0]}"
+            raise ValueError(f"{operator.name}: {told}")
+        plug_in.attempt(f"{operator.name}, for {shape},", jax.eval_shape, operator.apply, image)
         return
     name = getattr(operator, "__name__", reprlib.repr(operator))
     if operator in OPERATORS.values():
         call = f"{name}({', '.join(inspect.signature(OPERATORS[name]).parameters)})"
         raise ValueError(f"{told}, got {name}, which makes one: {call}")
-    image = jax.ShapeDtypeStruct(shape, np.float32)
     found = plug_in.attempt(f"{told}; for {shape}, {name}", jax.eval_shape, operator, image)
     check_kind(found, jax.ShapeDtypeStruct, f"{told}; {name} must return one")
 
