@@ -17,8 +17,8 @@ measures (see `pulse_jax.calibration`):
 - Reliability, where the generator comes with a reader: of the faces for which glasses, a kind of
   hair or any other attribute is said to be 70% likely, seven in ten should have it. All kinds
   count. Where two are about equally likely, one of them is right, so that the middle of the scale
-  tells little. Brackets take predictions as independent. Those of one face aren't, so brackets are
-  too short.
+  tells little. Predictions of one face depend on each other, and so brackets are a bootstrap's over
+  the faces.
 
 For the other measures, draws count as independent. They nearly are if the chains have met, and a
 column has the median of the R-hats. Writes table.csv, reliability.csv and coverage.png, with the
@@ -182,13 +182,13 @@ def effective(rng, draws):
 def reliability(reader, truths, draws):
     """How often a truth shows what has about the same share of its draws, in rows: all kinds of all
     attributes together. `truths` (N, D) and `draws` (N, draws, D) are as read."""
-    said, shown = [], []
-    for truth, drawn in zip(truths, draws, strict=True):
-        own = reader.shares(truth[None])
-        for name, kinds in reader.shares(drawn).items():
-            said += kinds.values()
-            shown += [own[name][kind] == 1 for kind in kinds]
-    found = calibration.reliability(np.array(said), np.array(shown))
+
+    def shares(read):  # of each kind of each attribute, in a row
+        return [share for kinds in reader.shares(read).values() for share in kinds.values()]
+
+    said = np.array([shares(drawn) for drawn in draws])
+    shown = np.array([shares(truth[None]) for truth in truths]) == 1
+    found = calibration.reliability(said, shown)
     return [
         {"said to be": stated, "is": f"{observed:.2f} [{low:.2f}, {high:.2f}]", "count": count}
         for count, stated, observed, low, high in zip(*map(np.ndarray.tolist, found), strict=True)

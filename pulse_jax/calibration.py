@@ -146,30 +146,47 @@ class Reliability(NamedTuple):
 
 
 def reliability(
-    probabilities: Float[AnyArray, "predictions"],
-    outcomes: Bool[AnyArray, "predictions"],
+    probabilities: Float[AnyArray, "simulations *predictions"],
+    outcomes: Bool[AnyArray, "simulations *predictions"],
     bins: int = 5,
 ) -> Reliability:
     """Whether seven in ten wear glasses of the faces for which that is said to be 70% likely.
 
     `probabilities`: of draws that show something, and `outcomes`: whether the truth does. Bins of
-    the probability have equal widths, and those that are empty are left out. The intervals are
-    Wilson's (JASA 22, 1927), for predictions that don't depend on each other. A share of N draws is
-    itself off by up to 1/√(4N), which draws predictions apart that should agree: take many draws.
-    Raises ValueError for probabilities outside [0, 1].
+    the probability have equal widths, and those that are empty are left out. If each simulation has
+    one prediction, the intervals are Wilson's (JASA 22, 1927). Several predictions of one, as of
+    all kinds of hair, depend on each other. The intervals are then a bootstrap's, which draws
+    simulations anew: the quantiles of 2.5% and 97.5%. A share of N draws is itself off by up to
+    1/√(4N), which draws predictions apart that should agree: take many draws. Raises ValueError for
+    probabilities outside [0, 1].
     """
     from scipy import stats  # here, since each start of the command would wait for it
 
     probabilities, outcomes = np.asarray(probabilities, np.float64), np.asarray(outcomes)
     _check_shares("probabilities", probabilities)
     places = np.minimum((probabilities * bins).astype(int), bins - 1)
-    counts = np.bincount(places, minlength=bins)
-    filled = counts > 0
-    sums = (np.bincount(places, weights=x, minlength=bins) for x in (probabilities, outcomes))
-    counts, stated, came_true = (x[filled] for x in (counts, *sums))
-    tests = [stats.binomtest(int(k), int(n)) for k, n in zip(came_true, counts, strict=True)]
-    intervals = np.reshape([test.proportion_ci(method="wilson") for test in tests], (-1, 2))
-    return Reliability(counts, stated / counts, came_true / counts, *intervals.T)
+    inside = places.reshape(len(places), -1, 1) == np.unique(places)
+    known = probabilities.reshape(*inside.shape[:2], 1), outcomes.reshape(*inside.shape[:2], 1)
+    stated, came_true = (np.where(inside, x, 0).sum(1) for x in known)  # (simulations, bins)
+    number = inside.sum(1)
+
+    def share(came_true: np.ndarray, number: np.ndarray, axis: int = 0) -> np.ndarray:
+        return came_true.sum(axis) / number.sum(axis)
+
+    if inside.shape[1] == 1:
+        pairs = zip(came_true.sum(0), number.sum(0), strict=True)
+        tests = [stats.binomtest(int(k), int(n)).proportion_ci(method="wilson") for k, n in pairs]
+        low, high = np.reshape(tests, (-1, 2)).T
+    else:
+        resampled = stats.bootstrap(
+            (came_true, number),
+            share,
+            paired=True,
+            method="percentile",
+            random_state=np.random.default_rng(0),
+        )
+        low, high = resampled.confidence_interval
+    return Reliability(number.sum(0), share(stated, number), share(came_true, number), low, high)
 
 
 def through_truth(

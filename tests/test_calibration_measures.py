@@ -137,6 +137,18 @@ def test_reliability_counts_what_came_true():
         calibration.reliability(np.array([0.5, 1.1]), np.array([True, False]))
 
 
+def test_predictions_of_one_simulation_count_together():
+    """Ten that agree are one; of two kinds that are equally likely, one comes true."""
+    true = np.random.default_rng(0).random(200) < 0.7
+    found = calibration.reliability(np.full((200, 10), 0.7), true[:, None].repeat(10, 1))
+    expected = calibration.reliability(np.full(200, 0.7), true)
+    assert found.counts == 2000 and found.observed == expected.observed
+    np.testing.assert_allclose(found.low, expected.low, atol=0.01)
+    np.testing.assert_allclose(found.high, expected.high, atol=0.01)
+    either = calibration.reliability(np.full((200, 2), 0.5), np.stack([true, ~true], axis=1))
+    assert either.observed == either.low == either.high == 0.5
+
+
 def test_draws_that_are_calibrated_are_reliable_and_narrow_ones_are_not():
     for width, holds in ((1.0, True), (0.3, False)):
         truths, draws = simulate(width=width)
