@@ -232,12 +232,19 @@ def test_chains_draw_on_until_they_have_met(tmp_path, monkeypatch):
     assert not (tmp_path / "whole" / "a" / "parts").exists()
     assert told[-1].made == 70 + number and told[-1].left == 0
 
-    calls = []
+    calls, finished = [], []
 
     def in_its_midst():
         calls.append(None)
         return len(calls) > 2
 
+    finish = draws.Chains.finish
+
+    def counted(chains):
+        finished.append(chains.kept.made)
+        finish(chains)
+
+    monkeypatch.setattr(draws.Chains, "finish", counted)
     for most, stop, made in ((None, bool, 20), (40, bool, 40), (640, in_its_midst, 40)):
         part = pulse_jax.upsample(
             picture, tmp_path / "parts", replace(settings, max_draws=most), stop=stop
@@ -247,7 +254,8 @@ def test_chains_draw_on_until_they_have_met(tmp_path, monkeypatch):
     assert part.stopped == "stopped when 0 of 1 picture were done"
     pulse_jax.upsample(picture, tmp_path / "parts", settings)
     alike(tmp_path / "parts", tmp_path / "whole")
-    with pytest.raises(ValueError, match="--max_draws was 640, not 40"):
+    assert finished == [20 * 2**i for i in range(len(finished))]  # each once
+    with pytest.raises(ValueError, match="--max_draws was 640, not 40; give another folder"):
         pulse_jax.upsample(picture, tmp_path / "parts", replace(settings, max_draws=40))
     (alone,) = pulse_jax.upsample(picture, None, settings).pictures
     for name, values in whole.pictures[0].maps().items():

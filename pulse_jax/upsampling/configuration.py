@@ -105,7 +105,7 @@ def check(
     if most in earlier and (earlier[most] or 0) <= (now[most] or 0):
         earlier = {**earlier, most: now[most]}
     if earlier and (told := difference(earlier, now)):
-        raise ValueError(f"output_dir={output} holds results of {told}")
+        raise ValueError(f"output_dir={output} holds results of {told}; give another folder")
     for place in () if earlier else places:
         if any(any(place.glob(kind)) for kind in RESULTS):
             missing = f"{output / 'config.json'}, which tells of their settings, is missing"

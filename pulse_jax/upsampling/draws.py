@@ -201,10 +201,12 @@ class Chains:
         """Write the results of all draws. If the chains haven't met, double the plan, if it may be.
 
         What such chains need to go on is kept, also for a later run whose settings have more draws.
+        That one doesn't write the same results once more.
         """
-        self.finish()
-        if self.picture.folder is not None and results.is_apart(self.picture):
-            self.save(warming)
+        if self.picture.rows.get(1, {}).get("draws") != self.kept.made:
+            self.finish()
+            if self.picture.folder is not None and results.is_apart(self.picture):
+                self.save(warming)
         if wanting := is_wanting(self.picture, self.settings):
             self.kept.double()
         return wanting
