@@ -61,7 +61,7 @@ from common.bench import (
     set_up,
     warm_up,
 )
-from common.metrics import as_saved, diversity, realism, with_noise_of_first
+from common.metrics import diversity, realism, render, with_noise_of_first
 from common.timing import in_turns, matrix_product, matrix_side, on_cpu, peak_memory, ratio
 
 import jax
@@ -115,16 +115,6 @@ def evaluations(state):
     return int(np.asarray(state.step).sum())
 
 
-def render(setup, latents, frozen):
-    """Images (N, R, R, 3) as files hold them, computed a few at a time."""
-
-    @jax.jit
-    def draw(params, samples):
-        return jax.lax.map(lambda z: setup.exact.synthesize(params, *z), samples, batch_size=8)
-
-    return as_saved(draw(setup.params, (latents, frozen)))
-
-
 def errors(setup, images, targets):
     """Mean squared errors of the downscaled images (N, R, R, 3), by the exact operator: (N,)."""
     downscaled = np.asarray(jax.jit(jax.vmap(setup.operator))(images))
@@ -154,7 +144,7 @@ def search_figures(setup, slots):
     began = time.perf_counter()
     state = search_all(setup, start, restarts, slots)
     seconds = time.perf_counter() - began
-    l2 = errors(setup, render(setup, state.best.latents, state.frozen), targets)
+    l2 = errors(setup, render(setup.exact, setup.params, state.best.latents, state.frozen), targets)
     return {
         "accepted/s": (l2 <= EPS).sum() / seconds,
         "l2 added": float(np.median(l2 - state.best.l2)),
@@ -281,7 +271,7 @@ def time_slots(setup, restarts):
 
     warm_up(setup, start, FLAGS.slots)
     state = streamed()
-    images = render(setup, state.best.latents, state.frozen)
+    images = render(setup.exact, setup.params, state.best.latents, state.frozen)
     accepted = (errors(setup, images, targets) <= EPS).sum()
     seconds, batch_seconds = in_turns(FLAGS.repeats, streamed, batched)
     return {
@@ -349,11 +339,11 @@ def judge(setup, state, targets, score):
         return array.reshape(FLAGS.faces, -1, *array.shape[1:])
 
     latents = state.best.latents
-    images = render(setup, latents, state.frozen)
+    images = render(setup.exact, setup.params, latents, state.frozen)
     accepted = errors(setup, images, targets) <= EPS
     styles_of = jax.jit(jax.vmap(setup.generator.styles, (None, 0, 0)))
     styles = styles_of(setup.params, latents, state.frozen)
-    alike = render(setup, *with_noise_of_first(latents, state.frozen))
+    alike = render(setup.exact, setup.params, *with_noise_of_first(latents, state.frozen))
     groups = [x[kept] for x, kept in zip(by_face(alike), by_face(accepted), strict=True)]
     return {
         "accepted": accepted.mean(),

@@ -96,9 +96,9 @@ def draw(truth, found):
         axis.set_ylabel(DEGRADATIONS[name], rotation=0, ha="right", va="center")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    side = truth.shape[1] + max(1, truth.shape[1] // 32)
-    for column, title in enumerate(("truth", "input", "results")):
-        axes[0].text((column + 0.5) * side, -4, title, ha="center")
+    titles = "truth", "input", "results"
+    for x, title in zip(harness.middles(truth.shape[1], len(titles)), titles, strict=True):
+        axes[0].text(x, -4, title, ha="center")
     figure.subplots_adjust(left=0.22, right=0.99, top=0.97, bottom=0.01, hspace=0.06)
     return figure
 

@@ -34,7 +34,7 @@ from functools import partial
 
 from common import harness
 from common.faces import Attributes
-from common.metrics import bracketed, mean_interval, with_noise_of_first
+from common.metrics import bracketed, mean_interval
 from common.reader import batches, by_attribute, labelled_faces, r_squared, read_images, train
 
 import jax
@@ -94,17 +94,10 @@ def search(generator, params, operator, truth):
     built = harness.build(generator, operator)
     inputs = harness.as_saved(harness.degraded(operator, truth))
     found = harness.search_all(generator, params, operator, built, inputs)
-    by_input = jax.tree.map(
-        lambda leaf: np.asarray(leaf).reshape(found.l2.shape + leaf.shape[1:]),
-        (found.state.best.latents, found.state.frozen),
-    )
-    alike = []
-    for i in range(FLAGS.inputs):
-        maps = with_noise_of_first(*jax.tree.map(lambda leaf, i=i: leaf[i], by_input))
-        alike.append(harness.render(generator, params, *maps))
+    alike = harness.with_equal_noise(generator, params, found)
     small = np.stack([harness.degraded(operator, batch) for batch in alike])
     l2 = np.mean((small - inputs[:, None]) ** 2, axis=(2, 3, 4))
-    return {"images": np.stack(alike), "l2": l2}
+    return {"images": alike, "l2": l2}
 
 
 # --- How much differs. ---

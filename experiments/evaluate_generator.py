@@ -55,7 +55,6 @@ from common.metrics import (
     paired,
     precision_recall,
     realism,
-    with_noise_of_first,
 )
 from common.reader import batches, by_attribute, features, read_images, train
 
@@ -144,14 +143,7 @@ def search(generator, params, operator, inputs):
     built = harness.build(generator, operator, optimizer, geocross)
     stop = pulse_jax.RECIPES[FLAGS.recipe].stop_at_eps
     found = harness.search_all(generator, params, operator, built, inputs, stop_at_eps=stop)
-    by_input = jax.tree.map(
-        lambda leaf: np.asarray(leaf).reshape(found.l2.shape + leaf.shape[1:]),
-        (found.state.best.latents, found.state.frozen),
-    )
-    differences = []
-    for i in range(len(inputs)):
-        alike = with_noise_of_first(*jax.tree.map(lambda leaf, i=i: leaf[i], by_input))
-        differences.append(diversity(harness.render(generator, params, *alike)))
+    differences = [diversity(x) for x in harness.with_equal_noise(generator, params, found)]
     met = np.asarray(found.info.l2) <= FLAGS.eps
     steps = np.where(met.any(axis=1), met.argmax(axis=1), FLAGS.steps).reshape(found.l2.shape)
     return {"images": found.images, "l2": found.l2, "diversity": differences, "steps": steps}

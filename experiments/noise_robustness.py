@@ -150,9 +150,9 @@ def draw_pictures(downscale, truth, clean, inputs, results):
         axis.set_ylabel(name.replace(", ", ",\n"), rotation=0, ha="right", va="center")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    side = truth.shape[1] + max(1, truth.shape[1] // 32)
-    for k, title in enumerate(("truth", "downscaled", "input", "result, downscaled", "result")):
-        axes[0].text((k + 0.5) * side, -4, title, ha="center", fontsize="x-small")
+    titles = "truth", "downscaled", "input", "result, downscaled", "result"
+    for x, title in zip(harness.middles(truth.shape[1], len(titles)), titles, strict=True):
+        axes[0].text(x, -4, title, ha="center", fontsize="x-small")
     figure.subplots_adjust(left=0.2, right=0.99, top=0.94, bottom=0.01, hspace=0.04)
     return figure
 

@@ -171,7 +171,6 @@ def draw_pictures(truth, found):
     figure, axes = plt.subplots(
         len(found), shown, figsize=(5.2 * shown, 0.9 * len(found) + 0.2), squeeze=False
     )
-    side = truth.shape[1] + max(1, truth.shape[1] // 32)
     for row, (factor, cell) in zip(axes, found.items(), strict=True):
         row[0].set_ylabel(f"×{factor}", rotation=0, ha="right", va="center")
         for i, axis in enumerate(row):
@@ -180,8 +179,9 @@ def draw_pictures(truth, found):
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
     for axis in axes[0]:
-        for k, title in enumerate(("truth", "input", "results")):
-            axis.text((k + 0.5) * side, -4, title, ha="center", fontsize="small")
+        titles = "truth", "input", "results"
+        for x, title in zip(harness.middles(truth.shape[1], len(titles)), titles, strict=True):
+            axis.text(x, -4, title, ha="center", fontsize="small")
     figure.subplots_adjust(left=0.05, right=0.99, top=0.94, bottom=0.01, hspace=0.04, wspace=0.04)
     return figure
 

@@ -127,9 +127,7 @@ def draw(norms, rows, shown):
 
     axis = below.subplots()
     axis.imshow(images.grid(shown.swapaxes(0, 1)))
-    resolution = shown.shape[2]
-    step = resolution + max(1, resolution // 32)
-    axis.set_xticks((np.arange(len(RADII)) + 0.5) * step, [f"{radius:g}" for radius in RADII])
+    axis.set_xticks(harness.middles(shown.shape[2], len(RADII)), [f"{r:g}" for r in RADII])
     axis.set_yticks([])
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)

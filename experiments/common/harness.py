@@ -27,7 +27,7 @@ from typing import NamedTuple
 from common import door
 from common.data import checksums, read_all
 from common.faces import album
-from common.metrics import as_saved
+from common.metrics import as_saved, render, with_noise_of_first
 
 import jax
 import jax.numpy as jnp
@@ -332,11 +332,23 @@ def search_all(generator, params, operator, search, targets, *, stop_at_eps=Fals
     return Found(results, l2.reshape(count, restarts), state, info, first.latents)
 
 
-def render(generator, params, latents, frozen):
-    """Images (N, R, R, 3) of latents, with 8 bits, computed a few at a time."""
-    return as_saved(_draw(generator.synthesize, params, (latents, frozen)))
+def with_equal_noise(generator, params, found):
+    """The images (N, K, R, R, 3) of `Found` once more, all with their image's first noise maps.
+
+    So the restarts of an image differ by their styles alone.
+    """
+    by_image = jax.tree.map(
+        lambda leaf: np.asarray(leaf).reshape(found.l2.shape + leaf.shape[1:]),
+        (found.state.best.latents, found.state.frozen),
+    )
+    restarts = (jax.tree.map(lambda leaf, i=i: leaf[i], by_image) for i in range(len(found.l2)))
+    alike = (with_noise_of_first(*one) for one in restarts)
+    return np.stack([render(generator, params, *one) for one in alike])
 
 
-@partial(jax.jit, static_argnums=0)
-def _draw(synthesize, params, samples):
-    return jax.lax.map(lambda z: synthesize(params, *z), samples, batch_size=8)
+# --- Figures. ---
+
+
+def middles(side, columns):
+    """Where the middles of so many columns are in an `images.grid` of images of this side."""
+    return (np.arange(columns) + 0.5) * (side + max(1, side // 32))

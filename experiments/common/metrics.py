@@ -32,6 +32,16 @@ def as_saved(batch):
     return images.to_uint8(np.asarray(batch)).astype(np.float32) / 255
 
 
+def render(generator, params, latents, frozen):
+    """Images (N, R, R, 3) of latents, with 8 bits, computed a few at a time."""
+    return as_saved(_draw(generator.synthesize, params, (latents, frozen)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(synthesize, params, samples):
+    return jax.lax.map(lambda z: synthesize(params, *z), samples, batch_size=8)
+
+
 def with_noise_of_first(latents, frozen):
     """The same styles, all with the first restart's noise maps, so that only styles differ."""
     first = jax.tree.map(lambda leaf: leaf[:1].repeat(len(leaf), axis=0), (latents, frozen))
