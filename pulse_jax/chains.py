@@ -98,8 +98,9 @@ class _Plan(NamedTuple):
 
 
 def _kernel(
-    plan: _Plan, loglikelihood: LogLikelihood, step_size: Any, learned: Preconditioner | None
+    plan: _Plan, loglikelihood: LogLikelihood, step_size: Number, learned: Preconditioner | None
 ) -> Sampler:
+    """The sampler that suits the prior."""
     if plan.spheres:
         return geodesic_hmc(loglikelihood, step_size, plan.leapfrogs)
     return hmc(loglikelihood, step_size, plan.leapfrogs, learned)
@@ -217,12 +218,12 @@ class WarmUp:
 
     def init(self, params: Params, target: Image, positions: Position) -> Warming:
         """The starts of chains. Raises ValueError if the density is finite at none of them."""
-        starts = _starts(self.posterior, params, target, positions)
+        begun = _begun(self.posterior, params, target, positions)
         # Their counts, too, which depend on nothing and would else begin whole on each device.
-        starts = jax.tree.map(functools.partial(as_placed, like=starts.loglikelihood), starts)
-        if not jnp.isfinite(starts.loglikelihood).any():
+        begun = jax.tree.map(functools.partial(as_placed, like=begun.loglikelihood), begun)
+        if not jnp.isfinite(begun.loglikelihood).any():
             raise ValueError("the density is finite at none of the positions")
-        state = _nth(starts, 0)
+        state = _nth(begun, 0)
         learned = None
         if self._learns:
             chains = state.count.size
@@ -235,9 +236,9 @@ class WarmUp:
         return Warming(
             state=state,
             tuning=_tuning(self._plan, FIRST_STEP),
-            first=_first_weight(self.posterior, target, starts.loglikelihood),
+            first=_first_weight(self.posterior, target, begun.loglikelihood),
             made=jnp.zeros((), int),
-            starts=starts,
+            starts=begun,
             score=score,
             kept=state,
             kept_score=jnp.full_like(score, -jnp.inf),
@@ -259,7 +260,7 @@ class WarmUp:
         begun = int(warming.made) - int(ends[part]) + parts[part]
         if not begun:
             warming = self._begin(part, params, target, warming)
-        rises = part < len(parts) - 2
+        rises = part < self._number(warming)  # the weight, from each start
         exponents = np.linspace(1, 0, parts[part] + 1) if rises else np.zeros(parts[part] + 1)
         weights = warming.first**exponents
         now = slice(begun, begun + number)
@@ -279,27 +280,30 @@ class WarmUp:
         ended = int(warming.made) == ends[part]
         return _choose(choice_key, warming) if rises and ended else warming
 
+    def _number(self, warming: Warming) -> int:
+        """Of the starts of each chain."""
+        return warming.starts.count.shape[1]
+
     def _parts(self, warming: Warming) -> list[int]:
-        _, starts = warming.starts.count.shape
-        return parts_of_warm_up(self.transitions, starts)
+        return parts_of_warm_up(self.transitions, self._number(warming))
 
     def _begin(self, part: int, params: Params, target: Image, warming: Warming) -> Warming:
         """What changes before the first transition of a part."""
-        _, starts = warming.starts.count.shape
-        if part < starts:
+        number = self._number(warming)
+        if part < number:
             return warming._replace(
                 state=_nth(warming.starts, part),
                 tuning=_tuning(self._plan, FIRST_STEP),
                 score=jnp.zeros_like(warming.score),
             )
-        if part == starts:
+        if part == number:
             return warming._replace(state=warming.kept)
         tuning = _tuning(self._plan, _step_size(self._plan, warming.tuning))
         warming = warming._replace(tuning=tuning, middle=warming.state.position)
         return warming._replace(learned=self.learned(params, target, warming))
 
     def learned(self, params: Params, target: Image, warming: Warming) -> Preconditioner | None:
-        """The preconditioner, computed where it was."""
+        """The preconditioner of a warm-up that was saved without it, computed where it was."""
         if self.left(warming) > self.transitions or not self._learns:
             return warming.learned
         return preconditioner(self.posterior, params, target, warming.middle)
@@ -352,8 +356,8 @@ def preconditioner(
 
 
 @jax.jit
-def _starts(posterior: Posterior, params: Params, target: Image, positions: Position) -> State:
-    """One start of each chain after another, since all of them at once may be too large."""
+def _begun(posterior: Posterior, params: Params, target: Image, positions: Position) -> State:
+    """The states of all starts: one of each chain after another, or they may be too large."""
     plan = _Plan(posterior.prior == "spheres", 1, 0.0)
     init = _kernel(plan, posterior.loglikelihood, 0.0, None).init
     init = functools.partial(init, params, target)
@@ -361,8 +365,9 @@ def _starts(posterior: Posterior, params: Params, target: Image, positions: Posi
 
 
 @functools.partial(jax.jit, static_argnames="number")
-def _nth(starts: State, number: int) -> State:
-    return jax.tree.map(lambda leaf: leaf[:, number], starts)
+def _nth(begun: State, number: int) -> State:
+    """The states of each chain's start of this number."""
+    return jax.tree.map(lambda leaf: leaf[:, number], begun)
 
 
 @jax.jit

@@ -34,7 +34,8 @@ class Likelihood(Protocol):
     """How a picture y comes about from the degraded image x = D(G(z)). It sees both, unclamped.
 
     A likelihood is a pytree of its widths: new ones don't recompile, and a map of them is no
-    constant of the program. `sample` and `logpdf` are of one density, which is what calibration
+    constant of the program. New bounds of `unknown_sigma` recompile, since they say how many widths
+    there are. `sample` and `logpdf` are of one density, which is what calibration
     rests on.
     """
 

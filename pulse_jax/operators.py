@@ -327,13 +327,13 @@ def check_operator(operator: object, shape: tuple[int, int, int]) -> None:
         if shape[0] % operator.factor:
             told = f"factor {operator.factor} does not divide the generator's side {shape[0]}"
             raise ValueError(f"{operator.name}: {told}")
-        plug_in.attempt(f"{operator.name}, for {shape},", jax.eval_shape, operator.apply, image)
+        plug_in.guarded(f"{operator.name}, for {shape},", jax.eval_shape, operator.apply, image)
         return
     name = getattr(operator, "__name__", reprlib.repr(operator))
     if operator in OPERATORS.values():
         call = f"{name}({', '.join(inspect.signature(OPERATORS[name]).parameters)})"
         raise ValueError(f"{told}, got {name}, which makes one: {call}")
-    found = plug_in.attempt(f"{told}; for {shape}, {name}", jax.eval_shape, operator, image)
+    found = plug_in.guarded(f"{told}; for {shape}, {name}", jax.eval_shape, operator, image)
     check_kind(found, jax.ShapeDtypeStruct, f"{told}; {name} must return one")
 
 
@@ -348,7 +348,7 @@ def is_flat(operator: Operator, shape: tuple[int, int, int]) -> bool:
 
     image = jax.random.uniform(jax.random.key(0), shape)
     named = f"the gradient of operator={operator.name}"
-    traced = plug_in.attempt(named, jax.jit(jax.grad(energy)).lower, image)
+    traced = plug_in.guarded(named, jax.jit(jax.grad(energy)).lower, image)
     return not bool(traced.compile()(image).any())
 
 
@@ -435,7 +435,7 @@ def _foreign(text: str) -> Operator:
         raise ValueError(f"{told} returned a {type(made).__name__}, not a function of an image")
 
     def apply(image: Image) -> Any:
-        return plug_in.attempt(f"what {told} returned", made, image)
+        return plug_in.guarded(f"what {told} returned", made, image)
 
     def check_type(dtype: DTypeLike) -> None:
         if not jnp.issubdtype(dtype, jnp.floating):

@@ -42,7 +42,7 @@ def find(text: str) -> Callable[..., Any]:
     """
     module_name, attribute = text.split(":")[:2]
     _look_in_current_folder()
-    module = attempt(f"importing {module_name}", importlib.import_module, module_name)
+    module = guarded(f"importing {module_name}", importlib.import_module, module_name)
     if not hasattr(module, attribute):
         raise ValueError(f"{module_name} has no {attribute}")
     made: Any = getattr(module, attribute)
@@ -62,7 +62,7 @@ def call(text: str, *first: Any) -> Any:
     Raises ValueError as `find` does, also for whatever the callable raises.
     """
     arguments = text.split(":")[2:]
-    return attempt(called(text), find(text), *first, *map(number, arguments))
+    return guarded(called(text), find(text), *first, *map(number, arguments))
 
 
 def called(text: str) -> str:
@@ -81,7 +81,7 @@ def number(text: str) -> int | float | str:
     return text
 
 
-def attempt(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+def guarded(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call it. Whatever it raises becomes a ValueError of one line, that `what` raised this."""
     try:
         return function(*arguments)

@@ -6,7 +6,7 @@ import numpy as np
 
 from pulse_jax.generators import Generator
 from pulse_jax.images import CHANNELS
-from pulse_jax.plug_in import attempt, call, called
+from pulse_jax.plug_in import call, called, guarded
 from pulse_jax.starts import by_name
 from pulse_jax.types import Params
 
@@ -36,7 +36,7 @@ def _check(generator: Generator, params: Params) -> None:
     resolution, channels = generator.resolution, generator.channels
     if not isinstance(resolution, int | np.integer):
         raise ValueError(f"its resolution is {resolution!r}, not a whole number")
-    drawn = attempt("its sample", jax.eval_shape, generator.sample, jax.random.key(0))
+    drawn = guarded("its sample", jax.eval_shape, generator.sample, jax.random.key(0))
     if not (isinstance(drawn, tuple) and len(drawn) == 2):
         raise ValueError(f"its sample returned a {type(drawn).__name__}, not (latents, frozen)")
     latents, frozen = drawn
@@ -51,13 +51,13 @@ def _check(generator: Generator, params: Params) -> None:
         _check_floats(leaf, "a leaf of its latents has")
     by_name(latents, frozen)
     if generator.styles is not None:
-        styles = attempt("its styles", jax.eval_shape, generator.styles, params, latents, frozen)
+        styles = guarded("its styles", jax.eval_shape, generator.styles, params, latents, frozen)
         if getattr(styles, "ndim", None) != 2:
             raise ValueError(
                 f"its styles have shape {getattr(styles, 'shape', None)}, not (layers, d)"
             )
         _check_floats(styles, "its styles have")
-    image = attempt("its synthesize", jax.eval_shape, generator.synthesize, params, latents, frozen)
+    image = guarded("its synthesize", jax.eval_shape, generator.synthesize, params, latents, frozen)
     wanted = resolution, resolution, channels
     if channels not in CHANNELS:
         raise ValueError(f"its images have {channels} channels, not 1, 3 or 4")

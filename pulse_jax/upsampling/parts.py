@@ -22,7 +22,7 @@ from pulse_jax.generators.plug_in import plug_in
 from pulse_jax.generators.reader import Reader
 from pulse_jax.likelihoods import of_values
 from pulse_jax.operators import Operator, is_flat, plug_ins, shown
-from pulse_jax.plug_in import attempt, is_plug_in
+from pulse_jax.plug_in import guarded, is_plug_in
 from pulse_jax.posterior import Posterior
 from pulse_jax.search import STATUS, Search, SearchState
 from pulse_jax.types import Params
@@ -201,12 +201,12 @@ def build_searches(run: Run) -> dict[int, Search]:
         search = pulse_jax.build(generator, operator, settings.loss(), settings.optimizer())
         if settings.plug_ins():
             target = jax.ShapeDtypeStruct((side, side, generator.channels), np.float32)
-            _attempt_step(search, generator, run.params, target)
+            _trace_step(search, generator, run.params, target)
         searches[side] = search
     return searches
 
 
-def _attempt_step(
+def _trace_step(
     search: Search, generator: Generator, params: Params, target: jax.ShapeDtypeStruct
 ) -> None:
     """Trace one step. Raises ValueError, in one line, if a part that plugs in doesn't fit."""
@@ -215,7 +215,7 @@ def _attempt_step(
         state = search.init(*generator.sample(jax.random.key(0)))
         return state, search.step(params, target, state)[0]
 
-    states = attempt("a step of the search", jax.eval_shape, step, params, target)
+    states = guarded("a step of the search", jax.eval_shape, step, params, target)
     before, after = (jax.tree.map(lambda x: (x.shape, x.dtype), state) for state in states)
     if before != after:
         raise ValueError("a step of the search leaves a state of other shapes than it began with")
@@ -229,7 +229,7 @@ def build_posteriors(run: Run) -> dict[int, Posterior]:
         gradient = jax.grad(density.loglikelihood, argnums=2)
         target = jax.ShapeDtypeStruct((side, side, generator.channels), np.float32)
         position = jax.eval_shape(density.sample, jax.random.key(0))
-        attempt("the log density", jax.eval_shape, gradient, run.params, target, position)
+        guarded("the log density", jax.eval_shape, gradient, run.params, target, position)
         posteriors[side] = density
     return posteriors
 
