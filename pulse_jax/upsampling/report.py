@@ -154,10 +154,63 @@ def save(
     """
     kind = SEARCH if config["--noise"] is None else SAMPLES
     shown = [picture for picture in pictures if picture.rows and not picture.error]
-    files = [path for picture in shown for path in picture.place.iterdir() if path.suffix in TYPES]
+    several = len({picture.seed for picture in pictures}) > 1
+    numbered = [(i, row) for i, p in enumerate(shown) for _, row in sorted(p.rows.items())]
+    rows = [row for _, row in numbered]
+    columns, terms = columns_and_terms(kind, rows, several)
+    source, link = addresses(output, shown)
+    restarts = config["--restarts"]
+    told = (
+        converged(rows, len(shown) * restarts)
+        if kind is SEARCH
+        else [f"the chains of {sum(p.rows[1]['status'] == MET for p in shown)} have met"]
+    )
+    page = PAGE.substitute(
+        style=STYLE + curves.STYLE,
+        script=SCRIPT,
+        title=text(f"{config['--generator']}, seed{'s' * several} {config['--seeds']}"),
+        summary=", ".join((counted_pictures(shown), *told)),
+        caution=kind.caution,
+        results=kind.results,
+        failed=failed(failures),
+        pictures="\n".join(
+            section(i, picture, kind, restarts, several, source, link)
+            for i, picture in enumerate(shown)
+        ),
+        columns=", ".join(term(name) for name in columns if name in terms),
+        head="".join(map(heading, columns)),
+        rows="\n".join(table_row(i, row, columns.values()) for i, row in numbered),
+        command=text(command),
+        settings="\n".join(
+            f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
+            for name, value in config.items()
+        ),
+        terms=definitions(terms, config),
+    )
+    write(output / "index.html", page)
+
+
+def columns_and_terms(
+    kind: Kind, rows: Sequence[Row], several: bool
+) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """The columns of the table that rows have, and the terms of these and of no column."""
+    # Where there are no classes, or nothing was cut out.
+    needless = {"label", "l2_put_back"} - {name for row in rows for name in row}
+    needless |= set() if several else {"seed"}
+    columns = {name: column for name, column in kind.columns.items() if column not in needless}
+    terms = {
+        name: told for name, told in kind.terms.items() if kind.columns.get(name) not in needless
+    }
+    return columns, terms
+
+
+def addresses(
+    output: Path, pictures: Sequence[Picture]
+) -> tuple[Callable[[Path], str], Callable[[Path], str]]:
+    """How the page refers to a file to show it, by its content if all fit, and to open it."""
+    files = [path for p in pictures for path in p.place.iterdir() if path.suffix in TYPES]
     used = [path for path in files if path.name != "grid.png"]  # it holds the others once more
     embed = sum(path.stat().st_size for path in used) <= EMBEDDED
-    several = len({picture.seed for picture in pictures}) > 1
 
     def source(path: Path) -> str:
         if not embed:
@@ -168,51 +221,15 @@ def save(
     def link(path: Path) -> str:
         return escape(urllib.parse.quote(bytes(path.relative_to(output))))
 
-    restarts = config["--restarts"]
-    rows = [row for picture in shown for _, row in sorted(picture.rows.items())]
-    # Where there are no classes, or nothing was cut out.
-    needless = {"label", "l2_put_back"} - {name for row in rows for name in row}
-    needless |= set() if several else {"seed"}
-    columns = {name: column for name, column in kind.columns.items() if column not in needless}
-    terms = {
-        name: told for name, told in kind.terms.items() if kind.columns.get(name) not in needless
-    }
-    told = (
-        converged(rows, len(shown) * restarts)
-        if kind is SEARCH
-        else [f"the chains of {sum(p.rows[1]['status'] == MET for p in shown)} have met"]
-    )
-    names, seeds = ({getattr(p, key) for p in shown} for key in ("name", "seed"))
-    of_seeds = counted(len(shown), "picture")
-    if len(seeds) > 1 and len(names) * len(seeds) == len(shown):
-        of_seeds = f"{counted(len(names), 'picture')} × {len(seeds)} seeds"
-    page = PAGE.substitute(
-        style=STYLE + curves.STYLE,
-        script=SCRIPT,
-        title=text(f"{config['--generator']}, seed{'s' * several} {config['--seeds']}"),
-        summary=", ".join((of_seeds, *told)),
-        caution=kind.caution,
-        results=kind.results,
-        failed=failed(failures),
-        pictures="\n".join(
-            section(i, picture, kind, restarts, several, source, link)
-            for i, picture in enumerate(shown)
-        ),
-        columns=", ".join(term(name) for name in columns if name in terms),
-        head="".join(map(heading, columns)),
-        rows="\n".join(
-            table_row(i, row, columns.values())
-            for i, picture in enumerate(shown)
-            for _, row in sorted(picture.rows.items())
-        ),
-        command=text(command),
-        settings="\n".join(
-            f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
-            for name, value in config.items()
-        ),
-        terms=definitions(terms, config),
-    )
-    write(output / "index.html", page)
+    return source, link
+
+
+def counted_pictures(pictures: Sequence[Picture]) -> str:
+    """How many there are, and of how many seeds each, if all have the same ones."""
+    names, seeds = ({getattr(p, key) for p in pictures} for key in ("name", "seed"))
+    if len(seeds) > 1 and len(names) * len(seeds) == len(pictures):
+        return f"{counted(len(names), 'picture')} × {len(seeds)} seeds"
+    return counted(len(pictures), "picture")
 
 
 def text(value: Any) -> str:
