@@ -118,10 +118,19 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def npz(arrays: Mapping[str, Any]) -> bytes:
-    """The content of an .npz file with these arrays."""
-    content = io.BytesIO()
-    np.savez(content, **arrays)
+    """The content of an .npz file with these arrays, each of its `kept_dtype`."""
+    content, kept = io.BytesIO(), dict[str, Any]()
+    for name, array in arrays.items():
+        array = np.asarray(array)
+        kept[name] = array.astype(kept_dtype(array.dtype), copy=False)
+    np.savez(content, **kept)
     return content.getvalue()
+
+
+def kept_dtype(dtype: Any) -> np.dtype[Any]:
+    """The type of numbers in a file. Those that NumPy lacks, as bfloat16, are float32 there."""
+    known = np.dtype(dtype)
+    return np.dtype(np.float32) if known.kind == "V" else known
 
 
 def attempt(function: Callable[..., Any], *arguments: Any) -> str:

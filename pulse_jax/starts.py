@@ -15,7 +15,7 @@ from jax import Array
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from pulse_jax import sphere
-from pulse_jax.files import load_arrays
+from pulse_jax.files import kept_dtype, load_arrays
 from pulse_jax.generators import Generator
 from pulse_jax.generators.digests import network_digest
 from pulse_jax.types import Frozen, Latents, Params
@@ -133,7 +133,7 @@ def read_latents(
         if shape != leaf.shape:
             had = f"{shape} in it" if name in arrays else "not in it"
             raise ValueError(f"{path}: {name} is {had}, and {leaf.shape} in this generator")
-        if arrays[name].dtype.kind != np.dtype(leaf.dtype).kind:
+        if arrays[name].dtype.kind != kept_dtype(leaf.dtype).kind:
             told = f"{name} is of {arrays[name].dtype}, and of {leaf.dtype} in this generator"
             raise ValueError(f"{path}: {told}")
     counts = {arrays[name].shape[:1] for name in wanted}

@@ -14,7 +14,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from command_helpers import contents, fails, read_rows, write_picture
 from PIL import Image
@@ -82,14 +84,20 @@ def power_cut():
     raise PowerCut
 
 
+def adam_in_bfloat16(schedule):
+    """An optimiser that plugs in, with a state of a type that NumPy's files don't know."""
+    return optax.adam(schedule, mu_dtype=jnp.bfloat16)
+
+
 @pytest.mark.parametrize(
     "flags",
     [
         [],
         ["--opt_name=sgdm", "--lr_schedule=fixed", "--save_video"],
         ["--opt_name=lbfgs", "--save_intermediate", "--stop_at_eps"],
+        ["--opt_name=test_resume:adam_in_bfloat16"],
     ],
-    ids=["adam", "sgdm", "lbfgs"],
+    ids=["adam", "sgdm", "lbfgs", "bfloat16"],
 )
 def test_what_is_under_way_goes_on_from_its_last_state(run, folder, monkeypatch, tmp_path, flags):
     whole = run(folder, *flags, output="whole")

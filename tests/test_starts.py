@@ -13,6 +13,7 @@ from experiment_helpers import linear
 
 import pulse_jax
 from pulse_jax import images, starts
+from pulse_jax.files import npz
 from pulse_jax.generators.digests import network_digest
 
 GENERATOR = "experiment_helpers:linear"
@@ -136,6 +137,16 @@ def test_latents_come_back_from_a_file(tmp_path):
     path.write_bytes(b"PK")
     with pytest.raises(ValueError, match=r"latents\.npz: can't be read"):
         pulse_jax.load_latents(path, generator)
+
+
+def test_latents_of_bfloat16_come_back_from_a_file(tmp_path):
+    generator, _ = linear()
+    found = {"style": jax.random.normal(jax.random.key(0), (3, 2, 8), jnp.bfloat16)}
+    generator = generator._replace(sample=lambda key: ({"style": found["style"][0]}, {}))
+    (tmp_path / "latents.npz").write_bytes(npz(found))
+    again, _ = pulse_jax.load_latents(tmp_path / "latents.npz", generator)
+    assert again["style"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(again["style"], found["style"])
 
 
 def test_latents_of_another_generator_are_refused(tmp_path, capsys):

@@ -453,6 +453,8 @@ def restore(
         values = np.stack(values)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             values = jax.random.wrap_key_data(jnp.asarray(values))
+        else:
+            values = values.astype(leaf.dtype)
         leaves[i] = leaf.at[np.array(rows)].set(values)
     return jax.tree.unflatten(structure, leaves)._replace(frozen=state.frozen)
 

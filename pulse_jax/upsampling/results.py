@@ -25,7 +25,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from pulse_jax import images
-from pulse_jax.files import attempt, counted, load_arrays, npz, one_line, write
+from pulse_jax.files import attempt, counted, kept_dtype, load_arrays, npz, one_line, write
 from pulse_jax.starts import GENERATOR
 from pulse_jax.types import AnyArray
 from pulse_jax.upsampling import curves, video
@@ -161,7 +161,7 @@ def check_state(picture: Picture, restart: Restart, likes: Sequence[jax.ShapeDty
 
 def _is_alike(array: np.ndarray, like: np.ndarray | jax.ShapeDtypeStruct) -> bool:
     """Whether it has the same shape, and numbers of the same kind."""
-    return (array.shape, array.dtype.kind) == (like.shape, like.dtype.kind)
+    return (array.shape, array.dtype.kind) == (like.shape, kept_dtype(like.dtype).kind)
 
 
 def identity(restart: Restart) -> dict[str, Any]:
