@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import re
 import sys
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -441,6 +442,17 @@ def test_a_deviation_has_a_scale_that_ends_in_a_round_number():
         [1, 0.02, 0.05, 0.1, 1]
     )
     np.testing.assert_array_equal(maps.coloured(np.array([[0.0, 1.0]]))[0], maps.COLOURS[[0, -1]])
+
+
+def test_maps_take_little_memory_beside_the_draws():
+    images = np.random.default_rng(0).random((256, 64, 64, 3), np.float32)
+    tracemalloc.start()
+    found = maps.summarise(images)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < images.nbytes / 4
+    np.testing.assert_allclose(found["std"], np.float64(images).std(0), rtol=1e-6)
+    np.testing.assert_array_equal(found["q50"], np.median(images, 0))
 
 
 def test_moments_of_large_log_densities_keep_their_digits():

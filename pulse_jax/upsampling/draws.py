@@ -245,9 +245,10 @@ class Chains:
         picture, statistics = self.picture, self.kept.all("statistics")
         images = self.kept.all("images")
         images = images.reshape(-1, *images.shape[2:])
-        images = images[np.isfinite(images).all((1, 2, 3))]
-        if not len(images):
+        finite = np.isfinite(images).all((1, 2, 3))
+        if not finite.any():
             raise ValueError("none of the draws' images is finite")
+        images = images if finite.all() else images[finite]  # which copies them
         figures = diagnostics.diagnose(statistics)
         judged = judge(figures)
         found, shares = maps.summarise(images), {}

@@ -31,10 +31,15 @@ COLOURS = np.array(
 
 def summarise(images: Float[np.ndarray, "n r r c"]) -> dict[str, Float[np.ndarray, "r r c"]]:
     """Mean, standard deviation and quantiles of each value, as float32 and not clipped."""
-    quantiles = np.quantile(images, list(QUANTILES.values()), axis=0)
-    found = {"mean": images.mean(0, np.float64), "std": images.std(0, np.float64)}
-    found |= dict(zip(QUANTILES, quantiles, strict=True))
-    return {name: values.astype(np.float32) for name, values in found.items()}
+
+    def of(row: Float[np.ndarray, "n r c"]) -> dict[str, Float[np.ndarray, "r c"]]:
+        quantiles = np.quantile(row, list(QUANTILES.values()), axis=0)
+        moments = {"mean": row.mean(0, np.float64), "std": row.std(0, np.float64)}
+        return moments | dict(zip(QUANTILES, quantiles, strict=True))
+
+    # Row by row, since each takes copies of its values, in double precision.
+    rows = [of(row) for row in images.swapaxes(0, 1)]
+    return {name: np.stack([row[name] for row in rows]).astype(np.float32) for name in rows[0]}
 
 
 def save(folder: Path, name: str, values: Float[np.ndarray, "r r c"]) -> None:
