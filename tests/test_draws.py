@@ -18,7 +18,7 @@ from command_helpers import fails, read_rows, write_picture
 from experiment_helpers import linear
 
 import pulse_jax
-from pulse_jax import chains, diagnostics, images, likelihoods, operators
+from pulse_jax import chains, diagnostics, images, likelihoods, operators, posterior
 from pulse_jax.files import load_arrays, npz
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.reader import Reader
@@ -442,6 +442,18 @@ def test_a_deviation_has_a_scale_that_ends_in_a_round_number():
         [1, 0.02, 0.05, 0.1, 1]
     )
     np.testing.assert_array_equal(maps.coloured(np.array([[0.0, 1.0]]))[0], maps.COLOURS[[0, -1]])
+
+
+@pytest.mark.parametrize(("prior", "told"), [("gaussian", 1), ("spheres", 0)])
+def test_a_preconditioner_is_missed_only_where_there_would_be_one(prior, told, monkeypatch, caplog):
+    monkeypatch.setattr(draws, "LARGEST", 2)
+    generator, _ = linear()
+    density = posterior.build(generator, operators.bicubic(8), likelihoods.gaussian(1), prior=prior)
+    large = {"density": density, "positions": (jnp.zeros((2, 1, 1, 16)), ())}
+    picture = SimpleNamespace(name="a", target=np.zeros((4, 4, 3)))
+    with caplog.at_level("INFO", "pulse_jax"):
+        assert not draws.Chains.preconditions(SimpleNamespace(picture=picture, **large))
+    assert caplog.text.count("too large for a preconditioner") == told
 
 
 def test_maps_take_little_memory_beside_the_draws():

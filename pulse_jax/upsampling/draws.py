@@ -129,32 +129,41 @@ class Chains:
         generator = density.generator
         image = generator.resolution, generator.resolution, generator.channels
         self.directions = random_directions(image)
-        jobs = [Restart(picture, number, 0) for number in range(settings.restarts + 1)]
+        numbers = np.arange(settings.restarts + 1)  # from 1 on, of the chains
         key, *keys = restart_keys(
-            np.full(len(jobs), picture.seed, np.uint32),
-            np.full(len(jobs), picture.pixels, np.uint32),
-            np.arange(len(jobs)),
+            np.full(len(numbers), picture.seed, np.uint32),
+            np.full(len(numbers), picture.pixels, np.uint32),
+            numbers,
         )
         self.warm_up_key, self.draw_key = jax.random.split(key)
         if settings.init_from is None:
             chain_keys = jax.device_put(jnp.stack(keys), split)
             positions = chains.starts(chain_keys, density, *self.inputs)
         else:
-            positions = jax.tree.map(lambda leaf: leaf[:, None], density.join(*start(jobs[1:])))
+            earlier = start([Restart(picture, int(number), 0) for number in numbers[1:]])
+            positions = jax.tree.map(lambda leaf: leaf[:, None], density.join(*earlier))
         self.positions = jax.device_put(positions, split)
-        # A preconditioner is found from the Jacobians of all chains.
-        one = jax.tree.leaves(jax.tree.map(lambda leaf: leaf[:, 0], self.positions))
-        size = sum(leaf.size for leaf in one) * picture.target.size
-        if size > LARGEST:
-            told = "too large for a preconditioner: its chains will meet later"
-            log.info(one_line(f"{picture.name}: {told}"))
-        self.warm_up = WarmUp(density, settings.steps, precondition=size <= LARGEST)
+        self.warm_up = WarmUp(density, settings.steps, precondition=self.preconditions())
         plan = make_plan(settings.draws, settings.thinning, settings.restarts * math.prod(image))
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("l2", *INFO), ())
         shapes |= {"statistics": (len(self.statistics),), "images": image}
         shapes |= {name: leaf.shape[2:] for name, leaf in named(self.positions).items()}
         self.kept = KeptDraws(plan, settings.restarts, shapes)
         self.saved_at, self.cost = time.monotonic(), 0.0  # in seconds
+
+    def preconditions(self) -> bool:
+        """Whether the Jacobians of all chains, of which a preconditioner is made, aren't too large.
+
+        On spheres there is none.
+        """
+        if self.density.prior == "spheres":
+            return False
+        one = jax.tree.leaves(jax.tree.map(lambda leaf: leaf[:, 0], self.positions))
+        if sum(leaf.size for leaf in one) * self.picture.target.size <= LARGEST:
+            return True
+        told = "too large for a preconditioner: its chains will meet later"
+        log.info(one_line(f"{self.picture.name}: {told}"))
+        return False
 
     def run(self, stop: Callable[[], bool]) -> Iterator[Now]:
         """Move the chains to their end, a chunk at a time. `stop()` is asked after each.
