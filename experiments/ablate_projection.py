@@ -35,7 +35,7 @@ compares all on 12 faces with 4 restarts, in half an hour.
 from functools import lru_cache, partial
 
 from common import harness
-from common.metrics import bracketed, mean_interval, mean_share, paired, realism
+from common.metrics import as_saved, bracketed, mean_interval, mean_share, paired, realism
 from common.restarts import (
     BOUNDS,
     SCORE,
@@ -125,7 +125,7 @@ def main(folder):
     for seed in seeds:
         pictures_seed, search_seed = (seed if FLAGS.vary == x else None for x in WHAT)
         truth = held_out(pictures_seed)
-        inputs = harness.as_saved(harness.degraded(operator, truth))
+        inputs = as_saved(harness.degraded(operator, truth))
         for name in FLAGS.variants:
             cell = name.replace(":", " ") + (f", seed {seed}" if FLAGS.seeds else "")
             compute = partial(search, name, generator, params, operator, inputs, search_seed)

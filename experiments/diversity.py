@@ -34,7 +34,7 @@ from functools import partial
 
 from common import harness
 from common.faces import Attributes
-from common.metrics import bracketed, mean_interval
+from common.metrics import as_saved, bracketed, mean_interval
 from common.reader import batches, by_attribute, labelled_faces, r_squared, read_images, train
 
 import jax
@@ -92,7 +92,7 @@ def main(folder):
 def search(generator, params, operator, truth):
     """Results (N, K, R, R, 3), all with the noise maps of their input's first, and their l2."""
     built = harness.build(generator, operator)
-    inputs = harness.as_saved(harness.degraded(operator, truth))
+    inputs = as_saved(harness.degraded(operator, truth))
     found = harness.search_all(generator, params, operator, built, inputs)
     alike = harness.with_equal_noise(generator, params, found)
     small = np.stack([harness.degraded(operator, batch) for batch in alike])

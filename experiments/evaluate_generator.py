@@ -55,6 +55,7 @@ from common.metrics import (
     paired,
     precision_recall,
     realism,
+    render,
 )
 from common.reader import batches, by_attribute, features, read_images, train
 
@@ -170,7 +171,7 @@ def measure(found, truth, inputs):
 def measure_others(generator, params, truth):
     """The scores of the true images and of as many samples."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(FLAGS.seed), 4), len(truth))
-    samples = harness.render(generator, params, *jax.vmap(generator.sample)(keys))
+    samples = render(generator, params, *jax.vmap(generator.sample)(keys))
     score = realism(FLAGS.generator)
     for name, batch in (("truth", truth), ("samples", samples)):
         for i, value in enumerate(score(batch)):
@@ -342,7 +343,7 @@ def compare_samples(weights, resolution):
     own = jax.random.fold_in(jax.random.key(FLAGS.seed), 5)  # no face is among the held-out ones
     keys = jax.random.split(own, (3, FLAGS.samples))
     true = features(weights, faces.album(keys[0], resolution))
-    made = harness.render(generator, params, *jax.vmap(generator.sample)(keys[1]))
+    made = render(generator, params, *jax.vmap(generator.sample)(keys[1]))
     for name, batch in (("samples", made), ("drawn faces", faces.album(keys[2], resolution))):
         found = features(weights, batch)
         precision, recall = precision_recall(true, found)

@@ -25,7 +25,7 @@ Writes table.csv, rows of every restart in cells/, and pictures.png. --preset=qu
 from functools import partial
 
 from common import harness
-from common.metrics import realism
+from common.metrics import as_saved, realism
 from common.restarts import draw_pictures, evaluations, line, measure
 
 import jax
@@ -81,7 +81,7 @@ def main(folder):
     resolution = pulse_jax.load(FLAGS.generator)[0].resolution
     operator = pulse_jax.operators.bicubic(FLAGS.factor)
     truth = harness.held_out(resolution)
-    inputs = harness.as_saved(harness.degraded(operator, truth))
+    inputs = as_saved(harness.degraded(operator, truth))
     score = realism(FLAGS.generator)
 
     rows, shown = {}, {}

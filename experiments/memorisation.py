@@ -20,7 +20,7 @@ from functools import partial
 
 from common import harness
 from common.data import PHOTOGRAPHS, held_out_crops, photograph, read_all
-from common.metrics import bracketed, nearest_crops, nearest_pictures
+from common.metrics import bracketed, nearest_crops, nearest_pictures, render
 
 import jax
 import numpy as np
@@ -47,7 +47,7 @@ def main(folder):
     generator, params = pulse_jax.load(FLAGS.generator, equal_start=True)
     nearest, crops = against(generator.resolution)
     keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.samples)
-    samples = harness.render(generator, params, *jax.vmap(generator.sample)(keys))
+    samples = render(generator, params, *jax.vmap(generator.sample)(keys))
 
     found = folder.arrays("nearest_samples", partial(nearest, samples))
     others = folder.arrays("nearest_held_out", partial(nearest, crops))

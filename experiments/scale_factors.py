@@ -26,7 +26,15 @@ minutes on two cores, and full 12 faces with 4 and 4 minutes.
 from functools import partial
 
 from common import door, harness
-from common.metrics import as_saved, bracketed, diversity, mean_interval, mean_share, realism
+from common.metrics import (
+    as_saved,
+    bracketed,
+    diversity,
+    mean_interval,
+    mean_share,
+    realism,
+    render,
+)
 
 import jax
 import matplotlib.pyplot as plt
@@ -109,7 +117,7 @@ def measure_others(generator, params, truth):
     """Figures to compare with: of samples, which obey no input, and of true faces."""
     key = jax.random.fold_in(jax.random.key(FLAGS.seed), 2)
     samples = jax.vmap(generator.sample)(jax.random.split(key, 64))
-    samples = harness.render(generator, params, *samples)
+    samples = render(generator, params, *samples)
     score = realism(FLAGS.generator)
     yield {
         "diversity of samples": float(diversity(samples)),
@@ -138,8 +146,8 @@ def other_lines(others):
     yield {"factor": "samples", **empty} | {
         name: f"{others[f'{name} of samples']:.3g}" for name in ("diversity", "realism")
     }
-    realism = f"{others['realism of faces']:.3g}"
-    yield {"factor": "true faces", **empty, "diversity": "", "realism": realism}
+    score = f"{others['realism of faces']:.3g}"
+    yield {"factor": "true faces", **empty, "diversity": "", "realism": score}
 
 
 def draw_measures(rows, others):

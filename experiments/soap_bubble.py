@@ -24,7 +24,7 @@ Writes table.csv and soap_bubble.png. --inputs is the number of pairs, and nothi
 from functools import partial
 
 from common import harness
-from common.metrics import bracketed, mean_interval, paired, realism
+from common.metrics import bracketed, mean_interval, paired, realism, render
 
 import jax
 import matplotlib.pyplot as plt
@@ -73,7 +73,7 @@ def sample(generator, params):
     score = realism(FLAGS.generator)
     found = {"score": [], "difference": [], "shown": []}
     for radius in RADII:
-        batch = harness.render(generator, params, latents | {"style": radius * style}, frozen)
+        batch = render(generator, params, latents | {"style": radius * style}, frozen)
         a, b = batch[::2], batch[1::2]
         found["score"].append((score(a) + score(b)) / 2)
         found["difference"].append(np.sqrt(np.mean((a - b) ** 2, axis=(1, 2, 3))))
