@@ -387,9 +387,11 @@ def _first_weight(
     posterior: Posterior, target: Image, loglikelihoods: Float[Array, "*points"]
 ) -> Scalar:
     """At which the mean deviance from a perfect fit is the number of values; at most 1."""
-    best = posterior.likelihood.logpdf(target, target)
+    likelihood = posterior.likelihood
+    best = likelihood.logpdf(target, target)
     deviance = 2 * (best - jnp.mean(loglikelihoods, where=jnp.isfinite(loglikelihoods)))
-    return jnp.minimum(1, target.size / jnp.maximum(deviance, 1))
+    number = jnp.sum(likelihood.precision(target, target) > 0)  # those that are data
+    return jnp.minimum(1, jnp.maximum(number, 1) / jnp.maximum(deviance, 1))
 
 
 def _dual_averaging(plan: _Plan) -> Any:

@@ -47,6 +47,22 @@ def test_chains_begin_where_a_lowered_likelihood_has_them():
     np.testing.assert_array_equal(again[0], alone)
 
 
+def test_values_that_are_no_data_leave_the_starts_as_they_are():
+    """Those of a grey picture in three channels are those of the picture in one."""
+    one = density()
+    generator = Generator(
+        2, one.generator.sample, lambda *given: jnp.tile(one.generator.synthesize(*given), 3)
+    )
+    which = np.broadcast_to([True, False, False], (2, 2, 3))
+    three = posterior.build(
+        generator, lambda x: x, likelihoods.of_values(likelihoods.gaussian(0.05), which)
+    )
+    keys = jax.random.split(jax.random.key(3), 100)
+    expected = chains.starts(keys, one, MATRIX, TARGET)[0]["z"]
+    found = chains.starts(keys, three, MATRIX, jnp.tile(TARGET, 3))[0]["z"]
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_no_chain_begins_where_there_is_no_density():
     def synthesize(params, latents, frozen):
         z = latents["z"][0, 0]
