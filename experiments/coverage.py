@@ -17,8 +17,7 @@ measures (see `pulse_jax.calibration`):
 - Reliability, where the generator comes with a reader: of the faces for which glasses, a kind of
   hair or any other attribute is said to be 70% likely, seven in ten should have it. All kinds
   count. Where two are about equally likely, one of them is right, so that the middle of the scale
-  tells little. Predictions of one face depend on each other, and so brackets are a bootstrap's over
-  the faces.
+  tells little. Predictions of one face depend on each other, and brackets allow for that.
 
 For the other measures, draws count as independent. They nearly are if the chains have met, and a
 column has the median of the R-hats. Writes table.csv, reliability.csv and coverage.png, with the

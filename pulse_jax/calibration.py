@@ -153,15 +153,14 @@ def reliability(
     """Whether seven in ten wear glasses of the faces for which that is said to be 70% likely.
 
     `probabilities`: of draws that show something, and `outcomes`: whether the truth does. Bins of
-    the probability have equal widths, and those that are empty are left out. If each simulation has
-    one prediction, the intervals are Wilson's (JASA 22, 1927). Several predictions of one, as of
-    all kinds of hair, depend on each other. The intervals are then a bootstrap's, which draws
-    simulations anew: the quantiles of 2.5% and 97.5%. A share of N draws is itself off by up to
-    1/√(4N), which draws predictions apart that should agree: take many draws. Raises ValueError for
-    probabilities outside [0, 1].
+    the probability have equal widths, and those that are empty are left out. The intervals are
+    Wilson's (JASA 22, 1927). Predictions of one simulation, as of all kinds of hair, depend on each
+    other, so they count for as many independent ones as have the same variance of the share (Korn
+    and Graubard, Survey Methodology 24, 1998). That can't be told if the share is the same in all
+    simulations, as where nothing came true. Then each simulation counts once. A share of N draws is
+    itself off by up to 1/√(4N), which draws predictions apart that should agree: take many draws.
+    Raises ValueError for probabilities outside [0, 1].
     """
-    from scipy import stats  # here, since each start of the command would wait for it
-
     probabilities, outcomes = np.asarray(probabilities, np.float64), np.asarray(outcomes)
     _check_shares("probabilities", probabilities)
     places = np.minimum((probabilities * bins).astype(int), bins - 1)
@@ -169,24 +168,25 @@ def reliability(
     known = probabilities.reshape(*inside.shape[:2], 1), outcomes.reshape(*inside.shape[:2], 1)
     stated, came_true = (np.where(inside, x, 0).sum(1) for x in known)  # (simulations, bins)
     number = inside.sum(1)
+    counts = number.sum(0)
+    observed = came_true.sum(0) / counts
+    spread = ((came_true - observed * number) ** 2).sum(0)  # the variance of the share, times N²
+    varies = spread > 0
+    alike = counts**2 * observed * (1 - observed) / np.where(varies, spread, 1)
+    trials = np.minimum(counts, np.where(varies, alike, (number > 0).sum(0)))
+    return Reliability(counts, stated.sum(0) / counts, observed, *_wilson(observed, trials))
 
-    def share(came_true: np.ndarray, number: np.ndarray, axis: int = 0) -> np.ndarray:
-        return came_true.sum(axis) / number.sum(axis)
 
-    if inside.shape[1] == 1:
-        pairs = zip(came_true.sum(0), number.sum(0), strict=True)
-        tests = [stats.binomtest(int(k), int(n)).proportion_ci(method="wilson") for k, n in pairs]
-        low, high = np.reshape(tests, (-1, 2)).T
-    else:
-        resampled = stats.bootstrap(
-            (came_true, number),
-            share,
-            paired=True,
-            method="percentile",
-            random_state=np.random.default_rng(0),
-        )
-        low, high = resampled.confidence_interval
-    return Reliability(number.sum(0), share(stated, number), share(came_true, number), low, high)
+def _wilson(
+    share: Float[np.ndarray, "bins"], trials: Float[np.ndarray, "bins"]
+) -> tuple[Float[np.ndarray, "bins"], Float[np.ndarray, "bins"]]:
+    """Wilson's interval of 95%. SciPy's takes whole trials alone."""
+    from scipy import stats  # here, since each start of the command would wait for it
+
+    square = stats.norm.ppf(0.975) ** 2 / trials
+    middle = (share + square / 2) / (1 + square)
+    half = np.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
+    return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
 
 
 def through_truth(

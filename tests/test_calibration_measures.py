@@ -138,15 +138,26 @@ def test_reliability_counts_what_came_true():
 
 
 def test_predictions_of_one_simulation_count_together():
-    """Ten that agree are one; of two kinds that are equally likely, one comes true."""
+    """Ten that agree are one, and no prediction counts for more than one."""
     true = np.random.default_rng(0).random(200) < 0.7
     found = calibration.reliability(np.full((200, 10), 0.7), true[:, None].repeat(10, 1))
     expected = calibration.reliability(np.full(200, 0.7), true)
     assert found.counts == 2000 and found.observed == expected.observed
-    np.testing.assert_allclose(found.low, expected.low, atol=0.01)
-    np.testing.assert_allclose(found.high, expected.high, atol=0.01)
+    np.testing.assert_allclose(found[3:], expected[3:])
+    never, rarely = np.zeros((200, 10)), np.zeros((200, 10), bool)
+    found = calibration.reliability(never, rarely)
+    np.testing.assert_allclose(found[3:], calibration.reliability(never[:, 0], rarely[:, 0])[3:])
     either = calibration.reliability(np.full((200, 2), 0.5), np.stack([true, ~true], axis=1))
-    assert either.observed == either.low == either.high == 0.5
+    expected = stats.binomtest(100, 200).proportion_ci(method="wilson")
+    np.testing.assert_allclose((either.low, either.high), np.array(expected)[:, None])
+
+
+def test_a_probability_that_one_simulation_has_is_measured_without_a_warning():
+    probabilities = np.full((6, 4), 0.1)
+    probabilities[0, 0] = 0.9
+    found = calibration.reliability(probabilities, probabilities > 0.5)
+    expected = stats.binomtest(1, 1).proportion_ci(method="wilson")
+    np.testing.assert_allclose((found.low[1], found.high[1]), expected)
 
 
 def test_draws_that_are_calibrated_are_reliable_and_narrow_ones_are_not():
