@@ -7,9 +7,9 @@ None is left out. They are enlarged twice if the side is below 64.
 """
 
 from common import door
+from common.metrics import render
 
 import jax
-import numpy as np
 from absl import flags
 
 import pulse_jax
@@ -34,16 +34,9 @@ def main():
     network, _ = checkpoint.load_network(FLAGS.generator, "z")
     styles = {} if isinstance(network, DiffusionModel) else STYLES
     generator, params = pulse_jax.load(FLAGS.generator, **styles)
-
-    @jax.jit
-    def draw(params, keys):
-        def one(key):
-            return generator.synthesize(params, *generator.sample(key))
-
-        return jax.lax.map(one, keys)
-
-    keys = jax.random.split(jax.random.key(FLAGS.seed), (FLAGS.rows, FLAGS.columns))
-    rows = [np.clip(draw(params, row), 0, 1) for row in keys]
+    keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.rows * FLAGS.columns)
+    samples = render(generator, params, *jax.vmap(generator.sample)(keys))
+    rows = samples.reshape(FLAGS.rows, FLAGS.columns, *samples.shape[1:])
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = images.grid(rows)
     images.save_image(path, images.resize_nearest(sheet, 2) if generator.resolution < 64 else sheet)
