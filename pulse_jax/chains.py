@@ -390,7 +390,8 @@ def _first_weight(
     likelihood = posterior.likelihood
     best = likelihood.logpdf(target, target)
     deviance = 2 * (best - jnp.mean(loglikelihoods, where=jnp.isfinite(loglikelihoods)))
-    number = jnp.sum(likelihood.precision(target, target) > 0)  # those that are data
+    # Of values that are data. By a white image, as Poisson's have a precision of 0 by a black one.
+    number = jnp.sum(likelihood.precision(jnp.ones_like(target), target) > 0)
     return jnp.minimum(1, jnp.maximum(number, 1) / jnp.maximum(deviance, 1))
 
 

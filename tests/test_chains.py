@@ -63,6 +63,15 @@ def test_values_that_are_no_data_leave_the_starts_as_they_are():
     np.testing.assert_array_equal(found, expected)
 
 
+def test_black_values_are_data():
+    """Poisson's precision at them is 0, since a rate can't fall below theirs."""
+    target = TARGET.at[0].set(0)
+    one = posterior.build(density().generator, lambda x: x, likelihoods.poisson(1000.0))
+    deviance = 2 * (one.likelihood.logpdf(target, target) + 1e5)
+    weight = chains._first_weight(one, target, jnp.full(3, -1e5))
+    assert float(weight) == pytest.approx(target.size / float(deviance), rel=1e-6)
+
+
 def test_no_chain_begins_where_there_is_no_density():
     def synthesize(params, latents, frozen):
         z = latents["z"][0, 0]
