@@ -2,12 +2,14 @@
 
 import contextlib
 import difflib
+import errno
 import hashlib
 import io
 import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,17 @@ def write(path: str | Path, content: str | bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)  # there no longer, if all went well
+
+
+def check_free(folder: Path, needed: int) -> None:
+    """Raises OSError if the disk of a folder, which needn't be there yet, has fewer bytes free.
+
+    It goes before what would end in something else than one line on a full disk.
+    """
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if (free := shutil.disk_usage(there).free) < needed:
+        told = f"up to {needed / 1e6:.3g} MB are needed, and {free / 1e6:.3g} MB are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {told}", str(folder))
 
 
 def expanded(path: str | Path, flag: str = "") -> Path:

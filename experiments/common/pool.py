@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from pulse_jax.files import expanded
+from pulse_jax.files import check_free, expanded
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -64,9 +64,10 @@ def stored(output):
         parts = [path.with_name(f".{path.stem}_{FLAGS.seed}.npy") for path in paths]
         latents = _begun(parts[0], np.float32, (count, faces.LATENTS))
         kept = _begun(parts[1], np.uint8, (count, side, side, 3))
-        for i in tqdm(range(0, count, CHUNK), unit="chunk", mininterval=5):
-            if latents[i].any():
-                continue
+        left = [i for i in range(0, count, CHUNK) if not latents[i].any()]
+        # Otherwise, a full disk would end the process with SIGBUS.
+        check_free(folder, len(left) * CHUNK * (latents[0].nbytes + kept[0].nbytes))
+        for i in tqdm(left, unit="chunk", mininterval=5):
             n = min(CHUNK, count - i)
             z, drawn = draw(jax.random.fold_in(key, i // CHUNK), side)
             kept[i : i + n], latents[i : i + n] = drawn[:n], z[:n]

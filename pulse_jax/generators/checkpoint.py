@@ -4,12 +4,9 @@ What other programs have published is read too, from the file as it is.
 """
 
 import dataclasses
-import errno
 import functools
 import hashlib
 import json
-import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +20,7 @@ from jax import Array
 from jaxtyping import Float
 from tqdm import tqdm
 
-from pulse_jax.files import expanded, near, one_line, read_json, write
+from pulse_jax.files import check_free, expanded, near, one_line, read_json, write
 from pulse_jax.generators import Generator, fit_latents, official, published, style_generator
 from pulse_jax.generators.diffusion import DiffusionModel, diffusion_generator
 from pulse_jax.generators.diffusion.autoencoders import (
@@ -280,11 +277,7 @@ def check_room(folder: Path, *trees: Any) -> None:
 
     It goes before what Orbax writes, which would tell of a full disk in pages of tracebacks.
     """
-    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) + ORBAX_FILES
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if (free := shutil.disk_usage(there).free) < needed:
-        told = f"up to {needed / 1e6:.3g} MB are needed, and {free / 1e6:.3g} MB are free"
-        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {told}", str(folder))
+    check_free(folder, sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) + ORBAX_FILES)
 
 
 def _save(folder: Path, spec: dict[str, Any], networks: Mapping[str, tuple[Any, Params]]) -> None:

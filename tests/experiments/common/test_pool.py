@@ -39,3 +39,21 @@ print(json.dumps([drawn.index("cut off"), len(drawn), len({*drawn}), files]))
     assert result.returncode == 0, result.stderr
     # One more would have been drawn twice.
     assert json.loads(result.stdout) == [2, 4, 4, ["faces.npy", "latents.npy"]]
+
+
+def test_a_pool_without_room_is_not_begun(tmp_path):
+    """A file that is mapped into memory ends the process with SIGBUS, where its disk is full."""
+    code = """
+import shutil, types
+from common import pool
+
+pool.FLAGS(["", "--pool_images=160", "--pool=pool"])
+shutil.disk_usage = lambda path: types.SimpleNamespace(free=10**6)
+try:
+    pool.stored(None)
+except OSError as error:
+    print(error.strerror, error.filename)
+"""
+    result = run_code(code, cwd=tmp_path)
+    told = "No space left on device: up to 2.41 MB are needed, and 1 MB are free pool\n"
+    assert result.stdout == told, result.stderr
