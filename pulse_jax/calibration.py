@@ -170,7 +170,10 @@ def reliability(
     number = inside.sum(1)
     counts = number.sum(0)
     observed = came_true.sum(0) / counts
-    spread = ((came_true - observed * number) ** 2).sum(0)  # the variance of the share, times N²
+    excess = (
+        came_true * counts - came_true.sum(0) * number
+    )  # N times: whole, and 0 without rounding
+    spread = ((excess / counts) ** 2).sum(0)  # the variance of the share, times N²
     varies = spread > 0
     alike = counts**2 * observed * (1 - observed) / np.where(varies, spread, 1)
     trials = np.minimum(counts, np.where(varies, alike, (number > 0).sum(0)))

@@ -150,6 +150,10 @@ def test_predictions_of_one_simulation_count_together():
     either = calibration.reliability(np.full((200, 2), 0.5), np.stack([true, ~true], axis=1))
     expected = stats.binomtest(100, 200).proportion_ci(method="wilson")
     np.testing.assert_allclose((either.low, either.high), np.array(expected)[:, None])
+    of_49 = np.full((98, 49), 1 / 49)  # 49 · (1 / 49) isn't 1 in float64
+    found = calibration.reliability(of_49, np.arange(49) == np.zeros((98, 1)))
+    expected = stats.binomtest(2, 98).proportion_ci(method="wilson")
+    np.testing.assert_allclose((found.low, found.high), np.array(expected)[:, None])
 
 
 def test_a_probability_that_one_simulation_has_is_measured_without_a_warning():
