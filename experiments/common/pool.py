@@ -62,8 +62,8 @@ def stored(output):
     if not paths[0].is_file():
         folder.mkdir(parents=True, exist_ok=True)
         parts = [path.with_name(f".{path.stem}_{FLAGS.seed}.npy") for path in paths]
-        latents = _begun(parts[0], np.float32, (count, faces.LATENTS))
-        kept = _begun(parts[1], np.uint8, (count, side, side, 3))
+        kinds = (np.float32, (count, faces.LATENTS)), (np.uint8, (count, side, side, 3))
+        latents, kept = _begun(parts, kinds)
         left = [i for i in range(0, count, CHUNK) if not latents[i].any()]
         # Otherwise, a full disk would end the process with SIGBUS.
         check_free(folder, len(left) * CHUNK * (latents[0].nbytes + kept[0].nbytes))
@@ -83,11 +83,17 @@ def stored(output):
     return latents, kept
 
 
-def _begun(path, dtype, shape):
-    """The array in a file, or if it isn't there a new one of zeros. Changes go to the file."""
-    if path.is_file() and (found := np.load(path, mmap_mode="r+")).shape == shape:
-        return found
-    return np.lib.format.open_memmap(path, "w+", dtype, shape)
+def _begun(paths, kinds):
+    """Arrays in files, each of a type and a shape. Changes go to the files.
+
+    If one isn't there, or has another shape, all are new ones of zeros.
+    """
+    if all(path.is_file() for path in paths):
+        found = [np.load(path, mmap_mode="r+") for path in paths]
+        if [array.shape for array in found] == [shape for _, shape in kinds]:
+            return found
+    pairs = zip(paths, kinds, strict=True)
+    return [np.lib.format.open_memmap(path, "w+", *kind) for path, kind in pairs]
 
 
 def drawn_side():

@@ -5,6 +5,7 @@ No test runs in this process, since the module defines flags.
 
 import json
 
+import pytest
 from experiment_helpers import run_code
 
 
@@ -39,6 +40,37 @@ print(json.dumps([drawn.index("cut off"), len(drawn), len({*drawn}), files]))
     assert result.returncode == 0, result.stderr
     # One more would have been drawn twice.
     assert json.loads(result.stdout) == [2, 4, 4, ["faces.npy", "latents.npy"]]
+
+
+@pytest.mark.parametrize("lost", ["other_side", "no_faces"])
+def test_latents_go_on_only_with_their_faces(tmp_path, lost):
+    """As of a pool of another side, or one cut off between the moves of its two files."""
+    code = f"""
+import numpy as np
+from common import faces, pool
+
+pool.FLAGS(["", "--pool_images=160", "--pool=pool"])
+drawn = 0
+
+def draw(key, side):
+    global drawn
+    drawn += 1
+    if drawn == 2:
+        raise KeyboardInterrupt
+    return np.ones((pool.CHUNK, faces.LATENTS)), np.ones((pool.CHUNK, side, side, 3))
+
+pool.draw = draw
+try:
+    pool.stored(None)
+except KeyboardInterrupt:
+    if "{lost}" == "no_faces":
+        (pool.expanded("pool") / ".faces_0.npy").unlink()
+    else:
+        pool.FLAGS.resolution = 2 * pool.SIDE
+    print(pool.stored(None)[1].min())
+"""
+    result = run_code(code, cwd=tmp_path)
+    assert result.stdout == "1\n", result.stderr
 
 
 def test_a_pool_without_room_is_not_begun(tmp_path):
