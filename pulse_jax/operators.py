@@ -327,7 +327,10 @@ def check_operator(operator: object, shape: tuple[int, int, int]) -> None:
         if shape[0] % operator.factor:
             told = f"factor {operator.factor} does not divide the generator's side {shape[0]}"
             raise ValueError(f"{operator.name}: {told}")
-        plug_in.guarded(f"{operator.name}, for {shape},", jax.eval_shape, operator.apply, image)
+        made = plug_in.guarded(
+            f"{operator.name}, for {shape},", jax.eval_shape, operator.apply, image
+        )
+        check_kind(made, jax.ShapeDtypeStruct, f"{operator.name} must return an image")
         return
     name = getattr(operator, "__name__", reprlib.repr(operator))
     if operator in OPERATORS.values():

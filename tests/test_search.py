@@ -163,6 +163,10 @@ def test_an_optimizer_with_a_line_search():
         ({"operator": AREA._replace(factor=5)}, "factor 5 does not divide the generator's side 8"),
         ({"operator": AREA._replace(factor=0)}, "factor must be an integer of at least 1, got 0"),
         ({"operator": operators.psf(np.ones((17, 1)))}, r"psf, for \(8, 8, 3\), raised ValueError"),
+        (
+            {"operator": AREA._replace(apply=lambda image: None)},
+            "area must return an image, got None",
+        ),
         ({"operator": lambda image: None}, "an image; <lambda> must return one, got None"),
         ({"loss": Loss}, "loss must be a Loss, .*, got <class"),
         ({"loss": "100*L2"}, r"loss must be a Loss, .*, got '100\*L2'"),
