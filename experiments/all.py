@@ -1,4 +1,4 @@
-"""Repeat the experiments whose figures and pictures are in the documents and the model cards.
+"""Repeat the experiments of the model cards, and of four pages in docs/: PAGES, below.
 
     python experiments/all.py --list
     python experiments/all.py --pages=faces64,results

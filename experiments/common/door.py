@@ -33,7 +33,7 @@ def one_by_one(given, function):
 
 
 def check_numbers():
-    """Raises ValueError for a flag whose number float32 can't hold, or is more than can be meant.
+    """Raises ValueError for a number that float32 can't hold, or that is more than can be meant.
 
     absl's bounds let nan through, and whole numbers of any size where there is no upper one.
     """
