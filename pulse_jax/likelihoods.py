@@ -35,8 +35,7 @@ class Likelihood(Protocol):
 
     A likelihood is a pytree of its widths: new ones don't recompile, and a map of them is no
     constant of the program. New bounds of `unknown_sigma` recompile, since they say how many widths
-    there are. `sample` and `logpdf` are of one density, which is what calibration
-    rests on.
+    there are. `sample` and `logpdf` are of one density, which is what calibration rests on.
     """
 
     def logpdf(self, lr: Image, target: Image) -> Scalar:
@@ -48,7 +47,8 @@ class Likelihood(Protocol):
     def precision(self, lr: Image, target: Image) -> Image:
         """About Fisher's information on each value of x, in units of 1/x²: for preconditioners.
 
-        A preconditioner that is off costs time and changes no density.
+        A preconditioner that is off costs time and changes no density. A value whose precision is 0
+        where x is white counts as no data where chains begin.
         """
 
 
