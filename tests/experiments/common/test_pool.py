@@ -76,15 +76,17 @@ except KeyboardInterrupt:
 def test_a_pool_without_room_is_not_begun(tmp_path):
     """A file that is mapped into memory ends the process with SIGBUS, where its disk is full."""
     code = """
-import shutil, types
+import shutil
+from unittest import mock
 from common import pool
 
 pool.FLAGS(["", "--pool_images=160", "--pool=pool"])
-shutil.disk_usage = lambda path: types.SimpleNamespace(free=10**6)
-try:
-    pool.stored(None)
-except OSError as error:
-    print(error.strerror, error.filename)
+# Undone at the end, since other tests have this process.
+with mock.patch.object(shutil, "disk_usage", return_value=mock.Mock(free=10**6)):
+    try:
+        pool.stored(None)
+    except OSError as error:
+        print(error.strerror, error.filename)
 """
     result = run_code(code, cwd=tmp_path)
     told = "No space left on device: up to 2.41 MB are needed, and 1 MB are free pool\n"
