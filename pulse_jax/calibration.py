@@ -11,6 +11,7 @@ depends on the picture, as the log density does (Modrák et al., arXiv 2211.0238
 Arrays are (simulations, draws, ...), one posterior for each simulation, with independent draws.
 """
 
+from statistics import NormalDist
 from typing import NamedTuple
 
 import jax
@@ -170,23 +171,24 @@ def reliability(
     number = inside.sum(1)
     counts = number.sum(0)
     observed = came_true.sum(0) / counts
-    excess = (
-        came_true * counts - came_true.sum(0) * number
-    )  # N times: whole, and 0 without rounding
+    # N times: these are whole numbers, and so 0 where they should be.
+    excess = came_true * counts - came_true.sum(0) * number
     spread = ((excess / counts) ** 2).sum(0)  # the variance of the share, times N²
     varies = spread > 0
     alike = counts**2 * observed * (1 - observed) / np.where(varies, spread, 1)
     trials = np.minimum(counts, np.where(varies, alike, (number > 0).sum(0)))
-    return Reliability(counts, stated.sum(0) / counts, observed, *_wilson(observed, trials))
+    return Reliability(counts, stated.sum(0) / counts, observed, *wilson(observed, trials))
 
 
-def _wilson(
-    share: Float[np.ndarray, "bins"], trials: Float[np.ndarray, "bins"]
-) -> tuple[Float[np.ndarray, "bins"], Float[np.ndarray, "bins"]]:
-    """Wilson's interval of 95%. SciPy's takes whole trials alone."""
-    from scipy import stats  # here, since each start of the command would wait for it
+def wilson(
+    share: Float[np.ndarray, "shares"], trials: Float[np.ndarray, "shares"]
+) -> tuple[Float[np.ndarray, "shares"], Float[np.ndarray, "shares"]]:
+    """Wilson's score intervals of 95% (JASA 22, 1927) of shares that were seen in so many trials.
 
-    square = stats.norm.ppf(0.975) ** 2 / trials
+    They also hold near 0 and 1, and for few trials. Trials must be independent. They needn't be a
+    whole number, and one may be a success in part, neither of which SciPy's `binomtest` takes.
+    """
+    square = NormalDist().inv_cdf(0.975) ** 2 / trials
     middle = (share + square / 2) / (1 + square)
     half = np.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
     return np.maximum(middle - half, 0), np.minimum(middle + half, 1)

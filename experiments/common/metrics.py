@@ -6,7 +6,6 @@ needs downloaded weights.
 
 import functools
 import itertools
-from statistics import NormalDist
 from typing import NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ from scipy.stats import t
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import pulse_jax
-from pulse_jax import images
+from pulse_jax import calibration, images
 from pulse_jax.images import LUMA
 
 # --- What is compared. ---
@@ -465,18 +464,12 @@ def _wavelets():
 def wilson(successes, trials):
     """Interval (low, high) of 95% of a share of which `successes` of `trials` were seen.
 
-    Wilson's score interval (1927), which also holds near 0 and 1 and for few trials. Trials must be
-    independent. A trial may be a success in part, which SciPy's `binomtest` doesn't take. Raises
-    ValueError for counts that can't be.
+    It is that of `calibration.wilson`. Raises ValueError for counts that can't be.
     """
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} successes of {trials} trials can't be")
-    z = NormalDist().inv_cdf(0.975)
-    share = successes / trials
-    centre = share + z**2 / (2 * trials)
-    half = z * np.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
-    scale = 1 + z**2 / trials
-    return max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
+    low, high = calibration.wilson(np.array([successes / trials]), np.array([trials], float))
+    return float(low[0]), float(high[0])
 
 
 def mean_interval(values):
