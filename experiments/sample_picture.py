@@ -15,8 +15,8 @@ from absl import flags
 import pulse_jax
 from pulse_jax import images
 from pulse_jax.files import expanded
-from pulse_jax.generators import checkpoint
-from pulse_jax.generators.diffusion import DiffusionModel
+from pulse_jax.generators import checkpoint, style_generator
+from pulse_jax.generators.diffusion import DiffusionModel, diffusion_generator
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -26,14 +26,15 @@ flags.DEFINE_integer("rows", 8, "The picture has so many rows of samples.", 1, 1
 flags.DEFINE_integer("columns", 8, "Each row has so many samples.", 1, 100)
 flags.DEFINE_integer("seed", 0, "The samples depend on this number.", **door.SEED)
 flags.DEFINE_string("output", "runs/samples.png", "The picture is written into this file.")
-STYLES = {"space": "z", "equal_start": True, "zero_noise_layers": ()}
 
 
 def main():
     path = expanded(FLAGS.output, "--output")
-    network, _ = checkpoint.load_network(FLAGS.generator, "z")
-    styles = {} if isinstance(network, DiffusionModel) else STYLES
-    generator, params = pulse_jax.load(FLAGS.generator, **styles)
+    network, params = checkpoint.load_network(FLAGS.generator, "z")
+    if isinstance(network, DiffusionModel):
+        generator = diffusion_generator(network)
+    else:
+        generator = style_generator(network, space="z", equal_start=True, zero_noise_layers=())
     keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.rows * FLAGS.columns)
     samples = render(generator, params, *jax.vmap(generator.sample)(keys))
     rows = samples.reshape(FLAGS.rows, FLAGS.columns, *samples.shape[1:])
