@@ -1,4 +1,4 @@
-"""What benchmarks of the search share: flags, what is searched, and tables.
+"""What benchmarks of the search share: flags, what is searched, and their tables.
 
 A benchmark has modes, which are functions that yield rows for one generator and one number of
 restarts:
@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import door
+from common import door, table
 from common.faces import album
 from common.metrics import as_saved
 
@@ -100,8 +100,10 @@ def measure(mode):
     for name in FLAGS.generators:
         for restarts in counts:
             for row in mode(name, restarts):
+                if not rows:
+                    print(table.heading(row))
+                print(table.line(row), flush=True)
                 rows.append(row)
-                show(row, with_header=len(rows) == 1)
                 settings = json.dumps(configuration(), indent=2) + "\n"
                 write(folder / f"{FLAGS.mode}.json", settings)
                 write(folder / f"{FLAGS.mode}.csv", as_csv(rows))
@@ -119,19 +121,6 @@ def configuration():
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
-
-
-def show(row, with_header):
-    """A row of a Markdown table."""
-
-    def text(value):
-        if not isinstance(value, float):
-            return str(value)
-        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-    if with_header:
-        print("|".join(["", *row, ""]) + "\n" + "|".join(["", *["---"] * len(row), ""]))
-    print("|".join(["", *map(text, row.values()), ""]), flush=True)
 
 
 # --- What is searched, and how. ---

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from common import door
+from common import door, table
 from common.data import checksums, read_all
 from common.faces import album
 from common.metrics import as_saved, render, with_noise_of_first
@@ -167,7 +167,7 @@ class Folder:
     def table(self, name, rows):
         """Write a table as CSV, and print it in Markdown."""
         write(self.path / name, as_csv(rows))
-        print(markdown(rows), flush=True)
+        print(table.heading(rows[0]), *map(table.line, rows), sep="\n", flush=True)
 
     def figure(self, name, figure):
         """Write a figure of matplotlib, at 150 dots an inch."""
@@ -222,18 +222,6 @@ def fingerprint(name, flag="--generator"):
     if is_plug_in(name):
         return None
     return checkpoint.digest(checkpoint.read_network(checkpoint.find(name, flag))[1])
-
-
-def markdown(rows):
-    """A table in Markdown, with three digits for each number."""
-
-    def text(value):
-        if not isinstance(value, float):
-            return str(value)
-        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([text(v) for v in r.values()] for r in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 # --- Images and searches. ---
