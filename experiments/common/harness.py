@@ -339,4 +339,6 @@ def with_equal_noise(generator, params, found):
 
 def middles(side, columns):
     """Where the middles of so many columns are in an `images.grid` of images of this side."""
-    return (np.arange(columns) + 0.5) * (side + max(1, side // 32))
+    blank = np.ones((side, side, 1), np.float32)
+    step = images.grid([[blank, blank]]).shape[1] - side  # of a column and the gap beside it
+    return (np.arange(columns) + 0.5) * step
