@@ -39,6 +39,7 @@ def main():
     judged = comes_with(FLAGS.generator, "discriminator")
     score = familiarity.make_score(FLAGS.generator) if judged else None
     found = json.loads(path.read_text()) if path.is_file() else {}
+    measured = []
 
     def measure(side):
         pictures = draw(settings, side)
@@ -49,9 +50,10 @@ def main():
         found[side] = familiarity.summarise(figures)
         print(f"{side}: {found[side]}", flush=True)
         write(path, json.dumps(found, indent=2) + "\n")
+        measured.append(side)
 
     door.one_by_one(FLAGS.sides, measure)
-    return path
+    return path if measured else None
 
 
 def draw(settings, side):
