@@ -54,33 +54,39 @@ def draw(key, side):
 def stored(output):
     """Latents (N, D) and 8-bit faces (N, side, side, 3) of --pool, drawn if they aren't there.
 
-    A run that was cut off as it drew them draws the rest. Raises ValueError if others are there.
+    A run that was cut off as it drew them draws the rest. Raises ValueError if others are there, or
+    while another run draws them.
     """
     folder = expanded(FLAGS.pool, "--pool") if FLAGS.pool else output / "pool"
-    count, side, key = FLAGS.pool_images, drawn_side(), random_key("data")
+    count, side = FLAGS.pool_images, drawn_side()
     paths = [folder / f"{name}.npy" for name in ("latents", "faces")]
     if not paths[0].is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        parts = [path.with_name(f".{path.stem}_{FLAGS.seed}.npy") for path in paths]
-        kinds = (np.float32, (count, faces.LATENTS)), (np.uint8, (count, side, side, 3))
-        latents, kept = _begun(parts, kinds)
-        left = [i for i in range(0, count, CHUNK) if not latents[i].any()]
-        # Otherwise, a full disk would end the process with SIGBUS.
-        check_free(folder, len(left) * CHUNK * (latents[0].nbytes + kept[0].nbytes))
-        for i in tqdm(left, unit="chunk", mininterval=5):
-            n = min(CHUNK, count - i)
-            z, drawn = draw(jax.random.fold_in(key, i // CHUNK), side)
-            kept[i : i + n], latents[i : i + n] = drawn[:n], z[:n]
-        kept.flush()
-        latents.flush()
-        parts[1].replace(paths[1])
-        parts[0].replace(paths[0])  # the last, since they say that all is there
+        with training.alone(folder, "--pool"):
+            _draw_all(paths, count, side)
     latents, kept = (np.load(path, mmap_mode="r") for path in paths)
     if kept.shape != (count, side, side, 3):
         raise ValueError(
             f"{folder} holds {len(kept)} faces of side {kept.shape[1]}, not {count} of {side}"
         )
     return latents, kept
+
+
+def _draw_all(paths, count, side):
+    parts = [path.with_name(f".{path.stem}_{FLAGS.seed}.npy") for path in paths]
+    kinds = (np.float32, (count, faces.LATENTS)), (np.uint8, (count, side, side, 3))
+    latents, kept = _begun(parts, kinds)
+    left = [i for i in range(0, count, CHUNK) if not latents[i].any()]
+    # Otherwise, a full disk would end the process with SIGBUS.
+    check_free(paths[0].parent, len(left) * CHUNK * (latents[0].nbytes + kept[0].nbytes))
+    key = random_key("data")
+    for i in tqdm(left, unit="chunk", mininterval=5):
+        n = min(CHUNK, count - i)
+        z, drawn = draw(jax.random.fold_in(key, i // CHUNK), side)
+        kept[i : i + n], latents[i : i + n] = drawn[:n], z[:n]
+    kept.flush()
+    latents.flush()
+    parts[1].replace(paths[1])
+    parts[0].replace(paths[0])  # the last, since they say that all is there
 
 
 def _begun(paths, kinds):

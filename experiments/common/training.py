@@ -1,5 +1,6 @@
 """What the trainers share: flags, the loop that saves and stops, and figures."""
 
+import contextlib
 import csv
 import functools
 import json
@@ -20,7 +21,7 @@ from absl import flags
 from tqdm import tqdm
 
 from pulse_jax.console import logged_to_streams, noted_signals
-from pulse_jax.files import difference, expanded, read_json, write
+from pulse_jax.files import difference, expanded, held, read_json, write
 from pulse_jax.generators import checkpoint
 
 FLAGS = flags.FLAGS
@@ -96,10 +97,26 @@ def last_step():
     return -(-FLAGS.images // FLAGS.batch_size)
 
 
+@contextlib.contextmanager
+def alone(folder, flag):
+    """Keep other runs out of the folder that a flag gives, as `held` does."""
+    with contextlib.ExitStack() as at_end:
+        try:
+            at_end.enter_context(held(folder))
+        except ValueError as error:
+            raise ValueError(f"{flag}={folder}: {error}") from error
+        yield
+
+
+@contextlib.contextmanager
 def saved_states(output):
-    return ocp.CheckpointManager(
-        output / "state", options=ocp.CheckpointManagerOptions(max_to_keep=2)
-    )
+    """Orbax's manager of the states in the output folder, out of which other runs are kept."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=2)
+    with (
+        alone(output, "--output_dir"),
+        ocp.CheckpointManager(output / "state", options=options) as manager,
+    ):
+        yield manager
 
 
 def restored(manager, step, state):

@@ -1,4 +1,4 @@
-"""The pool of drawn faces: kept, and drawn on where a run was cut off.
+"""The pool of drawn faces: kept, drawn on where a run was cut off, and drawn by one run alone.
 
 No test runs in this process, since the module defines flags.
 """
@@ -90,4 +90,25 @@ with mock.patch.object(shutil, "disk_usage", return_value=mock.Mock(free=10**6))
 """
     result = run_code(code, cwd=tmp_path)
     told = "No space left on device: up to 2.41 MB are needed, and 1 MB are free pool\n"
+    assert result.stdout == told, result.stderr
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    code = """
+from pathlib import Path
+from common import pool, training
+from pulse_jax.files import held
+
+pool.FLAGS(["", "--pool_images=160", "--pool=pool"])
+states = training.saved_states(Path("run"))
+for folder, enter in ("pool", lambda: pool.stored(None)), ("run", states.__enter__):
+    with held(Path(folder)):
+        try:
+            enter()
+        except ValueError as error:
+            print(error, sorted(Path(folder).iterdir()))
+"""
+    result = run_code(code, cwd=tmp_path)
+    told = "--pool=pool: another run is writing there []\n"
+    told += "--output_dir=run: another run is writing there []\n"
     assert result.stdout == told, result.stderr
