@@ -60,11 +60,12 @@ def run(command, log):
     """Run a command, and say whether it succeeded. What it prints goes into a file."""
     _, script, *arguments = shlex.split(command)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as file:
-        done = subprocess.run(
-            [sys.executable, ROOT / script, *arguments], stdout=file, stderr=subprocess.STDOUT
-        )
-    return done.returncode == 0
+    command = [sys.executable, ROOT / script, *arguments]
+    with (
+        log.open("w", encoding="utf-8") as file,
+        door.child(command, stdout=file, stderr=subprocess.STDOUT) as process,
+    ):
+        return process.wait() == 0
 
 
 if __name__ == "__main__":

@@ -157,15 +157,14 @@ def time_start(settings, folder):
     def first_result():
         output = folder / f"results{next(numbers)}"
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen([*command, f"--output_dir={output}"], **quiet)
-        ended = False
-        while not any(output.glob("*/hr_*.png")):
-            if ended:
-                raise ValueError("the command has ended without a result")
-            time.sleep(0.01)
-            ended = process.poll() is not None
-        process.kill()
-        process.wait()
+        with door.child([*command, f"--output_dir={output}"], **quiet) as process:
+            ended = False
+            while not any(output.glob("*/hr_*.png")):
+                if ended:
+                    raise ValueError("the command has ended without a result")
+                time.sleep(0.01)
+                ended = process.poll() is not None
+            process.kill()
 
     compiling = [*command, f"--output_dir={folder / 'first'}"]
     result = subprocess.run(compiling, capture_output=True, text=True)

@@ -31,8 +31,7 @@ LONGEST = 600_000  # milliseconds
 def main():
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pulse_jax.web", "--port=0", f"--output_dir={folder}"]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        try:
+        with door.child(command, stdout=subprocess.PIPE, text=True) as server:
             address = server.stdout.readline().split()[0]
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(
@@ -40,9 +39,6 @@ def main():
                 )
                 take_picture(browser, address)
                 browser.close()
-        finally:
-            server.terminate()
-            server.wait()
     return FLAGS.output
 
 

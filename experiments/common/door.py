@@ -1,6 +1,9 @@
 """The way into a script: its flags, and bad input in one line."""
 
+import contextlib
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +33,21 @@ def one_by_one(given, function):
     """
     global failed
     failed |= not console.one_by_one(Path(sys.argv[0]).stem, given, function)
+
+
+@contextlib.contextmanager
+def child(command, **streams):
+    """A process of `subprocess.Popen` that ends with the context. SIGTERM acts as Ctrl-C in it."""
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with subprocess.Popen(command, **streams) as process:
+            try:
+                yield process
+            finally:
+                process.terminate()
+                process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def check_numbers():

@@ -46,23 +46,41 @@ def test_bad_pages_are_told_instead_of_running_all(tmp_path, argument, told):
     assert not result.stdout
 
 
-def test_one_that_fails_is_told_and_the_others_run(tmp_path):
-    scripts, docs, there = tmp_path / "experiments", tmp_path / "docs", tmp_path / "there"
-    for folder in (scripts, docs, there):
-        folder.mkdir()
-    shutil.copy(ROOT / "experiments" / "all.py", scripts)
-    (scripts / "bad.py").write_text("raise SystemExit('no')")
-    (scripts / "good.py").write_text("import sys; print(sys.argv[1:])")
-    (docs / "results.md").write_text("```bash\npython experiments/bad.py\n```\n")
-    (docs / "photographs.md").touch()
-    (docs / "generators.md").write_text("```bash\npython experiments/train_it.py\n```\n")
-    (docs / "costs.md").write_text(
-        "```bash\npip install x\npython experiments/good.py \\\n    --a='b c'\n```\n"
-    )
-    command = [sys.executable, scripts / "all.py"]
+def repeat(folder, scripts, pages):
+    """A copy of all.py runs scripts that pages of its own name. Returns what it has come to."""
+    for name in "experiments", "docs", "there":
+        (folder / name).mkdir()
+    shutil.copy(ROOT / "experiments" / "all.py", folder / "experiments")
+    for name, code in scripts.items():
+        (folder / "experiments" / f"{name}.py").write_text(code)
+    for name in "results", "costs", "photographs", "generators":
+        (folder / "docs" / f"{name}.md").write_text(f"```bash\n{pages.get(name, '')}\n```\n")
+    command = [sys.executable, folder / "experiments" / "all.py"]
     paths = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "experiments")))}
+    there = folder / "there"
     result = subprocess.run(command, cwd=there, env=paths, capture_output=True, text=True)
+    return result, {path.name: path.read_text() for path in (there / "runs" / "all").iterdir()}
+
+
+def test_one_that_fails_is_told_and_the_others_run(tmp_path):
+    scripts = {"bad": "raise SystemExit('no')", "good": "import sys; print(sys.argv[1:])"}
+    pages = {
+        "results": "python experiments/bad.py",
+        "generators": "python experiments/train_it.py",
+        "costs": "pip install x\npython experiments/good.py \\\n    --a='b c'",
+    }
+    result, logs = repeat(tmp_path, scripts, pages)
     assert result.returncode == 1
     assert "all: results 1 failed; runs/all/ has what they printed" in result.stderr
-    logs = {path.name: path.read_text() for path in (there / "runs" / "all").iterdir()}
     assert logs == {"results_1.txt": "no\n", "costs_1.txt": "['--a=b c']\n"}
+
+
+def test_who_ends_it_ends_what_it_runs(tmp_path):
+    ending = "import os, signal, time; print(os.getpid(), flush=True)\n"
+    ending += "os.kill(os.getppid(), signal.SIGTERM); time.sleep(60); print('done')"
+    pages = {"results": "python experiments/ending.py\npython experiments/ending.py"}
+    result, logs = repeat(tmp_path, {"ending": ending}, pages)
+    assert result.returncode == 1 and result.stderr == "all: interrupted\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(logs["results_1.txt"]), 0)
+    assert list(logs) == ["results_1.txt"]
