@@ -92,13 +92,13 @@ def _step(
     """Whether a particle has a density, and blackjax's step of all, with a kernel of ours."""
     make_sampler = geodesic_hmc if posterior.prior == "spheres" else hmc
 
-    def kernel(logdensity: Callable[[Position], Scalar]) -> Sampler:
-        """blackjax's density is that of the posterior: the prior is in our sampler's flow."""
+    def nothing(position: Position) -> Scalar:
+        """The prior, as blackjax sees it: it is in our sampler's flow."""
+        return jnp.zeros(())
 
-        def loglikelihood(params: Params, target: Image, position: Position) -> Scalar:
-            return logdensity(position) - posterior.logprior(position)
-
-        return make_sampler(loglikelihood, step_size, leapfrogs)
+    def kernel(weighted: Callable[[Position], Scalar]) -> Sampler:
+        """With the likelihood to the power of its weight."""
+        return make_sampler(lambda params, target, at: weighted(at), step_size, leapfrogs)
 
     def loglikelihood(position: Position) -> Scalar:
         """Of a particle, which weighs nothing if its density isn't finite."""
@@ -106,10 +106,10 @@ def _step(
         return jnp.where(jnp.isfinite(value), value, NONE)
 
     step = blackjax("smc.adaptive_tempered").build_kernel(
-        posterior.logprior,
+        nothing,
         loglikelihood,
-        lambda key, state, logdensity: kernel(logdensity).step(key, params, target, state),
-        lambda position, logdensity: kernel(logdensity).init(params, target, position),
+        lambda key, state, weighted: kernel(weighted).step(key, params, target, state),
+        lambda position, weighted: kernel(weighted).init(params, target, position),
         blackjax("smc.resampling").systematic,
         target_ess=0.5,
     )
