@@ -316,8 +316,8 @@ def plug_ins(text: str) -> list[str]:
 def check_operator(operator: object, shape: tuple[int, int, int]) -> None:
     """Raises ValueError for what is neither an `Operator` nor a function of an image of this shape.
 
-    Such are `bicubic` without its factor, and an `Operator` whose factor doesn't divide a side.
-    They can be called, and would fail where the search runs.
+    Such are `bicubic` without its factor, and an `Operator` whose factor doesn't divide a side, or
+    whose image has another side. They can be called, and would fail where the search runs.
     """
     told = "operator must be an Operator or a function of an image"
     check_kind(operator, Callable, told)
@@ -331,6 +331,10 @@ def check_operator(operator: object, shape: tuple[int, int, int]) -> None:
             f"{operator.name}, for {shape},", jax.eval_shape, operator.apply, image
         )
         check_kind(made, jax.ShapeDtypeStruct, f"{operator.name} must return an image")
+        side = shape[0] // operator.factor
+        if made.shape[:2] != (side, side):
+            told = f"{operator.name} has factor {operator.factor}, but makes {made.shape}"
+            raise ValueError(f"{told} of {shape}")
         return
     name = getattr(operator, "__name__", reprlib.repr(operator))
     if operator in OPERATORS.values():

@@ -162,6 +162,10 @@ def test_an_optimizer_with_a_line_search():
         ({"operator": operators.area(3)}, "area: factor 3 does not divide the generator's side 8"),
         ({"operator": AREA._replace(factor=5)}, "factor 5 does not divide the generator's side 8"),
         ({"operator": AREA._replace(factor=0)}, "factor must be an integer of at least 1, got 0"),
+        (
+            {"operator": AREA._replace(apply=lambda image: image)},
+            r"area has factor 4, but makes \(8, 8, 3\) of \(8, 8, 3\)",
+        ),
         ({"operator": operators.psf(np.ones((17, 1)))}, r"psf, for \(8, 8, 3\), raised ValueError"),
         (
             {"operator": AREA._replace(apply=lambda image: None)},
