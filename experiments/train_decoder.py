@@ -144,7 +144,7 @@ LEVELS = 4  # of the images' pyramid
 WARM_UP = 200  # steps
 SHOWN = 32
 LOSSES = "l1", "coarse_l1"
-ADVERSARIAL = "generator_loss", "discriminator_loss", "real_logit", "fake_logit", "r1"
+ADVERSARIAL = (*style_training.ADVERSARIAL, "r1")
 
 
 class TrainState(NamedTuple):
@@ -255,13 +255,11 @@ def make_steps(generator, discriminator):
     given = layers(FLAGS.start_from)
     if FLAGS.discriminator:
         judges = trained(discriminator, random_key("start"))
-    gamma = FLAGS.r1_gamma * FLAGS.resolution**2 / FLAGS.batch_size
 
-    def judge(params, x):
-        return discriminator.apply({"params": params}, 2 * x - 1)
+    def discriminate(params, images):
+        return discriminator.apply({"params": params}, images)
 
     def losses(params, z, real, key, kind, teacher):
-        frozen = jax.lax.stop_gradient
         fake = synthesize(generator, params["generator"], z, key)
         full, *coarse = distances(fake, real)
         found = {"l1": full, "coarse_l1": sum(coarse)}
@@ -271,32 +269,17 @@ def make_steps(generator, discriminator):
             seen = FLAGS.perceptual_weight * found["perceptual"]
         if not FLAGS.discriminator:
             return 2 * full + sum(coarse) + seen, found
-        fooled = judge(frozen(params["discriminator"]), fake)
-        real_logits = judge(params["discriminator"], real)
-        fake_logits = judge(params["discriminator"], frozen(fake))
-        found |= {
-            "generator_loss": jax.nn.softplus(-fooled).mean(),
-            "discriminator_loss": jax.nn.softplus(-real_logits).mean()
-            + jax.nn.softplus(fake_logits).mean(),
-            "real_logit": real_logits.mean(),
-            "fake_logit": fake_logits.mean(),
-        }
-        total = found["generator_loss"] + found["discriminator_loss"]
-        total += FLAGS.regression_weight * sum(coarse) + seen
-        if kind == "r1":
-            gradient = jax.grad(lambda x: judge(params["discriminator"], (x + 1) / 2).sum())
-            found["r1"] = (gradient(2 * real - 1) ** 2).sum(axis=(1, 2, 3)).mean()
-            total += gamma / 2 * FLAGS.r1_interval * found["r1"]
-        return total, found
+        adversarial, metrics, _ = style_training.adversarial_loss(
+            discriminate, params["discriminator"], 2 * real - 1, 2 * fake - 1, kind == "r1"
+        )
+        return adversarial + FLAGS.regression_weight * sum(coarse) + seen, found | metrics
 
     def step(state, z, real, rate, teacher, kind):
         key = jax.random.fold_in(random_key("steps"), state.step)
         gradient, found = jax.grad(losses, has_aux=True)(state.params, z, real, key, kind, teacher)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
-        updates = jax.tree.map(lambda u: -FLAGS.learning_rate * rate * u, updates)
-        params = optax.apply_updates(state.params, updates)
-        average = training.averaged(state.average, params["generator"], state.step, len(z))
-        return TrainState(params, average, optimizer_state, state.step + 1), found
+        state = training.updated(state, gradient, optimizer, rate)
+        average = training.averaged(state.average, state.params["generator"], state.step)
+        return state._replace(average=average), found
 
     def start(key):
         generator_key, noise_key = jax.random.split(key)

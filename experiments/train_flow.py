@@ -208,11 +208,9 @@ def make_step(network):
     def step(state, x, rate):
         key = jax.random.fold_in(random_key("steps"), state.step)
         found, gradient = jax.value_and_grad(loss)(state.params, x, key)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
-        updates = jax.tree.map(lambda u: -FLAGS.learning_rate * rate * u, updates)
-        params = optax.apply_updates(state.params, updates)
-        average = training.averaged(state.average, params, state.step, len(x))
-        return TrainState(params, average, optimizer_state, state.step + 1), {"loss": found}
+        state = training.updated(state, gradient, optimizer, rate)
+        average = training.averaged(state.average, state.params, state.step)
+        return state._replace(average=average), {"loss": found}
 
     return start, step
 

@@ -152,8 +152,7 @@ flags.DEFINE_integer(
 )
 
 KINDS = "plain", "path", "r1"  # of steps
-LOSSES = "generator_loss", "discriminator_loss", "real_logit", "fake_logit", "real_sign"
-LOSSES += "r1", "path_penalty"
+LOSSES = *style_training.ADVERSARIAL, "real_sign", "r1", "path_penalty"
 
 
 class TrainState(NamedTuple):
@@ -287,51 +286,38 @@ def trained(name_or_path, generator):
 def make_steps(generator, discriminator, replicated, sharded):
     """Functions `step(state, real, rate) → state, metrics` for each of `KINDS`, and `start(key)`.
 
-    Both networks learn from the same fakes, with the non-saturating logistic loss. Rarely, with a
-    weight to match, there is a penalty: R1 = γ/2 E|∇D(x)|² on real images, or path length
-    regularisation (StyleGAN 2, sections 3.1 and 3.2, but for the correction of Adam's rates).
+    Both networks learn from the same fakes. Rarely, with a weight to match, there is a penalty: R1,
+    or path length regularisation (StyleGAN 2, sections 3.1 and 3.2, but for the correction of
+    Adam's rates).
     """
     optimizer = style_training.make_optimizer(0.0, FLAGS.mapping_rate)
     if FLAGS.start_from:
         given, side = trained(FLAGS.start_from, generator)
-    gamma = FLAGS.r1_gamma * FLAGS.resolution**2 / FLAGS.batch_size
 
     def shared(batch):
         return jax.lax.with_sharding_constraint(batch, sharded)
 
-    def judge(params, images):
+    def discriminate(params, images):
         return discriminator.apply({"params": params}, images.astype(FLAGS.dtype))
 
     def losses(params, state, real, key, kind):
-        frozen = jax.lax.stop_gradient
         latent_key, real_key, fake_key, path_key = jax.random.split(key, 4)
         latents = draw_latents(generator, params["generator"], latent_key, len(real), FLAGS.mixing)
         fake = shared(synthesize(generator, params["generator"], *latents))
         if FLAGS.ada_target:
             real = shared(augment(real_key, real, state.ada_p))
             fake = shared(augment(fake_key, fake, state.ada_p))
-        fooled = judge(frozen(params["discriminator"]), fake)
-        real_logits = judge(params["discriminator"], real)
-        fake_logits = judge(params["discriminator"], frozen(fake))
-        metrics = {
-            "generator_loss": jax.nn.softplus(-fooled).mean(),
-            "discriminator_loss": jax.nn.softplus(-real_logits).mean()
-            + jax.nn.softplus(fake_logits).mean(),
-            "real_logit": real_logits.mean(),
-            "fake_logit": fake_logits.mean(),
-            "real_sign": jnp.sign(real_logits).mean(),
-        }
-        total = metrics["generator_loss"] + metrics["discriminator_loss"]
-        if kind == "r1":
-            gradient = jax.grad(lambda x: judge(params["discriminator"], x).sum())(real)
-            metrics["r1"] = (gradient**2).sum(axis=(1, 2, 3)).mean()
-            total += gamma / 2 * FLAGS.r1_interval * metrics["r1"]
+        total, metrics, real_logits = style_training.adversarial_loss(
+            discriminate, params["discriminator"], real, fake, kind == "r1"
+        )
+        metrics["real_sign"] = jnp.sign(real_logits).mean()
         state = state._replace(ada_p=adapted_p(state.ada_p, real_logits))
         if kind == "path":
             lengths = path_lengths(params["generator"], path_key, len(real) // 2)
             # The mean of all at first, then of the last hundred or so.
             share = jnp.maximum(0.01, 1 / (1 + state.step // FLAGS.path_interval))
-            mean = state.path_length + share * (frozen(lengths).mean() - state.path_length)
+            measured = jax.lax.stop_gradient(lengths.mean())
+            mean = state.path_length + share * (measured - state.path_length)
             metrics["path_penalty"] = ((lengths - mean) ** 2).mean()
             total += FLAGS.path_weight * FLAGS.path_interval * metrics["path_penalty"]
             state = state._replace(path_length=mean)
@@ -358,16 +344,9 @@ def make_steps(generator, discriminator, replicated, sharded):
         key = jax.random.fold_in(random_key("steps"), state.step)
         derivative = jax.grad(losses, has_aux=True)
         gradient, (state, metrics) = derivative(state.params, state, real, key, kind)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
-        updates = jax.tree.map(lambda u: -FLAGS.learning_rate * rate * u, updates)
-        params = optax.apply_updates(state.params, updates)
-        average = training.averaged(
-            state.average, params["generator"], state.step, FLAGS.batch_size
-        )
-        state = state._replace(
-            params=params, average=average, optimizer=optimizer_state, step=state.step + 1
-        )
-        return state, metrics
+        state = training.updated(state, gradient, optimizer, rate)
+        average = training.averaged(state.average, state.params["generator"], state.step)
+        return state._replace(average=average), metrics
 
     def start(key):
         generator_key, discriminator_key, noise_key = jax.random.split(key, 3)

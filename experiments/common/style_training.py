@@ -1,4 +1,4 @@
-"""What the trainers of StyleGANs share: flags, the optimiser and the export."""
+"""What the trainers of StyleGANs share: flags, adversarial loss, optimiser and export."""
 
 from common import training
 
@@ -22,6 +22,37 @@ flags.DEFINE_integer("mapping_layers", 4, "This many dense layers lead from z to
 flags.DEFINE_integer(
     "r1_interval", 16, "The gradient penalty is computed once in this many steps.", 1
 )
+
+
+ADVERSARIAL = "generator_loss", "discriminator_loss", "real_logit", "fake_logit"
+
+
+def adversarial_loss(discriminate, params, real, fake, with_r1):
+    """The losses of both networks in one sum, its metrics, and the logits of the real images.
+
+    This is the non-saturating logistic loss (Goodfellow et al. 2014), in which each network has the
+    gradient of its own loss alone. `discriminate(params, images)` takes images in [−1, 1]. R1 is
+    E|∇D(x)|² on real images (Mescheder et al. 2018), and stands for the steps without it. Its
+    weight is half of --r1_gamma · R² / batch, the rule of stylegan2-ada.
+    """
+    frozen = jax.lax.stop_gradient
+    fooled = discriminate(frozen(params), fake)
+    real_logits = discriminate(params, real)
+    fake_logits = discriminate(params, frozen(fake))
+    metrics = {
+        "generator_loss": jax.nn.softplus(-fooled).mean(),
+        "discriminator_loss": jax.nn.softplus(-real_logits).mean()
+        + jax.nn.softplus(fake_logits).mean(),
+        "real_logit": real_logits.mean(),
+        "fake_logit": fake_logits.mean(),
+    }
+    loss = metrics["generator_loss"] + metrics["discriminator_loss"]
+    if with_r1:
+        gradient = jax.grad(lambda images: discriminate(params, images).sum())(real)
+        metrics["r1"] = (gradient**2).sum(axis=(1, 2, 3)).mean()
+        gamma = FLAGS.r1_gamma * FLAGS.resolution**2 / FLAGS.batch_size
+        loss += gamma / 2 * FLAGS.r1_interval * metrics["r1"]
+    return loss, metrics, real_logits
 
 
 def make_optimizer(b1, mapping_rate):

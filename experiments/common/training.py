@@ -221,10 +221,18 @@ def make_quality(output, train, held_out, labelled=None):
     return quality
 
 
-def averaged(average, params, step, count):
-    """The moving average after one more step. Early on, it is over a tenth of what was seen."""
-    memory = jnp.minimum(FLAGS.ema_images, 0.1 * (step + 1) * count + 1)
-    return optax.incremental_update(params, average, 1 - 0.5 ** (count / memory))
+def updated(state, gradient, optimizer, rate):
+    """A state after one more step, but for its average. `rate` is a factor of --learning_rate."""
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer)
+    updates = jax.tree.map(lambda u: -FLAGS.learning_rate * rate * u, updates)
+    params = optax.apply_updates(state.params, updates)
+    return state._replace(params=params, optimizer=optimizer_state, step=state.step + 1)
+
+
+def averaged(average, params, step):
+    """The moving average of parameters after a step. Early on, it is over a tenth of all steps."""
+    memory = jnp.minimum(FLAGS.ema_images, 0.1 * step * FLAGS.batch_size + 1)
+    return optax.incremental_update(params, average, 1 - 0.5 ** (FLAGS.batch_size / memory))
 
 
 def export(folder, **networks):
