@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from experiment_helpers import run_experiment
+from experiment_helpers import complaints, run_code
 
 from pulse_jax.generators import checkpoint
 
@@ -15,35 +15,35 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_commands_are_those_of_the_pages(tmp_path):
-    result = run_experiment("all", "--list", "--pages=results,galaxies64", cwd=tmp_path)
+    code = """
+import all as script
+
+for pages in [], ["--pages=results,galaxies64"]:
+    script.FLAGS(["all", "--list", *pages])
+    script.main()
+    print("---")
+"""
+    result = run_code(code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    commands = [line.partition(": ")[2] for line in result.stdout.splitlines()]
+    listed, of_two, _ = result.stdout.split("---\n")
+    commands = [line.partition(": ")[2] for line in of_two.splitlines()]
     assert "python experiments/soap_bubble.py --preset=full" in commands
     crops = "--images=runs/galaxies_held_out --inputs=45"  # on two lines in the card
     assert any(crops in command for command in commands)
     assert all(command.startswith("python experiments/") for command in commands)
     assert not list(tmp_path.iterdir())
-
-
-def test_the_commands_of_a_card_s_pictures_are_among_them(tmp_path):
-    listed = run_experiment("all", "--list", cwd=tmp_path).stdout
-    for name in checkpoint.bundled():
+    for name in checkpoint.bundled():  # the commands of its card's pictures, too
         for picture in "samples", "search":
             assert f"--output=runs/{name}_{picture}.png\n" in listed
 
 
-@pytest.mark.parametrize(
-    "argument, told",
-    [
-        ("--pages=costs,nowhere", "--pages=nowhere is none of results, costs, "),
-        ("--pages=", "--pages= names nothing"),
-        ("faces64", "'faces64' is no flag"),
-    ],
-)
-def test_bad_pages_are_told_instead_of_running_all(tmp_path, argument, told):
-    result = run_experiment("all", "--list", argument, cwd=tmp_path)
-    assert result.returncode == 1 and f"all: {told}" in result.stderr
-    assert not result.stdout
+def test_bad_pages_are_told_instead_of_running_all(tmp_path):
+    nowhere, none, stray = complaints(
+        "all", "--pages=costs,nowhere", "--pages=", "faces64", always=["--list"], cwd=tmp_path
+    )
+    assert nowhere.startswith("all: --pages=nowhere is none of results, costs, ")
+    assert none == "all: --pages= names nothing" and stray == "all: 'faces64' is no flag"
+    assert not list(tmp_path.iterdir())
 
 
 def repeat(folder, scripts, pages):
