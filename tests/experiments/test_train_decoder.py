@@ -153,12 +153,12 @@ from pulse_jax.generators import checkpoint
 from pulse_jax.generators.stylegan2 import Discriminator
 small, large = Discriminator((6, 4)), Discriminator((6, 4, 4))
 images = np.repeat(np.random.default_rng(0).random((8, 4, 4, 3), np.float32), 2, (1)).repeat(2, 2)
-params = small.init(jax.random.key(0), images)["params"]
+params = jax.jit(small.init)(jax.random.key(0), images)["params"]
 checkpoint.save("small", discriminator=(small, params))
 at("--resolution=16", "--discriminator=small")
 grown = t.trained(large, jax.random.key(1))
 whole = images.repeat(2, 1).repeat(2, 2)
-found = [f.apply({"params": p}, 2 * x - 1).tolist() for f, p, x in (
+found = [jax.jit(f.apply)({"params": p}, 2 * x - 1).tolist() for f, p, x in (
     (small, params, images), (large, grown, whole))]
 complaints = []
 for channels in (6, 4, 5), (6, 5, 5), (5, 4):
