@@ -22,7 +22,7 @@ from pulse_jax import chains, diagnostics, images, likelihoods, operators, poste
 from pulse_jax.files import load_arrays, npz
 from pulse_jax.generators import checkpoint
 from pulse_jax.generators.reader import Reader
-from pulse_jax.upsampling import draws, kept_draws, maps
+from pulse_jax.upsampling import draws, estimates, kept_draws, maps
 from pulse_jax.upsampling.parts import build_posterior, completed, make_generator
 from pulse_jax.upsampling.pictures import MAPS, read_pictures
 from pulse_jax.upsampling.restarts import make_draw
@@ -239,13 +239,13 @@ def test_chains_draw_on_until_they_have_met(tmp_path, monkeypatch):
         calls.append(None)
         return len(calls) > 2
 
-    finish = draws.Chains.finish
+    finish = estimates.Estimates.finish
 
-    def counted(chains):
-        finished.append(chains.kept.made)
-        finish(chains)
+    def counted(found):
+        finished.append(found.kept.made)
+        finish(found)
 
-    monkeypatch.setattr(draws.Chains, "finish", counted)
+    monkeypatch.setattr(estimates.Estimates, "finish", counted)
     for most, stop, made in ((None, bool, 20), (40, bool, 40), (640, in_its_midst, 40)):
         part = pulse_jax.upsample(
             picture, tmp_path / "parts", replace(settings, max_draws=most), stop=stop
@@ -470,7 +470,7 @@ def test_maps_take_little_memory_beside_the_draws():
 def test_moments_of_large_log_densities_keep_their_digits():
     density = 1e6 + np.random.default_rng(0).standard_normal((8, 400, 1))
     figures = diagnostics.Diagnostics(*np.ones((3, 1)))
-    (row,) = draws.tabulate(["log density"], np.float32(density), figures)
+    (row,) = estimates.tabulate(["log density"], np.float32(density), figures)
     assert row["mean"] == pytest.approx(density.mean(), abs=1e-2)
     assert row["std"] == pytest.approx(density.std(), rel=1e-2)
 

@@ -24,14 +24,14 @@ from pulse_jax import chains, diagnostics
 from pulse_jax.chains import Warming, WarmUp
 from pulse_jax.files import counted, npz, one_line, write
 from pulse_jax.generators.reader import Reader
-from pulse_jax.images import save_image
 from pulse_jax.losses import Image, l2
 from pulse_jax.posterior import Position, Posterior
 from pulse_jax.progress import Course, Progress, Underway
 from pulse_jax.samplers import Info
-from pulse_jax.starts import GENERATOR, by_name
+from pulse_jax.starts import by_name
 from pulse_jax.types import AnyArray, Params
-from pulse_jax.upsampling import maps, results
+from pulse_jax.upsampling import results
+from pulse_jax.upsampling.estimates import Estimates, image_of
 from pulse_jax.upsampling.kept_draws import (
     LARGEST,
     POSITION,
@@ -43,12 +43,11 @@ from pulse_jax.upsampling.kept_draws import (
 from pulse_jax.upsampling.parts import Run
 from pulse_jax.upsampling.pictures import Picture
 from pulse_jax.upsampling.restarts import PATIENCE, SHARE, Draw, make_draw, restart_keys
-from pulse_jax.upsampling.results import APART, MET, Restart, save
+from pulse_jax.upsampling.results import Restart, save
 from pulse_jax.upsampling.settings import Settings
 
 log = logging.getLogger("pulse_jax")
 
-LARGEST_RHAT = 1.05  # of chains that have met, of all statistics
 PROJECTIONS = 20  # of an image to random directions, by which chains are judged
 STATISTICS = "log density", *(f"projection {i}" for i in range(1, PROJECTIONS + 1))
 CHUNK = 10  # transitions between two looks at the chains, at most
@@ -122,7 +121,7 @@ class Chains:
         self.reader: Reader | None
         self.reader_params: Params
         self.reader, self.reader_params = reader or (None, {})
-        self.statistics = [*STATISTICS, *(self.reader.names if self.reader else ())]
+        statistics = [*STATISTICS, *(self.reader.names if self.reader else ())]
         whole, split = chains.placements(settings.restarts)
         self.params = params
         self.inputs: tuple[Params, Array] = jax.device_put((params, picture.target), whole)
@@ -146,10 +145,13 @@ class Chains:
         self.warm_up = WarmUp(density, settings.steps, precondition=self.preconditions())
         plan = make_plan(settings.draws, settings.thinning, settings.restarts * math.prod(image))
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("l2", *INFO), ())
-        shapes |= {"statistics": (len(self.statistics),), "images": image}
+        shapes |= {"statistics": (len(statistics),), "images": image}
         shapes |= {name: leaf.shape[2:] for name, leaf in named(self.positions).items()}
         self.kept = KeptDraws(plan, settings.restarts, shapes)
-        self.saved_at, self.cost = time.monotonic(), 0.0  # in seconds
+        self.checkpoint = Checkpoint(picture, self.warm_up, self.inputs, self.kept)
+        structure = jax.tree.structure(self.positions)
+        judged = structure, statistics, self.reader
+        self.estimates = Estimates(picture, settings, density, params, self.kept, *judged)
 
     def preconditions(self) -> bool:
         """Whether the Jacobians of all chains, of which a preconditioner is made, aren't too large.
@@ -177,7 +179,7 @@ class Chains:
         except ValueError as error:
             told = f"{self.picture.name}: noise={self.settings.noise}: {error}"
             raise ValueError(told) from error
-        warming = self.take_up(warming)
+        warming = self.checkpoint.restore(warming)
         length = chunk_length(self.settings.steps // 2)
         while left := self.warm_up.left(warming):
             warming = self.warm_up.step(self.warm_up_key, *self.inputs, warming, length)
@@ -186,7 +188,7 @@ class Chains:
             told = f"{whole - still} of {whole} transitions to warm up"
             shown = partial(self.underway, warming)
             yield Now(left - still, still + self.kept.plan.draws, told, shown)
-            if self.save_if_due(warming, stop()):
+            if self.checkpoint.save_if_due(warming, stop()):
                 return
         sampler, rhat = self.warm_up.sampler(warming), ""
         length = chunk_length(self.settings.draws)
@@ -203,7 +205,7 @@ class Chains:
             rate, left = kept.all("acceptance_rate").mean(), kept.plan.draws - kept.made
             told = f"{kept.made} of {kept.plan.draws} draws, acceptance {rate:.2f}{rhat}"
             yield Now(number, left, told, partial(self.underway, warming))
-            if left and self.save_if_due(warming, stop()):
+            if left and self.checkpoint.save_if_due(warming, stop()):
                 return
 
     def goes_on(self, warming: Warming) -> bool:
@@ -213,9 +215,9 @@ class Chains:
         That one doesn't write the same results once more.
         """
         if self.picture.rows.get(1, {}).get("draws") != self.kept.made:
-            self.finish()
+            self.estimates.finish()
             if self.picture.folder is not None and results.is_apart(self.picture):
-                self.save(warming)
+                self.checkpoint.save(warming)
         if wanting := is_wanting(self.picture, self.settings):
             self.kept.double()
         return wanting
@@ -235,105 +237,15 @@ class Chains:
             found.append(Underway(self.picture, chain + 1, error, image, latents))
         return [one for one in found if np.isfinite(one.image).all()]
 
-    def shown(self) -> list[Position]:
-        """The thinned draws' positions: of the first time of each chain, then of the next."""
-        structure = jax.tree.structure(self.positions)
-        leaves = [self.kept.all(name) for name in named(self.positions)]
-        count = self.settings.results
-        flat = [leaf.swapaxes(0, 1).reshape(count, *leaf.shape[2:]) for leaf in leaves]
-        return [jax.tree.unflatten(structure, [leaf[i] for leaf in flat]) for i in range(count)]
 
-    # --- What the chains have found. ---
+class Checkpoint:
+    """A picture's chains under way, on disk: saved from time to time, and gone on from."""
 
-    def finish(self) -> None:
-        """Write the results of all draws so far, or keep them in memory.
-
-        Images that aren't finite are left out of the maps, whose chains then haven't met. Raises
-        ValueError if none is.
-        """
-        picture, statistics = self.picture, self.kept.all("statistics")
-        images = self.kept.all("images")
-        images = images.reshape(-1, *images.shape[2:])
-        finite = np.isfinite(images).all((1, 2, 3))
-        if not finite.any():
-            raise ValueError("none of the draws' images is finite")
-        images = images if finite.all() else images[finite]  # which copies them
-        figures = diagnostics.diagnose(statistics)
-        judged = judge(figures)
-        found, shares = maps.summarise(images), {}
-        if self.reader:
-            read = statistics[..., len(STATISTICS) :].reshape(-1, len(self.reader.names))
-            shares = self.reader.shares(read)
-        degrade, latents = jax.jit(self.density.operator), []
-        for number, position in enumerate(self.shown(), 1):
-            hr = results.eight_bits(image_of(self.density, self.params, position))
-            lr = np.asarray(degrade(hr))
-            latents.append(by_name(*self.density.split(position)))
-            picture.rows[number] = self.record(number, hr, lr) | judged
-            if picture.folder is None:
-                picture.kept[number] = hr, latents[-1]
-            else:
-                results.save_images(picture, number, hr, lr)
-        if picture.folder is None:
-            picture.kept_maps, picture.kept_shares = found, shares
-        else:
-            lr_mean = results.eight_bits(degrade(found["mean"]))
-            self.write_whole(found, lr_mean, latents, figures, shares)
-
-    def write_whole(
-        self,
-        found: dict[str, Float[np.ndarray, "r r c"]],
-        lr_mean: Float[np.ndarray, "h h c"],
-        latents: list[dict[str, np.ndarray]],
-        figures: diagnostics.Diagnostics,
-        shares: dict[str, dict[str, float]],
+    def __init__(
+        self, picture: Picture, warm_up: WarmUp, inputs: tuple[Params, Array], kept: KeptDraws
     ) -> None:
-        """Write what is about all draws. results.csv comes last, and says that all is done."""
-        picture = self.picture
-        for name, values in found.items():
-            maps.save(picture.place, name, values)
-        save_image(picture.place / "lr_mean.png", lr_mean)
-        results.save_grid(picture, self.density.generator.resolution)
-        joined = {name: np.stack([arrays[name] for arrays in latents]) for name in latents[0]}
-        write(picture.place / "latents.npz", npz(joined | {GENERATOR: picture.networks}))
-        table = tabulate(self.statistics, self.kept.all("statistics"), figures)
-        write(picture.place / "diagnostics.csv", results.as_csv(table))
-        if shares:
-            rows = [
-                {"attribute": name, "kind": kind, "share": share}
-                for name, kinds in shares.items()
-                for kind, share in kinds.items()
-            ]
-            write(picture.place / "attributes.csv", results.as_csv(rows))
-        rows = [row for _, row in sorted(picture.rows.items())]
-        write(picture.place / "results.csv", results.as_csv(rows))
-        if not results.is_apart(picture):
-            results.clear(picture)
-
-    def record(
-        self, number: int, hr: Float[np.ndarray, "r r c"], lr: Float[np.ndarray, "h h c"]
-    ) -> dict[str, Any]:
-        """A row of results.csv, of a thinned draw. Raises ValueError as `put_back` does."""
-        picture = self.picture
-        turn, chain = divmod(number - 1, self.settings.restarts)
-        draw = (turn + 1) * self.kept.plan.thinning - 1
-        l2_saved = float(l2(lr, picture.target))
-        put_back = {} if picture.origin is None else {"l2_put_back": picture.l2_put_back(hr)}
-        return results.identity(Restart(picture, number, 0)) | {
-            "chain": chain + 1,
-            "draw": draw + 1,
-            "draws": self.kept.made,
-            "l2": float(self.kept.all("l2")[chain, draw]),
-            "l2_saved": l2_saved,
-            "l2_relative": picture.relative(l2_saved),
-            "log_density": float(self.kept.all("statistics")[chain, draw, 0]),
-            "acceptance_rate": float(self.kept.all("acceptance_rate")[chain].mean()),
-            "divergent": int(self.kept.all("is_divergent")[chain].sum()),
-            "evaluations": int(self.kept.all("evaluations")[chain].sum()),
-            **put_back,
-        }
-
-    # --- What is under way, on disk. ---
+        self.picture, self.warm_up, self.inputs, self.kept = picture, warm_up, inputs, kept
+        self.saved_at, self.cost = time.monotonic(), 0.0  # in seconds
 
     def save_if_due(self, warming: Warming, stopping: bool) -> bool:
         """Save the state and the draws, if it is time or all is `stopping`. Returns the latter."""
@@ -355,7 +267,7 @@ class Chains:
         arrays = {f"{i:03d}": leaf for i, leaf in enumerate(leaves)}
         write(folder / "state.npz", npz(arrays | {"made": self.kept.made, "row": row}))
 
-    def take_up(self, start: Warming) -> Warming:
+    def restore(self, start: Warming) -> Warming:
         """What an earlier run has saved, or else the start.
 
         Raises ValueError for a file of a version that kept other arrays, or of other shapes.
@@ -375,28 +287,6 @@ class Chains:
         warming = jax.tree.unflatten(structure, leaves)._replace(learned=start.learned)
         self.kept.read(folder, int(arrays["made"]))
         return warming._replace(learned=self.warm_up.learned(*self.inputs, warming))
-
-
-def tabulate(
-    names: Sequence[str],
-    statistics: Float[np.ndarray, "chains draws statistics"],
-    figures: diagnostics.Diagnostics,
-) -> list[dict[str, Any]]:
-    """The rows of diagnostics.csv, one for each statistic of the draws."""
-    # In float64: one running sum of large log densities would lose the digits of their deviation.
-    values = statistics.astype(np.float64)
-    columns = {"mean": values.mean((0, 1)), "std": values.std((0, 1))} | figures._asdict()
-    return [
-        {"statistic": name} | {column: float(x[i]) for column, x in columns.items()}
-        for i, name in enumerate(names)
-    ]
-
-
-def judge(figures: diagnostics.Diagnostics) -> dict[str, Any]:
-    """Whether chains have met, in the columns of results.csv: the worst of all statistics."""
-    rhat = float(figures.rhat.max())
-    ess = float(np.minimum(figures.ess_bulk, figures.ess_tail).min())
-    return {"rhat": rhat, "ess": ess, "status": MET if rhat <= LARGEST_RHAT else APART}
 
 
 def is_wanting(picture: Picture, settings: Settings) -> bool:
@@ -442,10 +332,6 @@ def chunk_length(number: int) -> int:
 def random_directions(shape: tuple[int, int, int]) -> Float[Array, "k r r c"]:
     """The same for all pictures and seeds. A projection has the size of one pixel's deviation."""
     return jax.random.normal(jax.random.key(0), (PROJECTIONS, *shape)) / math.prod(shape) ** 0.5
-
-
-# Compiled for one image at a time, as for a search, and once for all pictures of a side.
-image_of = jax.jit(Posterior.image)
 
 
 @partial(jax.jit, static_argnames="reader")
