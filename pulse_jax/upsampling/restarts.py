@@ -87,7 +87,7 @@ def carry_out(
     run: Run, progress: Callable[[Progress], None], stop: Callable[[], bool], writer: Writer
 ) -> Iterator[dict[str, Any]]:
     """Search for all restarts of a run and save them, size by size. Yields rows for timings.csv."""
-    settings, jobs = run.settings, take_up(run)
+    settings, jobs = run.settings, pending(run)
     draw = make_draw(run.generator, settings, run.keep)
     # Where slots are large, finding how many fit has traced a step.
     small = run.slots * run.generator.resolution**2 <= SMALL
@@ -116,7 +116,7 @@ def carry_out(
         yield {"side": side, "restarts": len(own), "steps": steps, "seconds": seconds}
 
 
-def take_up(run: Run) -> list[Restart]:
+def pending(run: Run) -> list[Restart]:
     """The restarts that this process has to search, with what earlier runs have come to."""
     usable = [picture for picture in run.pictures if not picture.error]
     numbers = range(1, run.settings.restarts + 1)
