@@ -5,11 +5,11 @@ import tempfile
 import time
 import zipfile
 from abc import ABCMeta
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote, urljoin
 
 import gradio as gr
@@ -64,6 +64,7 @@ STYLE = """
 #photograph img { max-width: 100%; max-height: 80vh; }
 footer { display: none !important; }
 """
+Updates: TypeAlias = Iterator[tuple[Any, ...]]  # of the page, in the order of its outputs
 FONT = ["system-ui", "sans-serif"]  # which are on the visitor's machine
 
 
@@ -150,38 +151,131 @@ def pack(folder: Path, archive: Path) -> None:
 
 def make_page(desk: Desk) -> gr.Blocks:
     """The page, on which each visitor's searches go to the desk."""
+    answers, found = Answers(desk), examples(desk.generators)
+    with gr.Blocks(
+        analytics_enabled=False, title=TITLE, fill_width=True, delete_cache=(3600, 86400)
+    ) as page:
+        gr.Markdown(INTRO)
+        run = gr.HTML(elem_id="run", render=False)  # below both columns
+        with gr.Row():
+            with gr.Column(scale=1, min_width=320):
+                form = make_form(desk.generators, {name: side for _, name, _, side in found})
+            with gr.Column(scale=2, min_width=320):
+                make_results(form, run, answers)
+        run.render()
+        if found:
+            filled = [form[name] for name in ("picture", "generator", "crop", "input_size")]
+            gr.Examples(found, filled, examples_per_page=4)
+        page.unload(answers.leave)
+    return page
 
-    def seen(request: gr.Request, views: Iterator[View]) -> Iterator[tuple[Any, ...]]:
+
+class Answers:
+    """What the desk answers to what a visitor does. Each method is an event of the page."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    def start(self, request: gr.Request, *values: Any) -> Updates:
+        yield from self._seen(request, self.desk.search(visitor(request), Form(*values)))
+
+    def vary(self, request: gr.Request, degrees: float, restarts: float) -> Updates:
+        yield from self._seen(request, self.desk.vary(visitor(request), degrees, restarts))
+
+    def refine(self, request: gr.Request) -> Updates:
+        yield from self._seen(request, self.desk.refine(visitor(request)))
+
+    def _seen(self, request: gr.Request, views: Iterator[View]) -> Updates:
         for view in views:
-            yield shown(view, partial(address, request, desk.results))
+            yield shown(view, partial(address, request, self.desk.results))
 
-    def start(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
-        yield from seen(request, desk.search(visitor(request), Form(*values)))
-
-    def vary(request: gr.Request, degrees: float, restarts: float) -> Iterator[tuple[Any, ...]]:
-        yield from seen(request, desk.vary(visitor(request), degrees, restarts))
-
-    def refine(request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        yield from seen(request, desk.refine(visitor(request)))
-
-    def choose(request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
+    def choose(self, request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
         name = visitor(request)
-        return *panel_of(desk.choose(name, event.index), True, not desk.is_busy(name)), ""
+        chosen = self.desk.choose(name, event.index)
+        return *panel_of(chosen, True, not self.desk.is_busy(name)), ""
 
-    def put_back(request: gr.Request) -> tuple[Any, str]:
+    def put_back(self, request: gr.Request) -> tuple[Any, str]:
         try:
-            path, told = desk.put_back(visitor(request))
+            path, told = self.desk.put_back(visitor(request))
         except (ValueError, OSError) as error:
             return f"**{escape(one_line(error), quote=False)}**", ""
-        source, told = address(request, desk.results, path, str(time.time_ns())), escape(told)
-        link = f'<p>{told} · <a href="{source}" download>Download this photograph</a></p>'
-        return gr.skip(), f'{link}<img alt="the photograph with the chosen result" src="{source}">'
+        source = address(request, self.desk.results, path, str(time.time_ns()))
+        link = f'<a href="{source}" download>Download this photograph</a>'
+        image = f'<img alt="the photograph with the chosen result" src="{source}">'
+        return gr.skip(), f"<p>{escape(told)} · {link}</p>{image}"
 
-    def stop(request: gr.Request) -> None:
-        desk.stop(visitor(request))
+    def stop(self, request: gr.Request) -> None:
+        self.desk.stop(visitor(request))
 
-    def leave(request: gr.Request) -> None:
-        desk.leave(visitor(request))
+    def leave(self, request: gr.Request) -> None:
+        self.desk.leave(visitor(request))
+
+
+def make_form(generators: Sequence[str], sides: Mapping[str, int]) -> dict[str, Any]:
+    """The fields of `Form`. `sides`: of pictures that suit a generator, where they are known."""
+    form: dict[str, Any] = {}
+    form["picture"] = Picture(
+        label="Picture",
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        height=280,
+        elem_id="picture",
+    )
+    form["generator"] = gr.Dropdown(
+        list(generators),
+        value=generators[0],
+        label="Generator",
+        info="It makes the images, and knows only what it has learnt from.",
+    )
+    form["crop"] = gr.Radio(
+        list(zip(CROP_LABELS, CROPS, strict=True)),
+        value="center",
+        label="Crop",
+        info="This square of the picture is searched for.",
+    )
+    form["square"] = make_square(form["picture"], form["crop"])
+    form["input_size"] = gr.Number(
+        value=sides.get(generators[0], 16),
+        precision=0,
+        label="Input size",
+        info="Larger pictures are first brought to this side. Empty leaves them as they are.",
+    )
+    form["generator"].input(
+        lambda chosen: sides.get(chosen, gr.skip()),
+        form["generator"],
+        form["input_size"],
+        queue=False,
+    )
+    form["recipe"] = gr.Radio(
+        list(RECIPES),
+        value="fast",
+        label="Recipe",
+        info="fast and original search for images that fit. posterior draws samples instead, which "
+        "tell what the picture leaves open, and takes longer.",
+    )
+    form["restarts"] = gr.Slider(
+        1, RESTARTS, 8, step=1, label="Restarts", info="A picture gets so many results."
+    )
+    form["operator"] = gr.Dropdown(
+        list(OPERATORS),
+        value="bicubic",
+        label="Operator",
+        info="The picture is assumed to have been degraded so.",
+    )
+    return form
+
+
+def make_square(picture: gr.Image, crop: gr.Radio) -> gr.Textbox:
+    """The field of a square by hand, which a click into the picture fills, and what it cuts out."""
+    square = gr.Textbox(
+        value="",
+        label="X,Y,SIDE",
+        info="The square's left and upper edge and its side, in pixels. A click into the picture "
+        "puts its middle there.",
+        visible=False,
+    )
+    cut = gr.HTML(elem_id="cut", visible=False)
 
     def point(path: str | None, crop: str, square: str, event: gr.SelectData) -> Any:
         if path is None or crop != "square":
@@ -196,125 +290,62 @@ def make_page(desk: Desk) -> gr.Blocks:
         shown = cut_out(path, square) if path and crop == "square" else ""
         return gr.update(value=shown, visible=bool(shown))
 
-    found = examples(desk.generators)
-    sides = {name: side for _, name, _, side in found}  # that suit the generators
-    with gr.Blocks(
-        analytics_enabled=False, title=TITLE, fill_width=True, delete_cache=(3600, 86400)
-    ) as page:
-        gr.Markdown(INTRO)
-        with gr.Row():
-            with gr.Column(scale=1, min_width=320):
-                picture = Picture(
-                    label="Picture",
-                    type="filepath",
-                    image_mode=None,
-                    sources=["upload", "clipboard"],
-                    height=280,
-                    elem_id="picture",
-                )
-                generator = gr.Dropdown(
-                    list(desk.generators),
-                    value=desk.generators[0],
-                    label="Generator",
-                    info="It makes the images, and knows only what it has learnt from.",
-                )
-                crop = gr.Radio(
-                    list(zip(CROP_LABELS, CROPS, strict=True)),
-                    value="center",
-                    label="Crop",
-                    info="This square of the picture is searched for.",
-                )
-                square = gr.Textbox(
-                    value="",
-                    label="X,Y,SIDE",
-                    info="The square's left and upper edge and its side, in pixels. A click into "
-                    "the picture puts its middle there.",
-                    visible=False,
-                )
-                cut = gr.HTML(elem_id="cut", visible=False)
-                input_size = gr.Number(
-                    value=sides.get(desk.generators[0], 16),
-                    precision=0,
-                    label="Input size",
-                    info="Larger pictures are first brought to this side. Empty leaves them as "
-                    "they are.",
-                )
-                recipe = gr.Radio(
-                    list(RECIPES),
-                    value="fast",
-                    label="Recipe",
-                    info="fast and original search for images that fit. posterior draws samples "
-                    "instead, which tell what the picture leaves open, and takes longer.",
-                )
-                restarts = gr.Slider(
-                    1, RESTARTS, 8, step=1, label="Restarts", info="A picture gets so many results."
-                )
-                operator = gr.Dropdown(
-                    list(OPERATORS),
-                    value="bicubic",
-                    label="Operator",
-                    info="The picture is assumed to have been degraded so.",
-                )
-            with gr.Column(scale=2, min_width=320):
-                with gr.Row():
-                    begin = gr.Button("Upsample", variant="primary", min_width=120)
-                    cancel = gr.Button("Stop", variant="stop", interactive=False, min_width=120)
-                told = gr.Markdown(elem_id="told")
-                results = gr.Gallery(
-                    label="Results",
-                    columns=4,
-                    elem_id="results",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],  # and none that shares
-                )
-                chosen = gr.Markdown(elem_id="chosen")
-                with gr.Column(visible=False) as panel:
-                    gr.Markdown(ABOUT)
-                    with gr.Row(elem_id="ways"):
-                        varied = gr.Button("Vary", min_width=90)
-                        refined = gr.Button("Refine", min_width=90)
-                        back = gr.Button("Put back", min_width=90)
-                    degrees = gr.Slider(
-                        1,
-                        90,
-                        20,
-                        step=1,
-                        label="Degrees",
-                        info="Variations begin this far from the chosen image. At 90 they have "
-                        "nothing in common with it.",
-                    )
-                photograph = gr.HTML(elem_id="photograph")
-        run = gr.HTML(elem_id="run")
-        if found:
-            gr.Examples(found, [picture, generator, crop, input_size], examples_per_page=4)
+    given = [picture, crop, square]
+    crop.change(lambda chosen: gr.update(visible=chosen == "square"), crop, square, queue=False)
+    picture.select(point, given, square, queue=False, show_progress="hidden")
+    gr.on(
+        [picture.change, crop.change, square.change],
+        show_square,
+        given,
+        cut,
+        queue=False,
+        show_progress="hidden",
+        trigger_mode="always_last",
+    )
+    return square
 
-        inputs = [picture, generator, operator, recipe, restarts, crop, square, input_size]
-        about = [chosen, panel, varied, refined, back]
-        outputs = [told, results, run, begin, cancel, *about, photograph]
-        # The desk has a queue of its own, in which a visitor sees the place.
-        own: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}
-        begin.click(start, inputs, outputs, **own)
-        varied.click(vary, [degrees, restarts], outputs, **own)
-        refined.click(refine, None, outputs, **own)
-        back.click(put_back, None, [told, photograph], **own)
-        results.select(choose, None, [*about, photograph], queue=False, show_progress="hidden")
-        cancel.click(stop, queue=False)
-        page.unload(leave)
-        generator.input(
-            lambda chosen: sides.get(chosen, gr.skip()), generator, input_size, queue=False
+
+def make_results(form: Mapping[str, Any], run: gr.HTML, answers: Answers) -> None:
+    """The buttons, what comes of them, and what can be done with a result that is chosen."""
+    with gr.Row():
+        begin = gr.Button("Upsample", variant="primary", min_width=120)
+        cancel = gr.Button("Stop", variant="stop", interactive=False, min_width=120)
+    told = gr.Markdown(elem_id="told")
+    results = gr.Gallery(
+        label="Results",
+        columns=4,
+        elem_id="results",
+        interactive=False,
+        buttons=["download", "fullscreen"],  # and none that shares
+    )
+    chosen = gr.Markdown(elem_id="chosen")
+    with gr.Column(visible=False) as panel:
+        gr.Markdown(ABOUT)
+        with gr.Row(elem_id="ways"):
+            vary, refine, back = (
+                gr.Button(way, min_width=90) for way in ("Vary", "Refine", "Put back")
+            )
+        degrees = gr.Slider(
+            1,
+            90,
+            20,
+            step=1,
+            label="Degrees",
+            info="Variations begin this far from the chosen image. At 90 they have nothing in "
+            "common with it.",
         )
-        crop.change(lambda chosen: gr.update(visible=chosen == "square"), crop, square, queue=False)
-        gr.on(
-            [picture.change, crop.change, square.change],
-            show_square,
-            [picture, crop, square],
-            cut,
-            queue=False,
-            show_progress="hidden",
-            trigger_mode="always_last",
-        )
-        picture.select(point, [picture, crop, square], square, queue=False, show_progress="hidden")
-    return page
+    photograph = gr.HTML(elem_id="photograph")
+
+    about = [chosen, panel, vary, refine, back]
+    outputs = [told, results, run, begin, cancel, *about, photograph]
+    # The desk has a queue of its own, in which a visitor sees the place.
+    own: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}
+    begin.click(answers.start, [form[name] for name in Form._fields], outputs, **own)
+    vary.click(answers.vary, [degrees, form["restarts"]], outputs, **own)
+    refine.click(answers.refine, None, outputs, **own)
+    back.click(answers.put_back, None, [told, photograph], **own)
+    results.select(answers.choose, None, [*about, photograph], queue=False, show_progress="hidden")
+    cancel.click(answers.stop, queue=False)
 
 
 def cut_out(path: str, square: str) -> str:
