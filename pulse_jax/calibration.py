@@ -21,10 +21,9 @@ import optax
 from jax import Array
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
-from pulse_jax.losses import Image
 from pulse_jax.posterior import Position
 from pulse_jax.samplers import Sampler, State
-from pulse_jax.types import AnyArray, Params
+from pulse_jax.types import AnyArray, Degraded, Params
 
 
 def ranks(
@@ -198,7 +197,7 @@ def through_truth(
     key: PRNGKeyArray,
     sampler: Sampler,
     params: Params,
-    target: Image,
+    target: Degraded,
     truth: Position,
     draws: int,
     thinning: int = 1,

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Integer, Key, PRNGKeyArray
 
 from pulse_jax.extras import blackjax
-from pulse_jax.losses import Image, Scalar
+from pulse_jax.losses import Scalar
 from pulse_jax.posterior import Position, Posterior
 from pulse_jax.samplers import (
     Info,
@@ -38,7 +38,7 @@ from pulse_jax.samplers import (
     times,
 )
 from pulse_jax.static import argument
-from pulse_jax.types import AnyArray, Params
+from pulse_jax.types import AnyArray, Degraded, Params
 
 STARTS = 4  # of a chain, which goes on from one of them
 DRAWS = 64  # of the prior, of which each start is one
@@ -48,7 +48,7 @@ LONGEST_STEP = 1.0  # in radians: where the prior's flow is all there is, no ste
 
 @functools.partial(jax.jit, static_argnames="draws")
 def draw(
-    key: PRNGKeyArray, sampler: Sampler, params: Params, target: Image, state: State, draws: int
+    key: PRNGKeyArray, sampler: Sampler, params: Params, target: Degraded, state: State, draws: int
 ) -> tuple[State, Position, Info]:
     """So many transitions of each chain: (state, positions, info).
 
@@ -66,7 +66,7 @@ def draw(
 
 
 def _step(
-    key: PRNGKeyArray, sampler: Sampler, params: Params, target: Image, state: State
+    key: PRNGKeyArray, sampler: Sampler, params: Params, target: Degraded, state: State
 ) -> tuple[State, Info]:
     """A transition of each chain."""
     keys = jax.random.split(key, state.count.size)
@@ -111,7 +111,7 @@ def starts(
     keys: Key[Array, "chains"],
     posterior: Posterior,
     params: Params,
-    target: Image,
+    target: Degraded,
     number: int = STARTS,
     draws: int = DRAWS,
 ) -> Position:
@@ -141,7 +141,7 @@ def warm_up(
     key: PRNGKeyArray,
     posterior: Posterior,
     params: Params,
-    target: Image,
+    target: Degraded,
     positions: Position,
     *,
     transitions: int = 100,
@@ -216,7 +216,7 @@ class WarmUp:
         if not 0 < self.acceptance_rate < 1:
             raise ValueError(f"acceptance_rate must be in (0, 1), got {self.acceptance_rate}")
 
-    def init(self, params: Params, target: Image, positions: Position) -> Warming:
+    def init(self, params: Params, target: Degraded, positions: Position) -> Warming:
         """The starts of chains. Raises ValueError if the density is finite at none of them."""
         begun = _begun(self.posterior, params, target, positions)
         # Their counts, too, which depend on nothing and would else begin whole on each device.
@@ -251,7 +251,7 @@ class WarmUp:
         return sum(self._parts(warming)) - int(warming.made)
 
     def step(
-        self, key: PRNGKeyArray, params: Params, target: Image, warming: Warming, number: int
+        self, key: PRNGKeyArray, params: Params, target: Degraded, warming: Warming, number: int
     ) -> Warming:
         """So many transitions more, but none beyond the present part. `key`: of the whole."""
         parts = self._parts(warming)
@@ -287,7 +287,7 @@ class WarmUp:
     def _parts(self, warming: Warming) -> list[int]:
         return parts_of_warm_up(self.transitions, self._number(warming))
 
-    def _begin(self, part: int, params: Params, target: Image, warming: Warming) -> Warming:
+    def _begin(self, part: int, params: Params, target: Degraded, warming: Warming) -> Warming:
         """What changes before the first transition of a part."""
         number = self._number(warming)
         if part < number:
@@ -302,7 +302,7 @@ class WarmUp:
         warming = warming._replace(tuning=tuning, middle=warming.state.position)
         return warming._replace(learned=self.learned(params, target, warming))
 
-    def learned(self, params: Params, target: Image, warming: Warming) -> Preconditioner | None:
+    def learned(self, params: Params, target: Degraded, warming: Warming) -> Preconditioner | None:
         """The preconditioner of a warm-up that was saved without it, computed where it was."""
         if self.left(warming) > self.transitions or not self._learns:
             return warming.learned
@@ -324,7 +324,7 @@ class WarmUp:
 
 @jax.jit
 def preconditioner(
-    posterior: Posterior, params: Params, target: Image, positions: Position
+    posterior: Posterior, params: Params, target: Degraded, positions: Position
 ) -> Preconditioner:
     """A = (I + mean Jᵀ F J)^(−1/2) from the exact Jacobians J of D(G(z)) at many chains.
 
@@ -356,7 +356,7 @@ def preconditioner(
 
 
 @jax.jit
-def _begun(posterior: Posterior, params: Params, target: Image, positions: Position) -> State:
+def _begun(posterior: Posterior, params: Params, target: Degraded, positions: Position) -> State:
     """The states of all starts: one of each chain after another, or they may be too large."""
     plan = _Plan(posterior.prior == "spheres", 1, 0.0)
     init = _kernel(plan, posterior.loglikelihood, 0.0, None).init
@@ -384,7 +384,7 @@ def _choose(key: PRNGKeyArray, warming: Warming) -> Warming:
 
 
 def _first_weight(
-    posterior: Posterior, target: Image, loglikelihoods: Float[Array, "*points"]
+    posterior: Posterior, target: Degraded, loglikelihoods: Float[Array, "*points"]
 ) -> Scalar:
     """At which the mean deviance from a perfect fit is the number of values; at most 1."""
     likelihood = posterior.likelihood
@@ -416,7 +416,7 @@ def _tune(
     plan: _Plan,
     posterior: Posterior,
     params: Params,
-    target: Image,
+    target: Degraded,
     state: State,
     keys: Key[Array, "transitions"],
     weights: Float[Array, "transitions"],
@@ -455,6 +455,10 @@ def _tune(
 
 
 def _weighted(
-    loglikelihood: LogLikelihood, weight: Scalar, params: Params, target: Image, position: Position
+    loglikelihood: LogLikelihood,
+    weight: Scalar,
+    params: Params,
+    target: Degraded,
+    position: Position,
 ) -> Scalar:
     return times(weight, loglikelihood(params, target, position))

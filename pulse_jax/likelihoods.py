@@ -20,8 +20,8 @@ from jax.tree_util import register_dataclass
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from pulse_jax import plug_in
-from pulse_jax.losses import Image, Scalar, Styles, check_target
-from pulse_jax.types import LARGEST_FACTOR, AnyArray, misfit
+from pulse_jax.losses import Scalar, Styles, check_target
+from pulse_jax.types import LARGEST_FACTOR, AnyArray, Degraded, misfit
 
 Width: TypeAlias = float | Float[AnyArray, "..."]  # for all values, or a map of the picture's shape
 
@@ -38,13 +38,13 @@ class Likelihood(Protocol):
     there are. `sample` and `logpdf` are of one density, which is what calibration rests on.
     """
 
-    def logpdf(self, lr: Image, target: Image) -> Scalar:
+    def logpdf(self, lr: Degraded, target: Degraded) -> Scalar:
         """log p(y | x), with all constants."""
 
-    def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
+    def sample(self, key: PRNGKeyArray, lr: Degraded) -> Degraded:
         """A picture drawn from p(y | x)."""
 
-    def precision(self, lr: Image, target: Image) -> Image:
+    def precision(self, lr: Degraded, target: Degraded) -> Degraded:
         """About Fisher's information on each value of x, in units of 1/x²: for preconditioners.
 
         A preconditioner that is off costs time and changes no density. A value whose precision is 0
@@ -141,15 +141,15 @@ def parse(noise: float | str) -> Likelihood:
 class _Gaussian:
     sigma: Width
 
-    def logpdf(self, lr: Image, target: Image) -> Scalar:
+    def logpdf(self, lr: Degraded, target: Degraded) -> Scalar:
         sigma = _map("sigma", self.sigma, lr, target)
         z = (target - lr) / sigma
         return -pairwise_sum(z**2 / 2 + jnp.log(sigma)) - lr.size * math.log(2 * math.pi) / 2
 
-    def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
+    def sample(self, key: PRNGKeyArray, lr: Degraded) -> Degraded:
         return lr + _map("sigma", self.sigma, lr, lr) * jax.random.normal(key, lr.shape)
 
-    def precision(self, lr: Image, target: Image) -> Image:
+    def precision(self, lr: Degraded, target: Degraded) -> Degraded:
         return _map("sigma", self.sigma, lr, target) ** -2
 
 
@@ -163,23 +163,25 @@ class _UnknownSigma:
         ratio = math.log(self.most / self.least)
         return jnp.geomspace(self.least, self.most, 1 + math.ceil(ratio * math.sqrt(2 * values)))
 
-    def _logpdfs(self, lr: Image, target: Image) -> tuple[Float[Array, "k"], Float[Array, "k"]]:
+    def _logpdfs(
+        self, lr: Degraded, target: Degraded
+    ) -> tuple[Float[Array, "k"], Float[Array, "k"]]:
         """The sigmas, and log N(y; x, σ² I) for each."""
         check_target(lr, target)
         sigmas, square = self._sigmas(lr.size), pairwise_sum((target - lr) ** 2)
         constant = lr.size * math.log(2 * math.pi) / 2
         return sigmas, -square / (2 * sigmas**2) - lr.size * jnp.log(sigmas) - constant
 
-    def logpdf(self, lr: Image, target: Image) -> Scalar:
+    def logpdf(self, lr: Degraded, target: Degraded) -> Scalar:
         sigmas, logpdfs = self._logpdfs(lr, target)
         return logsumexp(logpdfs) - math.log(sigmas.size)
 
-    def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
+    def sample(self, key: PRNGKeyArray, lr: Degraded) -> Degraded:
         sigma_key, noise_key = jax.random.split(key)
         sigma = jax.random.choice(sigma_key, self._sigmas(lr.size))
         return lr + sigma * jax.random.normal(noise_key, lr.shape)
 
-    def precision(self, lr: Image, target: Image) -> Image:
+    def precision(self, lr: Degraded, target: Degraded) -> Degraded:
         sigmas, logpdfs = self._logpdfs(lr, target)
         return jnp.full(lr.shape, jnp.sum(jax.nn.softmax(logpdfs) * sigmas**-2))
 
@@ -190,16 +192,16 @@ class _StudentT:
     sigma: Width
     degrees: float
 
-    def logpdf(self, lr: Image, target: Image) -> Scalar:
+    def logpdf(self, lr: Degraded, target: Degraded) -> Scalar:
         sigma, nu = _map("sigma", self.sigma, lr, target), jnp.asarray(self.degrees, float)
         constant = -betaln(0.5, nu / 2) - jnp.log(nu) / 2  # gammaln's differ by too little
         tail = (nu + 1) / 2 * jnp.log1p(((target - lr) / sigma) ** 2 / nu)
         return pairwise_sum(constant - jnp.log(sigma) - tail)
 
-    def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
+    def sample(self, key: PRNGKeyArray, lr: Degraded) -> Degraded:
         return lr + _map("sigma", self.sigma, lr, lr) * jax.random.t(key, self.degrees, lr.shape)
 
-    def precision(self, lr: Image, target: Image) -> Image:
+    def precision(self, lr: Degraded, target: Degraded) -> Degraded:
         sigma = _map("sigma", self.sigma, lr, target)
         return (self.degrees + 1) / ((self.degrees + 3) * sigma**2)
 
@@ -209,7 +211,7 @@ class _StudentT:
 class _Poisson:
     gain: Width
 
-    def logpdf(self, lr: Image, target: Image) -> Scalar:
+    def logpdf(self, lr: Degraded, target: Degraded) -> Scalar:
         gain = _map("gain", self.gain, lr, target)
         # Of a count at its own rate, less half the deviance: the whole terms of a bright picture
         # would lose all digits of their sum.
@@ -218,11 +220,11 @@ class _Poisson:
         half_deviance = gain * excess - xlog1py(gain * target, relative)
         return pairwise_sum(_log_peak(gain * target) + jnp.log(gain) - half_deviance)
 
-    def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
+    def sample(self, key: PRNGKeyArray, lr: Degraded) -> Degraded:
         gain = _map("gain", self.gain, lr, lr)
         return jax.random.poisson(key, gain * jnp.maximum(lr, 1e-4), lr.shape) / gain
 
-    def precision(self, lr: Image, target: Image) -> Image:
+    def precision(self, lr: Degraded, target: Degraded) -> Degraded:
         gain = _map("gain", self.gain, lr, target)
         return jnp.where(lr > 1e-4, gain / jnp.maximum(lr, 1e-4), 0)  # where the rate follows x
 
@@ -233,21 +235,21 @@ class _OfValues:
     likelihood: Likelihood
     which: Int[AnyArray, "n"]  # among all values, as `ravel` has them
 
-    def _of(self, picture: Image) -> Float[AnyArray, "n 1 1"]:
+    def _of(self, picture: Degraded) -> Float[AnyArray, "n 1 1"]:
         return jnp.ravel(picture)[self.which, None, None]
 
-    def _among(self, others: Image, values: Float[AnyArray, "n 1 1"]) -> Image:
+    def _among(self, others: Degraded, values: Float[AnyArray, "n 1 1"]) -> Degraded:
         return jnp.ravel(others).at[self.which].set(values[:, 0, 0]).reshape(others.shape)
 
-    def logpdf(self, lr: Image, target: Image) -> Scalar:
+    def logpdf(self, lr: Degraded, target: Degraded) -> Scalar:
         check_target(lr, target)
         return self.likelihood.logpdf(self._of(lr), self._of(target))
 
-    def sample(self, key: PRNGKeyArray, lr: Image) -> Image:
+    def sample(self, key: PRNGKeyArray, lr: Degraded) -> Degraded:
         """What is no data stays as in x."""
         return self._among(lr, self.likelihood.sample(key, self._of(lr)))
 
-    def precision(self, lr: Image, target: Image) -> Image:
+    def precision(self, lr: Degraded, target: Degraded) -> Degraded:
         values = self.likelihood.precision(self._of(lr), self._of(target))
         return self._among(jnp.zeros_like(lr), values)
 
@@ -265,7 +267,7 @@ class NegativeLogLikelihood:
     eps: float
     needs_styles: bool = field(default=False, init=False)
 
-    def __call__(self, lr: Image, target: Image, styles: Styles | None) -> Scalar:
+    def __call__(self, lr: Degraded, target: Degraded, styles: Styles | None) -> Scalar:
         return -self.likelihood.logpdf(lr, target)
 
 
@@ -293,7 +295,7 @@ def _log_peak(count: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(count < 30, xlogy(small, small) - small - gammaln(small + 1), series)
 
 
-def _map(name: str, width: Width, lr: Image, target: Image) -> Float[Array, "h w c"]:
+def _map(name: str, width: Width, lr: Degraded, target: Degraded) -> Float[Array, "h w c"]:
     """A width for each value of the picture."""
     check_target(lr, target)
     width = jnp.asarray(width, float)

@@ -16,14 +16,13 @@ from jaxtyping import Float
 
 from pulse_jax import plug_in
 from pulse_jax.static import Static
-from pulse_jax.types import LARGEST_FACTOR, AnyArray, check_kind, misfit
+from pulse_jax.types import LARGEST_FACTOR, AnyArray, Degraded, check_kind, misfit
 
-Image = Float[AnyArray, "h w c"]
 Styles = Float[AnyArray, "layers d"]
 Scalar = Float[Array, ""]
 
 
-def l2(lr: Image, target: Image, eps: float = 0.0) -> Scalar:
+def l2(lr: Degraded, target: Degraded, eps: float = 0.0) -> Scalar:
     """Mean squared error over pixels and channels, at least eps: PULSE's L2 of one image.
 
     max(mean((lr − target)²), eps). Below eps the gradient is 0. Raises ValueError if the shapes
@@ -33,7 +32,7 @@ def l2(lr: Image, target: Image, eps: float = 0.0) -> Scalar:
     return _at_least(eps, jnp.mean((lr - target) ** 2))
 
 
-def l1(lr: Image, target: Image, eps: float = 0.0) -> Scalar:
+def l1(lr: Degraded, target: Degraded, eps: float = 0.0) -> Scalar:
     """Ten times the mean absolute error, itself at least eps: PULSE's L1 of one image.
 
     10 max(mean |lr − target|, eps). Below eps the gradient is 0. Raises ValueError if the shapes
@@ -77,11 +76,11 @@ class Criterion(Protocol):
     def needs_styles(self) -> bool:
         """Whether it is given style vectors, instead of None."""
 
-    def __call__(self, lr: Image, target: Image, styles: Styles | None) -> Scalar: ...
+    def __call__(self, lr: Degraded, target: Degraded, styles: Styles | None) -> Scalar: ...
 
 
 # A user's own term: term(D(x), y) → scalar.
-Term: TypeAlias = Callable[[Image, Image], Scalar]
+Term: TypeAlias = Callable[[Degraded, Degraded], Scalar]
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class Loss:
     def needs_styles(self) -> bool:
         return self.geocross != 0
 
-    def __call__(self, lr: Image, target: Image, styles: Styles | None) -> Scalar:
+    def __call__(self, lr: Degraded, target: Degraded, styles: Styles | None) -> Scalar:
         """The loss of one restart, from D(x), y and the styles, if `needs_styles`."""
         total: Any = 0.0
         if self.l2:
@@ -175,7 +174,7 @@ def _at_least(eps: float, value: Scalar) -> Scalar:
     return jnp.where(value < eps, eps, value)
 
 
-def check_target(lr: Image, target: Image) -> None:
+def check_target(lr: Degraded, target: Degraded) -> None:
     """Raises ValueError if a target isn't of the degraded image's shape, or isn't of floats.
 
     Integers are those of a picture's file, such as 0 to 255, and no image in [0, 1] comes near.

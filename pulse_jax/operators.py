@@ -13,7 +13,7 @@ import math
 import numbers
 import reprlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +28,7 @@ from pulse_jax.images import LUMA, load_kernel, load_mask
 from pulse_jax.plug_in import is_plug_in
 from pulse_jax.products import product
 from pulse_jax.static import Static, argument, compiled
-from pulse_jax.types import AnyArray, check_kind
-
-Image: TypeAlias = Float[AnyArray, "H W C"]
-Degraded: TypeAlias = Float[AnyArray, "h w C"]  # of H / factor × W / factor pixels
+from pulse_jax.types import AnyArray, Degraded, Image, check_kind
 
 LARGEST = 100_000  # no image has so many pixels a side that a larger factor or blur could be meant
 

@@ -18,9 +18,18 @@ from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from pulse_jax.likelihoods import Likelihood, pairwise_sum
 from pulse_jax.losses import Scalar
-from pulse_jax.operators import Degraded, Image, Operator, check_operator
+from pulse_jax.operators import Operator, check_operator
 from pulse_jax.static import Static, argument
-from pulse_jax.types import AnyArray, Frozen, Generator, Latents, Params, check_kind
+from pulse_jax.types import (
+    AnyArray,
+    Degraded,
+    Frozen,
+    Generator,
+    Image,
+    Latents,
+    Params,
+    check_kind,
+)
 
 Position: TypeAlias = PyTree[Float[AnyArray, "..."]]  # what a chain moves
 

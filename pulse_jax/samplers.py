@@ -29,13 +29,13 @@ from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 from pulse_jax import sphere
 from pulse_jax.likelihoods import pairwise_sum
-from pulse_jax.losses import Image, Scalar
+from pulse_jax.losses import Scalar
 from pulse_jax.posterior import Position, onto_spheres
 from pulse_jax.static import argument
-from pulse_jax.types import Params
+from pulse_jax.types import Degraded, Params
 
 Velocity: TypeAlias = Position
-LogLikelihood: TypeAlias = Callable[[Params, Image, Position], Scalar]
+LogLikelihood: TypeAlias = Callable[[Params, Degraded, Position], Scalar]
 Number: TypeAlias = float | Scalar
 
 DIVERGENCE = 1000  # a gain of energy above which a transition counts as divergent, as in blackjax
@@ -67,8 +67,8 @@ class Sampler(NamedTuple):
     `step(key, params, target, state)`: one transition, to a new state and its `Info`.
     """
 
-    init: Callable[[Params, Image, Position], State]
-    step: Callable[[PRNGKeyArray, Params, Image, State], tuple[State, Info]]
+    init: Callable[[Params, Degraded, Position], State]
+    step: Callable[[PRNGKeyArray, Params, Degraded, State], tuple[State, Info]]
 
 
 # --- What is known in closed form: the flow of the prior. ---
@@ -282,7 +282,7 @@ def _holds(value: Any, condition: Callable[[Any], Any]) -> bool:
 
 
 def _init(
-    loglikelihood: LogLikelihood, flow: Flow, params: Params, target: Image, position: Position
+    loglikelihood: LogLikelihood, flow: Flow, params: Params, target: Degraded, position: Position
 ) -> State:
     position = flow.place(_floats(position))
     value = loglikelihood(params, target, position)
@@ -298,7 +298,7 @@ def _floats(position: Position) -> Position:
 
 
 def _init_with_gradient(
-    loglikelihood: LogLikelihood, flow: Flow, params: Params, target: Image, position: Position
+    loglikelihood: LogLikelihood, flow: Flow, params: Params, target: Degraded, position: Position
 ) -> State:
     position = flow.place(_floats(position))
     value, gradient = jax.value_and_grad(loglikelihood, argnums=2)(params, target, position)
@@ -312,7 +312,7 @@ def _hamiltonian_step(
     leapfrogs: int | Integer[Array, ""],
     key: PRNGKeyArray,
     params: Params,
-    target: Image,
+    target: Degraded,
     state: State,
 ) -> tuple[State, Info]:
     velocity_key, key = jax.random.split(key)
@@ -331,7 +331,7 @@ def leapfrog(
     flow: Flow,
     step_size: Number,
     params: Params,
-    target: Image,
+    target: Degraded,
     state: State,
     velocity: Velocity,
 ) -> tuple[State, Velocity]:
@@ -356,7 +356,7 @@ def _pcn_step(
     beta: Number,
     key: PRNGKeyArray,
     params: Params,
-    target: Image,
+    target: Degraded,
     state: State,
 ) -> tuple[State, Info]:
     velocity_key, key = jax.random.split(key)
@@ -403,7 +403,7 @@ class _Trial(NamedTuple):
 
 
 def _slice_step(
-    loglikelihood: LogLikelihood, key: PRNGKeyArray, params: Params, target: Image, state: State
+    loglikelihood: LogLikelihood, key: PRNGKeyArray, params: Params, target: Degraded, state: State
 ) -> tuple[State, Info]:
     velocity_key, level_key, key = jax.random.split(key, 3)
     velocity = onto_spheres(SPHERES.velocity(velocity_key, state.position))  # one radian in time 1

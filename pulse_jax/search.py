@@ -18,11 +18,20 @@ import optax
 from jax import Array
 from jaxtyping import Bool, Float, Integer
 
-from pulse_jax.losses import Criterion, Image, Loss, l2
+from pulse_jax.losses import Criterion, Loss, l2
 from pulse_jax.operators import Operator, check_operator
 from pulse_jax.schemes import SphereOptimizer, none
 from pulse_jax.static import argument
-from pulse_jax.types import AnyArray, Frozen, Generator, Latents, Params, check_kind
+from pulse_jax.types import (
+    AnyArray,
+    Degraded,
+    Frozen,
+    Generator,
+    Image,
+    Latents,
+    Params,
+    check_kind,
+)
 
 STATUS = ("converged", "missed eps", "not finite")
 
@@ -65,13 +74,13 @@ class Search(NamedTuple):
     """
 
     init: Callable[[Latents, Frozen], SearchState]
-    step: Callable[[Params, Image, SearchState], tuple[SearchState, SearchInfo]]
+    step: Callable[[Params, Degraded, SearchState], tuple[SearchState, SearchInfo]]
     eps: float
 
 
 def build(
     generator: Generator,
-    operator: Operator | Callable[[Float[Array, "H W C"]], Image],
+    operator: Operator | Callable[[Image], Degraded],
     loss: Criterion,
     optimizer: optax.GradientTransformation,
 ) -> Search:
@@ -113,9 +122,9 @@ def build(
         return SearchState(latents, frozen, optimizer.init(latents), jnp.zeros((), int), best)
 
     def step(
-        degrade: Callable[[Float[Array, "H W C"]], Image],
+        degrade: Callable[[Image], Degraded],
         params: Params,
-        target: Image,
+        target: Degraded,
         state: SearchState,
     ) -> tuple[SearchState, SearchInfo]:
         def objective(latents: Latents) -> tuple[Float[Array, ""], Float[Array, ""]]:

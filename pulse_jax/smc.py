@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 
 from pulse_jax.chains import LONGEST_STEP
 from pulse_jax.extras import blackjax
-from pulse_jax.losses import Image, Scalar
+from pulse_jax.losses import Scalar
 from pulse_jax.posterior import Position, Posterior
 from pulse_jax.samplers import Number, Sampler, geodesic_hmc, hmc
-from pulse_jax.types import Params
+from pulse_jax.types import Degraded, Params
 
 NONE = -1e24  # the loglikelihood of a particle without a density: finite, since 0 · ∞ is no number
 
@@ -38,7 +38,7 @@ def smc(
     key: PRNGKeyArray,
     posterior: Posterior,
     params: Params,
-    target: Image,
+    target: Degraded,
     particles: Position,
     *,
     transitions: int = 5,
@@ -85,7 +85,7 @@ def _step(
     leapfrogs: int,
     posterior: Posterior,
     params: Params,
-    target: Image,
+    target: Degraded,
     state: Any,
     step_size: Number,
 ) -> tuple[Bool[Array, ""], Any, Scalar, Scalar]:

@@ -19,6 +19,8 @@ LARGEST_FACTOR = 1e15  # of gradients: a float32 holds the squares of what comes
 # The smallest number above 0 of float32 that XLA doesn't take as 0, and the largest.
 TINY, HUGE = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 
+Image: TypeAlias = Float[AnyArray, "H W C"]
+Degraded: TypeAlias = Float[AnyArray, "h w C"]  # of H / factor × W / factor pixels
 # Axis 0 of a leaf counts spheres, the others are coordinates.
 Latents: TypeAlias = PyTree[Float[AnyArray, "_ _ ..."]]
 Frozen: TypeAlias = PyTree[ArrayLike]

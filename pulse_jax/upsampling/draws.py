@@ -24,12 +24,12 @@ from pulse_jax import chains, diagnostics
 from pulse_jax.chains import Warming, WarmUp
 from pulse_jax.files import counted, npz, one_line, write
 from pulse_jax.generators.reader import Reader
-from pulse_jax.losses import Image, l2
+from pulse_jax.losses import l2
 from pulse_jax.posterior import Position, Posterior
 from pulse_jax.progress import Course, Progress, Underway
 from pulse_jax.samplers import Info
 from pulse_jax.starts import by_name
-from pulse_jax.types import AnyArray, Params
+from pulse_jax.types import AnyArray, Degraded, Params
 from pulse_jax.upsampling import results
 from pulse_jax.upsampling.estimates import Estimates, image_of
 from pulse_jax.upsampling.kept_draws import (
@@ -338,7 +338,7 @@ def random_directions(shape: tuple[int, int, int]) -> Float[Array, "k r r c"]:
 def measure(
     density: Posterior,
     params: Params,
-    target: Image,
+    target: Degraded,
     reader: Reader | None,
     reader_params: Params,
     directions: Float[Array, "k r r c"],
