@@ -314,7 +314,8 @@ def check_operator(operator: object, shape: tuple[int, int, int]) -> None:
     """Raises ValueError for what is neither an `Operator` nor a function of an image of this shape.
 
     Such are `bicubic` without its factor, and an `Operator` whose factor doesn't divide a side, or
-    whose image has another side. They can be called, and would fail where the search runs.
+    whose image has another side. They can be called, and would fail where the search runs. What
+    makes integers of an image has no gradient, and its search would go nowhere.
     """
     told = "operator must be an Operator or a function of an image"
     check_kind(operator, Callable, told)
@@ -332,6 +333,7 @@ def check_operator(operator: object, shape: tuple[int, int, int]) -> None:
         if made.shape[:2] != (side, side):
             told = f"{operator.name} has factor {operator.factor}, but makes {made.shape}"
             raise ValueError(f"{told} of {shape}")
+        _check_floats(operator.name, made.dtype)
         return
     name = getattr(operator, "__name__", reprlib.repr(operator))
     if operator in OPERATORS.values():
@@ -339,6 +341,7 @@ def check_operator(operator: object, shape: tuple[int, int, int]) -> None:
         raise ValueError(f"{told}, got {name}, which makes one: {call}")
     found = plug_in.guarded(f"{told}; for {shape}, {name}", jax.eval_shape, operator, image)
     check_kind(found, jax.ShapeDtypeStruct, f"{told}; {name} must return one")
+    _check_floats(name, found.dtype)
 
 
 def is_flat(operator: Operator, shape: tuple[int, int, int]) -> bool:
@@ -441,10 +444,6 @@ def _foreign(text: str) -> Operator:
     def apply(image: Image) -> Any:
         return plug_in.guarded(f"what {told} returned", made, image)
 
-    def check_type(dtype: DTypeLike) -> None:
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(f"what {told} returned makes {dtype} of an image, not floats")
-
     if isinstance(made, Operator):
         _check_factor(made.factor)
 
@@ -454,7 +453,7 @@ def _foreign(text: str) -> Operator:
             if np.shape(small) != (height / made.factor, width / made.factor, channels):
                 makes = f"makes {np.shape(small)} of an image {image.shape}"
                 raise ValueError(f"{told} says that its factor is {made.factor}, but {makes}")
-            check_type(small.dtype)
+            _check_floats(f"what {told} returned", small.dtype)
             return small
 
         return made._replace(apply=checked_apply)
@@ -463,7 +462,7 @@ def _foreign(text: str) -> Operator:
     shape = getattr(found, "shape", None)
     if not (shape and len(shape) == 3 and shape[0] == shape[1] and shape[2] == image.shape[2]):
         raise ValueError(f"what {told} returned makes {shape} of an image {image.shape}")
-    check_type(found.dtype)
+    _check_floats(f"what {told} returned", found.dtype)
     factor, rest = divmod(PROBE, shape[0] or PROBE + 1)
     if rest:
         raise ValueError(
@@ -580,6 +579,11 @@ def _check_factor(factor: Any) -> None:
         raise ValueError(f"factor must be an integer of at least 1, got {factor!r}")
     if factor > LARGEST:
         raise ValueError(f"factor must be at most {LARGEST}, got {factor!r}")
+
+
+def _check_floats(told: str, dtype: DTypeLike) -> None:
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"{told} makes {dtype} of an image, not floats")
 
 
 def _is_number(x: Any) -> bool:

@@ -166,6 +166,11 @@ def test_an_optimizer_with_a_line_search():
             {"operator": AREA._replace(apply=lambda image: image)},
             r"area has factor 4, but makes \(8, 8, 3\) of \(8, 8, 3\)",
         ),
+        (
+            {"operator": AREA._replace(apply=lambda image: (255 * AREA(image)).astype(int))},
+            "area makes int32 of an image, not floats",
+        ),
+        ({"operator": lambda image: image > 0.5}, "<lambda> makes bool of an image, not floats"),
         ({"operator": operators.psf(np.ones((17, 1)))}, r"psf, for \(8, 8, 3\), raised ValueError"),
         (
             {"operator": AREA._replace(apply=lambda image: None)},
