@@ -11,7 +11,7 @@ from absl import app, flags, logging
 
 from pulse_jax import console
 from pulse_jax.capacity import is_out_of_memory
-from pulse_jax.files import one_line
+from pulse_jax.files import held, one_line
 from pulse_jax.types import misfit
 from pulse_jax.upsampling.notation import MANY
 
@@ -33,6 +33,17 @@ def one_by_one(given, function):
     """
     global failed
     failed |= not console.one_by_one(Path(sys.argv[0]).stem, given, function)
+
+
+@contextlib.contextmanager
+def alone(folder, flag):
+    """Keep other runs out of the folder that a flag gives, as `held` does."""
+    with contextlib.ExitStack() as at_end:
+        try:
+            at_end.enter_context(held(folder))
+        except ValueError as error:
+            raise ValueError(f"{flag}={folder}: {error}") from error
+        yield
 
 
 @contextlib.contextmanager

@@ -95,10 +95,12 @@ def run(experiment, presets):
         settle(presets)
         door.check_numbers()  # those of --config, too
         name = Path(sys.argv[0]).stem
-        folder = Folder(expanded(FLAGS.workdir or f"runs/{name}_{FLAGS.preset}", "--workdir"))
-        experiment(folder)
-        folder.write_timings()
-        return folder.path
+        path = expanded(FLAGS.workdir or f"runs/{name}_{FLAGS.preset}", "--workdir")
+        with door.alone(path, "--workdir"):
+            folder = Folder(path)
+            experiment(folder)
+            folder.write_timings()
+        return path
 
     door.run(main)
 

@@ -5,7 +5,7 @@ Drawing a face takes a fifth of the time of training on it, or more if the netwo
 
 from functools import partial
 
-from common import faces, reader, training
+from common import door, faces, reader, training
 from common.training import random_key
 
 import jax
@@ -61,7 +61,7 @@ def stored(output):
     count, side = FLAGS.pool_images, drawn_side()
     paths = [folder / f"{name}.npy" for name in ("latents", "faces")]
     if not paths[0].is_file():
-        with training.alone(folder, "--pool"):
+        with door.alone(folder, "--pool"):
             _draw_all(paths, count, side)
     latents, kept = (np.load(path, mmap_mode="r") for path in paths)
     if kept.shape != (count, side, side, 3):

@@ -21,7 +21,7 @@ from absl import flags
 from tqdm import tqdm
 
 from pulse_jax.console import logged_to_streams, noted_signals
-from pulse_jax.files import difference, expanded, held, read_json, write
+from pulse_jax.files import difference, expanded, read_json, write
 from pulse_jax.generators import checkpoint
 
 FLAGS = flags.FLAGS
@@ -98,22 +98,11 @@ def last_step():
 
 
 @contextlib.contextmanager
-def alone(folder, flag):
-    """Keep other runs out of the folder that a flag gives, as `held` does."""
-    with contextlib.ExitStack() as at_end:
-        try:
-            at_end.enter_context(held(folder))
-        except ValueError as error:
-            raise ValueError(f"{flag}={folder}: {error}") from error
-        yield
-
-
-@contextlib.contextmanager
 def saved_states(output):
     """Orbax's manager of the states in the output folder, out of which other runs are kept."""
     options = ocp.CheckpointManagerOptions(max_to_keep=2)
     with (
-        alone(output, "--output_dir"),
+        door.alone(output, "--output_dir"),
         ocp.CheckpointManager(output / "state", options=options) as manager,
     ):
         yield manager

@@ -5,6 +5,7 @@ import pytest
 from experiment_helpers import complaints, read_table, save_small_generator
 
 from pulse_jax import images
+from pulse_jax.files import held
 
 TINY = (
     "--generator=small",
@@ -50,6 +51,14 @@ def test_every_radius_has_a_row_for_each_pair(folder):
     table = read_table(folder / "first" / "table.csv")
     assert table[4]["score − that at 1"].split()[0] == "0"
     assert np.ptp(images.load_image(folder / "first" / "soap_bubble.png")) > 0.5
+
+
+def test_a_folder_is_for_one_run_at_a_time(folder):
+    """Another one, with other settings, would be refused only once a cell is there."""
+    with held(folder / "begun"):
+        told = ["soap_bubble: --workdir=begun: another run is writing there"]
+        assert complaints("soap_bubble", "--workdir=begun", always=TINY, cwd=folder) == told
+        assert not list((folder / "begun").iterdir())
 
 
 def test_the_same_settings_give_the_same_rows(folder):
