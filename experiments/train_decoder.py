@@ -62,10 +62,11 @@ from the state of the second, and with its discriminator of images half as large
     $start --resolution=256 --channels=128,128,96,64,32,16,16 --output_dir=runs/decoder256 \\
         --start_from=runs/third128/generator --discriminator=runs/third128/generator \\
         --noise_rate=0 --pool_images=12288 --seed=1 --reader_steps=8000 --perceptual_weight=4 \\
-        --regression_weight=5 --r1_gamma=0.0002 --ema_images=1000 --stop_minutes=70 --finish
+        --regression_weight=5 --r1_gamma=0.0002 --ema_images=1000 --stop_minutes=178 --finish
 
 The last run had --regression_weight=16 and --r1_gamma=0.0005 for its first 2,960 images, and
---ema_images=3000 for its first 4,128, by hand in config.json.
+--ema_images=3000 for its first 4,128, by hand in config.json. It ended after 70 minutes, and went
+on for 108 more. Each time, --finish was given for the last six alone.
 
 --stop_minutes and --finish end a stage by the clock; an interrupted one goes on with the same
 command. Stages of the same side can share their --pool. One core computes 60 images of 32 pixels a
