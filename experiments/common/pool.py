@@ -3,6 +3,7 @@
 Drawing a face takes a fifth of the time of training on it, or more if the network is small.
 """
 
+import contextlib
 from functools import partial
 
 from common import door, faces, reader, training
@@ -61,7 +62,8 @@ def stored(output):
     count, side = FLAGS.pool_images, drawn_side()
     paths = [folder / f"{name}.npy" for name in ("latents", "faces")]
     if not paths[0].is_file():
-        with door.alone(folder, "--pool"):
+        own = folder.absolute() == output  # which this run holds already
+        with contextlib.nullcontext() if own else door.alone(folder, "--pool"):
             _draw_all(paths, count, side)
     latents, kept = (np.load(path, mmap_mode="r") for path in paths)
     if kept.shape != (count, side, side, 3):

@@ -112,3 +112,16 @@ for folder, enter in ("pool", lambda: pool.stored(None)), ("run", states.__enter
     told = "--pool=pool: another run is writing there []\n"
     told += "--output_dir=run: another run is writing there []\n"
     assert result.stdout == told, result.stderr
+
+
+def test_a_run_keeps_the_pool_in_its_own_output_folder(tmp_path):
+    code = """
+from pathlib import Path
+from common import pool, training
+
+pool.FLAGS(["", "--pool_images=64", "--resolution=8", "--pool=run"])
+with training.saved_states(Path("run").absolute()):
+    print(len(pool.stored(Path("run").absolute())[0]))
+"""
+    result = run_code(code, cwd=tmp_path)
+    assert result.stdout == "64\n", result.stderr
