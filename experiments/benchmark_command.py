@@ -24,7 +24,6 @@ on two cores. Other work on the machine spoils all but the ratios.
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import subprocess
 import sys
@@ -166,14 +165,16 @@ def time_start(settings, folder):
                 ended = process.poll() is not None
             process.kill()
 
+    def import_jax():
+        with door.child([sys.executable, "-c", "import jax"]) as process:
+            process.wait()
+
     compiling = [*command, f"--output_dir={folder / 'first'}"]
-    result = subprocess.run(compiling, capture_output=True, text=True)
-    if result.returncode:
-        raise ValueError(result.stderr)
-    import_jax = [sys.executable, "-c", "import jax"]
-    seconds, import_seconds = in_turns(
-        FLAGS.repeats, first_result, functools.partial(subprocess.run, import_jax, check=True)
-    )
+    with door.child(compiling, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        told = process.communicate()[1].decode()
+    if process.returncode:
+        raise ValueError(told)
+    seconds, import_seconds = in_turns(FLAGS.repeats, first_result, import_jax)
     return {
         "restarts": FLAGS.faces * settings.restarts,
         "first result s": np.median(seconds),

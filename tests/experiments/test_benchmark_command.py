@@ -1,7 +1,9 @@
 """What the command costs: beside its search alone, and until its first result."""
 
+import os
+
 import pytest
-from experiment_helpers import complaints
+from experiment_helpers import complaints, run_python
 from test_benchmark import measure_small
 
 
@@ -31,3 +33,24 @@ def test_bad_lists_end_in_one_line(tmp_path):
         flags, complaints("benchmark_command", *flags, cwd=tmp_path), strict=True
     ):
         assert line.startswith(f"benchmark_command: {flag}")
+
+
+def test_who_ends_it_ends_the_command_that_it_times(tmp_path):
+    ending = "import os, pathlib, signal, time; pathlib.Path('pid').write_text(str(os.getpid()))\n"
+    ending += "os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    (tmp_path / "pulse_jax").mkdir()
+    (tmp_path / "pulse_jax" / "__main__.py").write_text(ending)
+    code = """
+import sys
+sys.path.pop(0)  # where the command is that ends it
+
+from pathlib import Path
+from types import SimpleNamespace
+import benchmark_command as script
+
+script.time_start(SimpleNamespace(as_flags=list), Path())
+"""
+    result = run_python("-c", code, cwd=tmp_path)
+    assert result.stderr.endswith("KeyboardInterrupt\n")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
