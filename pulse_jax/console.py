@@ -91,8 +91,6 @@ def parsed(
     --version end the process. So does an error, with one line: a wrong flag, a word or a value that
     is empty, as where a shell's variable isn't set, and a word such as restarts=4 that is no file.
     """
-    from absl.flags import Error
-
     import pulse_jax
 
     flags.set_gnu_getopt()  # flags may follow other words
@@ -104,13 +102,7 @@ def parsed(
     if "--version" in argv:
         print(script, pulse_jax.__version__)
         sys.exit(0)
-    try:
-        _, *words = flags(argv)
-    except Error as error:
-        sys.exit(f"{script}: {misread(error, flags)}")
-    for name in flags:
-        if flags[name].present and flags[name].value == "":
-            sys.exit(f"{script}: --{name}=: must not be empty")
+    _, *words = read(script, flags, argv)
     for word in words:
         if not word:
             sys.exit(f"{script}: a word is empty, and names no file")
@@ -119,7 +111,24 @@ def parsed(
     return words
 
 
-def misread(error: Exception, flags: Any) -> str:
+def read(script: str, flags: Any, argv: Sequence[str]) -> list[str]:
+    """Give absl's `flags` their values. Returns the words that are no flags, and argv[0] before.
+
+    One line ends the process if that can't be, or if a text is empty, as of an unset variable.
+    """
+    from absl.flags import Error
+
+    try:
+        words = flags(argv)
+    except Error as error:
+        sys.exit(f"{script}: {_misread(error, flags)}")
+    for name in flags:
+        if flags[name].present and flags[name].value == "":
+            sys.exit(f"{script}: --{name}=: must not be empty")
+    return list(words)
+
+
+def _misread(error: Exception, flags: Any) -> str:
     """An error of absl about its `flags`, in one line that says what a value should have been."""
     from pulse_jax.files import one_line
 

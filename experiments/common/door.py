@@ -86,10 +86,10 @@ def run(main):
     """Parse the flags and call `main()`, which returns where it has written, if anywhere.
 
     The last line of output says where that is. What can't be ends in one line with the script's
-    name, and with exit status 1: a word that is no flag, a value that isn't of its flag's kind, a
-    number that can't be meant, the ValueErrors and OSErrors of `main`, memory that doesn't suffice,
-    and devices that JAX can't use. So do Ctrl-C, and a run whose `one_by_one` couldn't take all. A
-    reader of the output that closes it, such as `head`, ends the script too.
+    name, and with exit status 1: a word that is no flag, a value that isn't of its flag's kind or
+    is empty, a number that can't be meant, the ValueErrors and OSErrors of `main`, memory that
+    doesn't suffice, and devices that JAX can't use. So do Ctrl-C, and a run whose `one_by_one`
+    couldn't take all. A reader of the output that closes it, such as `head`, ends the script too.
     """
     name = Path(sys.argv[0]).stem
 
@@ -118,13 +118,7 @@ def run(main):
             place = f"{error.filename}: " if error.filename else ""
             sys.exit(one_line(f"{name}: {place}{one_line(error)}"))
 
-    def parsed(argv):
-        try:
-            return FLAGS(argv)
-        except flags.Error as error:
-            sys.exit(f"{name}: {console.misread(error, FLAGS)}")
-
-    app.run(entered, flags_parser=parsed)
+    app.run(entered, flags_parser=lambda argv: console.read(name, FLAGS, argv))
 
 
 def _told(main):

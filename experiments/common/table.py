@@ -7,7 +7,7 @@ def heading(row):
 
 
 def line(row):
-    """A row, with three digits for each number that isn't whole."""
+    """A row. Floats have three digits, or all that are before the point."""
 
     def text(value):
         if not isinstance(value, float):

@@ -19,6 +19,7 @@ ENDINGS = "well", "value", "file", "signal", "memory", "closed", "devices"
 flags.DEFINE_enum("ending", "well", ENDINGS, "It ends so.")
 flags.DEFINE_integer("count", 1, "So many are made.", 1)
 flags.DEFINE_list("sizes", ["1"], "They have these sizes.")
+flags.DEFINE_string("text", None, "They say this.")
 flags.DEFINE_float("eps", 1e-3, "They are so near.", 0)
 flags.DEFINE_integer("seed", 0, "What is random depends on this.", **door.SEED)
 
@@ -69,6 +70,7 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path):
         # A seed has 32 bits.
         f"--seed={2**32}": f"flag --seed={2**32}: {2**32} is not an integer in the range "
         f"[0, {2**32 - 1}]",
+        "--text=": "--text=: must not be empty",
         "--cuont=2": "Unknown command line flag 'cuont'. Did you mean: count ?",
         "--sizes=4,9999999": "--sizes=9999999 is no whole number from 1 to 1000000",
         "--sizes=4,x": "--sizes=x is no whole number from 1 to 1000000",
