@@ -39,6 +39,7 @@ def test_who_ends_it_ends_the_command_that_it_times(tmp_path):
     ending = "import os, pathlib, signal, time; pathlib.Path('pid').write_text(str(os.getpid()))\n"
     ending += "os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
     (tmp_path / "pulse_jax").mkdir()
+    (tmp_path / "pulse_jax" / "__init__.py").touch()  # without it, the true one is taken
     (tmp_path / "pulse_jax" / "__main__.py").write_text(ending)
     code = """
 import sys
