@@ -167,7 +167,8 @@ def time_start(settings, folder):
 
     def import_jax():
         with door.child([sys.executable, "-c", "import jax"]) as process:
-            process.wait()
+            if process.wait():
+                raise ValueError("jax can't be imported")
 
     compiling = [*command, f"--output_dir={folder / 'first'}"]
     with door.child(compiling, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:

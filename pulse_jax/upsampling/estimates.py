@@ -39,7 +39,7 @@ class Estimates:
     kept: KeptDraws
     structure: Any  # of a position
     statistics: Sequence[str]  # their names
-    reader: Reader | None  # of the last ones
+    reader: Reader | None  # which reads the last of the statistics off an image
 
     def finish(self) -> None:
         """Write the results of all draws so far, or keep them in memory.
